@@ -1,0 +1,35 @@
+"""Softmax baseline: a ResNet-18 and cross-entropy.
+
+`:demo` (the plain config): the embedded data set at 64 px.
+`:paper`: the recipe that papers train their baselines with: 224 px, batch 128, Adam 1e-3 to 0.
+`:smoke`: 10 steps of a narrow network, to see that everything runs.
+
+  python -m ferjax.main --config=configs/softmax.py
+  python -m ferjax.main --config=configs/softmax.py:paper \
+      --config.data.name=manifest --config.data.path=faces/manifest.csv
+"""
+
+from ferjax.config import base
+
+
+def get_config(arg: str = 'demo'):
+  config = base()
+  if arg == 'demo':
+    return config
+  if arg == 'paper':
+    config.epochs = 80
+    config.batch = 128
+    config.data.image_size = 224
+    config.augment.update(brightness=0.4, contrast=0.4, saturation=0.4, erasing=0.2)
+    return config
+  if arg == 'smoke':
+    config.steps = 10
+    config.batch = 16
+    config.log_every = 1
+    config.model.width = 8
+    config.data.options = {'num': 200}
+    config.data.image_size = 32
+    config.eval.update(every=5, limit=200)
+    config.checkpoint.every = 3
+    return config
+  raise ValueError(f"softmax has no variant '{arg}': use demo, paper or smoke")

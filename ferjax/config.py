@@ -1,0 +1,269 @@
+"""Configs: every key with its default, and the checks that stand between a typo and a run."""
+
+import importlib.metadata
+import inspect
+import json
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+from absl import logging
+
+from ferjax.errors import InputError, nearest
+from ferjax.logs import write_json
+
+PACKAGES = ('ferjax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
+
+# Where a run lies, how fast it goes, how long it lasts: the rest decides what it computes.
+FREE_TO_CHANGE = ('data.dir', 'parallel.', 'reading.', 'profile.')
+FREE_TO_GROW = ('epochs', 'steps')
+
+
+def base() -> ml_collections.ConfigDict:
+  """The defaults of every run; a section's keys are the arguments of the factory named beside it."""
+  return ml_collections.ConfigDict(
+    {
+      'seed': 0,
+      'precision': 'float32',  # float32 | bfloat16 | float64
+      'epochs': 8,
+      'steps': 0,  # instead of epochs, when above 0
+      'batch': 32,  # over all devices
+      'log_every': 20,  # steps
+      'ema': 0.0,  # wrap.ema: largest decay; 0 for none
+      'weights': {},  # core.weighted_sum: {term: weight}
+      'method': {'name': 'softmax'},  # methods/<name>.py: make
+      'model': {'name': 'resnet18', 'width': 64, 'output_stride': 32},  # models.<name>
+      'data': {  # data.dataset.load
+        'name': 'synthetic_faces',
+        'path': '',
+        'dir': '',
+        'options': {},
+        'image_size': 64,
+        'classes': (),
+        'landmarks': (),
+        'val_fraction': 0.1,
+        'seed': 0,
+        'skip_bad': False,
+        'allow_shared_subjects': False,
+      },
+      'noise': {  # data.noise.make
+        'kind': 'none',
+        'rate': 0.0,
+        'seed': 0,
+        'file': '',
+        'label_order': (),
+        'first_label': 0,
+      },
+      'sampler': {'name': 'natural'},  # data.samplers.<name>
+      'augment': {  # data.augment.make
+        'flip': 0.5,
+        'crop_scale': (0.75, 1.0),
+        'crop_ratio': (3 / 4, 4 / 3),
+        'rotation': 0.0,
+        'scale': (1.0, 1.0),
+        'translation': 0.0,
+        'perspective': 0.0,
+        'brightness': 0.0,
+        'contrast': 0.0,
+        'saturation': 0.0,
+        'erasing': 0.0,
+        'erasing_scale': (0.02, 0.2),
+        'erasing_ratio': (0.3, 3.3),
+        'views': 1,
+      },
+      'optimizer': {  # optim.make
+        'name': 'adam',
+        'lr': 1e-3,
+        'schedule': 'linear',
+        'warmup_epochs': 0.0,
+        'boundaries': (),
+        'decay': 0.1,
+        'momentum': 0.9,
+        'nesterov': False,
+        'weight_decay': 0.0,
+        'weight_decay_rules': (),
+        'lr_rules': (),
+        'clip_norm': 0.0,
+      },
+      'eval': {'every': 0, 'limit': 0, 'batch': 64},  # steps (0: an epoch), rows (0: all), rows
+      'checkpoint': {'every': 0, 'keep': 2},  # steps (0: only after evaluations)
+      'reading': {'threads': 4, 'workers': 0, 'prefetch': 4},  # data.pipeline.batches
+      'parallel': {'devices': 0, 'backend': 'pmap'},  # parallel.make
+      'profile': {'start': 0, 'stop': 0},  # steps traced by jax.profiler
+    }
+  )
+
+
+def check(config: Mapping[str, Any]) -> None:
+  """Refuses unknown keys and impossible values; the sections of factories are checked by `call`.
+
+  Raises:
+    InputError: names the key, and the nearest one that exists.
+  """
+  known = base()
+  for key in config:
+    if key not in known:
+      raise InputError(f"unknown key config.{key}.{nearest(key, known)}")
+  for key in known:
+    if key not in config:
+      raise InputError(f'the config lacks {key}: start from ferjax.config.base()')
+  for section in ('eval', 'checkpoint', 'profile'):
+    for key in config[section]:
+      if key not in known[section]:
+        raise InputError(f'unknown key config.{section}.{key}.{nearest(key, known[section])}')
+  for key in ('epochs', 'batch', 'log_every'):
+    if config[key] < 1:
+      raise InputError(f'config.{key}={config[key]}: it must be at least 1')
+  if config['precision'] not in ('float32', 'bfloat16', 'float64'):
+    raise InputError(
+      f"config.precision is '{config['precision']}': use float32, bfloat16 or float64"
+    )
+
+
+def call(factory: Callable, where: str, section: Mapping[str, Any], *args, **kwargs):
+  """factory(*args, **section, **kwargs), with an error for people where a key fits no argument.
+
+  Raises:
+    InputError: a key of the section is no argument of the factory; names the nearest.
+  """
+  accepted = {
+    name
+    for name, parameter in inspect.signature(factory).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY and name not in kwargs
+  }
+  for key in section:
+    if key not in accepted:
+      raise InputError(
+        f'unknown key config.{where}.{key}.{nearest(key, accepted)} '
+        f'There are: {", ".join(sorted(accepted))}'
+      )
+  return factory(*args, **section, **kwargs)
+
+
+def named(module, kind: str, where: str) -> Callable:
+  """The public function of a module that a config names.
+
+  Raises:
+    InputError: there is none; lists those that exist.
+  """
+  functions = {
+    name: value
+    for name, value in vars(module).items()
+    if inspect.isfunction(value) and not name.startswith('_')
+  }
+  if kind not in functions:
+    raise InputError(
+      f"config.{where}.name is '{kind}'.{nearest(kind, functions)} "
+      f'There are: {", ".join(sorted(functions))}'
+    )
+  return functions[kind]
+
+
+def without_name(section: Mapping[str, Any]) -> dict[str, Any]:
+  """A section's arguments: all but `name`."""
+  return {key: value for key, value in section.items() if key != 'name'}
+
+
+def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """A config as JSON has it: dicts, lists, numbers and strings."""
+  return json.loads(json.dumps(config.to_dict()))
+
+
+def flat(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """{'optimizer.lr': 0.001, ...}."""
+  found = {}
+  for key, value in config.items():
+    if isinstance(value, Mapping) and value:
+      found |= flat(value, f'{prefix}{key}.')
+    else:
+      found[prefix + key] = value
+  return found
+
+
+def write(workdir: Path, config: ml_collections.ConfigDict, facts: Mapping[str, Any]) -> None:
+  """Writes `config.json`: the config, versions, git revision, devices and further facts.
+
+  Where one exists already, checks that the run may go on with this config: only keys that lengthen
+  the run, or that cannot change its result, may differ. Other versions are only warned of.
+
+  Raises:
+    InputError: names the keys that differ.
+  """
+  path = workdir / 'config.json'
+  record = {
+    'config': plain(config),
+    'versions': {name: importlib.metadata.version(name) for name in PACKAGES},
+    'git_revision': git_revision(),
+    'process_count': jax.process_count(),
+    'device_count': jax.device_count(),
+    'local_device_count': jax.local_device_count(),
+    'device_kind': jax.devices()[0].device_kind,
+    **facts,
+  }
+  if path.is_file():
+    check_same_run(read(workdir), record, workdir)
+  write_json(path, record)
+
+
+def read(workdir: Path) -> dict[str, Any]:
+  """The `config.json` of a run.
+
+  Raises:
+    InputError: there is none, or it is no JSON.
+  """
+  path = Path(workdir) / 'config.json'
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except FileNotFoundError:
+    raise InputError(f'{workdir} is no run: it has no config.json') from None
+  except json.JSONDecodeError as error:
+    raise InputError(f'{path} is damaged ({error}): use another --workdir') from error
+
+
+def check_same_run(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Path) -> None:
+  """Whether a run may go on under a new record; see `write`.
+
+  Raises:
+    InputError: names the keys that differ, with both values.
+  """
+  before, now = flat(old['config']), flat(new['config'])
+  differing = []
+  for key in sorted(before.keys() | now.keys()):
+    a, b = before.get(key), now.get(key)
+    grows = key in FREE_TO_GROW and a is not None and b is not None and b >= a
+    if a != b and not grows and not key.startswith(FREE_TO_CHANGE):
+      differing.append(f'  config.{key}: {a!r} there, {b!r} now')
+  if differing:
+    listing = '\n'.join(differing)
+    raise InputError(
+      f'{workdir} holds a run with another config:\n{listing}\n'
+      'Give the same values to go on with it, or another --workdir to start anew'
+    )
+  if old['fingerprint'] != new['fingerprint']:
+    raise InputError(
+      f'{workdir} was trained on other data (its pictures or labels have changed since): '
+      'use another --workdir'
+    )
+  for what in ('versions', 'git_revision'):
+    if old[what] != new[what]:
+      logging.warning('%s: %s were %s, now %s', workdir, what, old[what], new[what])
+
+
+def git_revision() -> str:
+  """The commit that the package's own checkout is at, `+` when it has changes; '' elsewhere."""
+  here = Path(__file__).parent
+
+  def git(*args):
+    return subprocess.run(
+      ('git', '-C', str(here), *args), capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+  try:
+    if not git('ls-files', Path(__file__).name):
+      return ''
+    return git('rev-parse', 'HEAD') + ('+' if git('status', '--porcelain') else '')
+  except (OSError, subprocess.CalledProcessError):
+    return ''

@@ -1,0 +1,128 @@
+"""What a method is, what changes in training, and the one training step."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from ferjax.errors import InputError, nearest
+from ferjax.parallel import example_keys, gather, mean
+
+PyTree = Any
+Batch = dict[str, Array]
+
+
+class Method(NamedTuple):
+  """Pure functions over explicit state; `extra` is whatever the method itself moves.
+
+  Attributes:
+    needs: Features it trains on, beyond image and label; checked before anything is built.
+    predict_needs: Features it needs at inference.
+    init: (rng, batch, table) -> params, extra. `table` holds host columns of the training rows,
+      label noise applied.
+    forward: (params, extra, batch, keys) -> outputs, carry. Runs the networks on this device's
+      share of the batch; one key for each local example. `outputs` are per example and hold
+      `logits` f32[b, C] (where there is a classifier) and `embedding` f32[b, d].
+    loss: (params, extra, outputs, batch, step) -> terms, aux. Over the global batch, pure;
+      terms {name: f32[]}, unweighted.
+    update: (extra, params, carry, outputs, batch, aux) -> extra. After the optimizer, no gradient.
+    predict: (params, extra, batch, delta=None) -> {'logits', 'embedding', ...}. `delta` is added
+      to the last feature map (for Grad-CAM).
+    refresh: (epoch, params, extra, table, embed) -> extra. On the host, before an epoch's plan.
+  """
+
+  needs: frozenset[str]
+  predict_needs: frozenset[str]
+  init: Callable[..., tuple[PyTree, PyTree]]
+  forward: Callable[..., tuple[PyTree, PyTree]]
+  loss: Callable[..., tuple[dict[str, Array], PyTree]]
+  update: Callable[..., PyTree]
+  predict: Callable[..., dict[str, Array]]
+  refresh: Callable[..., PyTree] | None = None
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that changes in training, hence all that is saved."""
+
+  step: Array  # i32[]
+  params: PyTree
+  opt_state: PyTree
+  extra: PyTree
+  rng: Array  # key[]
+
+
+def weighted_sum(terms: Mapping[str, Array], weights: Mapping[str, float]) -> Array:
+  """The loss f32[]: terms f32[] times their weights; a term without a weight counts once.
+
+  Raises:
+    InputError: a weight names no term.
+  """
+  for name in weights:
+    if name not in terms:
+      raise InputError(
+        f"config.weights names '{name}', which is no term of this method."
+        f'{nearest(name, terms)} Its terms: {", ".join(terms)}'
+      )
+  return sum(term * weights.get(name, 1.0) for name, term in terms.items())
+
+
+def make_train_step(
+  method: Method,
+  tx: optax.GradientTransformation,
+  augment: Callable[[Array, Batch], Batch],
+  weights: Mapping[str, float],
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+  """The step of every method: (state, this device's share of a batch) -> state, metrics f32[].
+
+  Outputs are gathered and the loss sees the whole global batch, so the result does not depend on
+  the number of devices: each of R devices computes the same loss, the transpose of `all_gather`
+  sums R equal cotangents, and the mean over devices turns R times each device's share of the
+  gradient into the exact global gradient.
+  """
+
+  def train_step(state, batch):
+    keys = example_keys(jax.random.fold_in(state.rng, state.step), batch['position'])
+    batch = augment(keys, batch)
+
+    def loss_fn(params):
+      outputs, carry = method.forward(params, state.extra, batch, keys)
+      outputs = gather(outputs)
+      seen = gather({name: value for name, value in batch.items() if name != 'image'})
+      terms, aux = method.loss(params, state.extra, outputs, seen, state.step)
+      return weighted_sum(terms, weights), (terms, aux, carry, outputs, seen)
+
+    (loss, seen_and_done), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    terms, aux, carry, outputs, seen = seen_and_done
+    grads = mean(grads)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    extra = method.update(state.extra, params, carry, outputs, seen, aux)
+    metrics = {
+      'loss': loss,
+      **terms,
+      'l2_grads': optax.tree.norm(grads),
+      'l2_params': optax.tree.norm(params),
+      'l2_updates': optax.tree.norm(updates),
+    }
+    if 'logits' in outputs:
+      metrics['acc'] = jnp.mean(outputs['logits'].argmax(-1) == seen['label'])
+    state = TrainState(state.step + 1, params, opt_state, extra, state.rng)
+    return state, metrics
+
+  return train_step
+
+
+def make_predict_step(
+  method: Method, prepare: Callable[[Batch], Batch]
+) -> Callable[[TrainState, Batch], dict[str, Array]]:
+  """(state, this device's share of a batch) -> the method's predictions for the whole batch."""
+
+  def predict_step(state, batch):
+    return gather(method.predict(state.params, state.extra, prepare(batch)))
+
+  return predict_step

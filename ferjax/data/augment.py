@@ -1,0 +1,183 @@
+"""Augmentation on the device, example by example: one homography, one bilinear sampling.
+
+Flip, crop, rotation, scaling, translation and perspective compose to a single matrix, which also
+moves the landmarks; colour jitter and erasing follow. Each example draws from its own key, so the
+result does not depend on the number of devices.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ferjax.errors import InputError
+from ferjax.ops import bilinear, homography
+
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet's RGB values, which pretrained networks expect
+STDDEV = (0.229, 0.224, 0.225)
+
+
+def normalise(image: Array, dtype=jnp.float32) -> Array:
+  """u8[..., 3] -> f[..., 3]: RGB scaled to [0, 1], less ImageNet's mean, over its deviation."""
+  return (image.astype(dtype) / 255 - jnp.array(MEAN, dtype)) / jnp.array(STDDEV, dtype)
+
+
+def evaluation(batch: dict[str, Array], dtype=jnp.float32) -> dict[str, Array]:
+  """The same pictures, normalised only."""
+  return batch | {'image': normalise(batch['image'], dtype)}
+
+
+def make(
+  *,
+  flip: float = 0.5,
+  crop_scale: Sequence[float] = (1.0, 1.0),
+  crop_ratio: Sequence[float] = (3 / 4, 4 / 3),
+  rotation: float = 0.0,
+  scale: Sequence[float] = (1.0, 1.0),
+  translation: float = 0.0,
+  perspective: float = 0.0,
+  brightness: float = 0.0,
+  contrast: float = 0.0,
+  saturation: float = 0.0,
+  erasing: float = 0.0,
+  erasing_scale: Sequence[float] = (0.02, 0.2),
+  erasing_ratio: Sequence[float] = (0.3, 3.3),
+  views: int = 1,
+  flip_order: np.ndarray | None = None,
+  dtype=jnp.float32,
+) -> Callable[[Array, dict[str, Array]], dict[str, Array]]:
+  """Factory: config section `augment` -> (keys, batch) -> batch.
+
+  Args:
+    flip: Probability of a horizontal flip.
+    crop_scale: Range of the crop's area, as a share of the picture's.
+    crop_ratio: Range of the crop's width / height, drawn on a log scale; used when it crops.
+    rotation: Largest angle, degrees, either way.
+    scale: Range of the zoom factor (1.2 enlarges).
+    translation: Largest shift along x and y, as a share of the picture.
+    perspective: Each corner moves inwards by up to this share of half the side.
+    brightness, contrast, saturation: Factors from [1 - v, 1 + v].
+    erasing: Probability that a rectangle is erased (set to the mean colour).
+    erasing_scale, erasing_ratio: Its area as a share of the picture, and width / height.
+    views: How many views of each picture.
+    flip_order: int[k], the landmark order after a flip; needed when a batch has landmarks.
+    dtype: Floating-point type of the pictures and of every draw.
+
+  Returns:
+    A function of keys [b] and a batch with `image` u8[b, h, w, 3] and perhaps `landmarks`
+    f32[b, k, 2] (pixels). It returns the batch with `image` f[b, h, w, 3], normalised, and
+    `landmarks` moved along; with `views` > 1 both have an axis [b, views, ...].
+
+  Raises:
+    InputError: a range is reversed or a probability lies outside 0..1.
+  """
+  ranges = {
+    'crop_scale': crop_scale,
+    'crop_ratio': crop_ratio,
+    'scale': scale,
+    'erasing_scale': erasing_scale,
+    'erasing_ratio': erasing_ratio,
+  }
+  for name, (low, high) in ranges.items():
+    if not 0 < low <= high:
+      raise InputError(f'config.augment.{name}={(low, high)}: give (low, high), 0 < low <= high')
+  if crop_scale[1] > 1:
+    raise InputError(f'config.augment.crop_scale={tuple(crop_scale)}: a crop is at most the picture')
+  for name, value in {'flip': flip, 'erasing': erasing, 'perspective': perspective}.items():
+    if not 0 <= value <= 1:
+      raise InputError(f'config.augment.{name}={value} lies outside 0..1')
+  if views < 1:
+    raise InputError(f'config.augment.views={views}: at least one view')
+
+  def uniform(key, low, high, shape=()):
+    return jax.random.uniform(key, shape, dtype, low, high)
+
+  def log_uniform(key, limits):
+    return jnp.exp(uniform(key, np.log(limits[0]), np.log(limits[1])))
+
+  def one_view(key, image, landmarks):
+    keys = jax.random.split(key, 11)
+    one = jnp.ones((), dtype)
+    flipped = uniform(keys[0], 0, 1) < flip
+    output_to_input = homography.scaling(jnp.where(flipped, -one, one), one)
+    if scale[0] != 1 or scale[1] != 1:
+      zoom = 1 / uniform(keys[1], *scale)
+      output_to_input = homography.scaling(zoom, zoom) @ output_to_input
+    if rotation:
+      radians = jnp.deg2rad(uniform(keys[2], -rotation, rotation))
+      output_to_input = homography.rotation(radians) @ output_to_input
+    if translation:
+      x, y = 2 * uniform(keys[3], -translation, translation, (2,))
+      output_to_input = homography.translation(x, y) @ output_to_input
+    if perspective:
+      square = jnp.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], dtype)
+      corners = square * (1 - uniform(keys[4], 0, perspective, (4, 2)))
+      back = homography.inverse(homography.square_to_quadrilateral(corners))
+      output_to_input = back @ output_to_input
+    if crop_scale[0] < 1:
+      area, ratio = uniform(keys[5], *crop_scale), log_uniform(keys[6], crop_ratio)
+      width = jnp.minimum(jnp.sqrt(area * ratio), 1)
+      height = jnp.minimum(jnp.sqrt(area / ratio), 1)
+      x, y = uniform(keys[7], -1, 1, (2,)) * (1 - jnp.stack([width, height]))
+      crop = homography.translation(x, y) @ homography.scaling(width, height)
+      output_to_input = crop @ output_to_input
+    output_to_input = homography.in_pixels(output_to_input, *image.shape[:2])
+    image = bilinear.warp(image.astype(dtype), output_to_input) / 255
+    image = _jitter(keys[8], image, brightness, contrast, saturation, uniform)
+    image = (image - jnp.array(MEAN, dtype)) / jnp.array(STDDEV, dtype)
+    if erasing:
+      image = _erase(keys[9], keys[10], image, erasing, erasing_scale, erasing_ratio, uniform)
+    if landmarks is not None:
+      landmarks = homography.apply(homography.inverse(output_to_input), landmarks.astype(dtype))
+      if flip:
+        landmarks = jnp.where(flipped, landmarks[flip_order], landmarks)
+    return image, landmarks
+
+  def augment(keys, batch):
+    landmarks = batch.get('landmarks')
+    if landmarks is not None and flip and flip_order is None:
+      raise InputError('landmarks cannot be flipped without flip_order: set config.augment.flip=0')
+
+    def example(key, image, landmarks):
+      if views == 1:
+        return one_view(key, image, landmarks)
+      return jax.vmap(one_view, (0, None, None))(jax.random.split(key, views), image, landmarks)
+
+    image, landmarks = jax.vmap(example)(keys, batch['image'], landmarks)
+    moved = {'image': image} if landmarks is None else {'image': image, 'landmarks': landmarks}
+    return batch | moved
+
+  return augment
+
+
+def _jitter(key, image, brightness, contrast, saturation, uniform):
+  keys = jax.random.split(key, 3)
+  grey_weights = jnp.array([0.299, 0.587, 0.114], image.dtype)
+  if brightness:
+    image = jnp.clip(image * uniform(keys[0], 1 - brightness, 1 + brightness), 0, 1)
+  if contrast:
+    mean = (image @ grey_weights).mean()
+    image = jnp.clip(mean + (image - mean) * uniform(keys[1], 1 - contrast, 1 + contrast), 0, 1)
+  if saturation:
+    grey = (image @ grey_weights)[..., None]
+    factor = uniform(keys[2], 1 - saturation, 1 + saturation)
+    image = jnp.clip(grey + (image - grey) * factor, 0, 1)
+  return image
+
+
+def _erase(key, place_key, image, probability, area_range, ratio_range, uniform):
+  height, width = image.shape[:2]
+  keys = jax.random.split(key, 3)
+  area = uniform(keys[0], *area_range)
+  ratio = jnp.exp(uniform(keys[1], np.log(ratio_range[0]), np.log(ratio_range[1])))
+  box_width = jnp.minimum(jnp.sqrt(area * ratio), 1) * width
+  box_height = jnp.minimum(jnp.sqrt(area / ratio), 1) * height
+  x, y = uniform(place_key, 0, 1, (2,))
+  left, top = x * (width - box_width), y * (height - box_height)
+  points = bilinear.grid(height, width, image.dtype) + 0.5
+  inside = (points[..., 0] >= left) & (points[..., 0] < left + box_width)
+  inside &= (points[..., 1] >= top) & (points[..., 1] < top + box_height)
+  erased = uniform(keys[2], 0, 1) < probability
+  return jnp.where((inside & erased)[..., None], 0, image)

@@ -1,0 +1,316 @@
+"""A data set ready for use: splits as a table of labels on the host and pictures read by row."""
+
+import hashlib
+import importlib
+import inspect
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+
+from ferjax.data import labels
+from ferjax.errors import InputError, nearest
+
+Table = dict[str, np.ndarray]
+TABLE_VERSION = 1
+
+
+class Split(NamedTuple):
+  """Some rows of a prepared data set.
+
+  Attributes:
+    records: Random access to the stored records, whose `image` stays encoded.
+    rows: int[n], which records belong to this split.
+    table: Columns of length n: `label` i32, `name` str, `digest` str (of the picture's bytes),
+      `height width` i32 of the stored picture, and what else the data set knows (see
+      `data/features.py`); landmarks f32[n, k, 2] in pixels of the picture at `image_size`.
+  """
+
+  records: Any
+  rows: np.ndarray
+  table: Table
+
+
+class Dataset(NamedTuple):
+  """A prepared data set.
+
+  Attributes:
+    name: The data set's name.
+    classes: Class names in label order.
+    splits: Any of `train`, `val`, `test`.
+    landmark_indices: Which of the 68 iBUG points the landmarks are; None when that is unknown.
+    fingerprint: Of every picture and label, whatever the machine.
+  """
+
+  name: str
+  classes: tuple[str, ...]
+  splits: dict[str, Split]
+  landmark_indices: tuple[int, ...] | None
+  fingerprint: str
+
+
+def load(
+  *,
+  name: str,
+  path: str = '',
+  dir: str = '',
+  options: Mapping[str, Any] | None = None,
+  image_size: int = 64,
+  classes: Sequence[str] = (),
+  landmarks: Sequence[int] = (),
+  val_fraction: float = 0.1,
+  seed: int = 0,
+  skip_bad: bool = False,
+  allow_shared_subjects: bool = False,
+) -> Dataset:
+  """Prepares a data set on first use and loads its tables.
+
+  Args:
+    name: A package of `ferjax.data` that holds `<name>_dataset_builder.py`.
+    path: For `manifest`: the CSV file.
+    dir: Where prepared data sets lie; TFDS's default when empty.
+    options: Further keyword arguments of the data set's `make`.
+    image_size: Pictures are resized to this square, landmarks with them.
+    classes: Class names in label order; the data set's own when empty.
+    landmarks: Which of the 68 iBUG points to use; all when empty.
+    val_fraction: Share of train to hold out when the data set has no `val`; by subject where
+      subjects are known, else by class. 0 for none.
+    seed: Seed of that hold-out.
+    skip_bad: Leave bad rows out instead of refusing the data set.
+    allow_shared_subjects: Accept people who stand in more than one split.
+
+  Raises:
+    InputError: no such data set, bad rows, a class name that the data set does not have, a split
+      that shares subjects with another.
+  """
+  given = {'path': path, 'classes': tuple(classes), 'skip_bad': skip_bad}
+  builder = _builder(name, dir or None, given, dict(options or {}))
+  if not (Path(builder.data_path) / 'dataset_info.json').exists():
+    logging.info('preparing %s in %s', name, builder.data_path)
+  builder.download_and_prepare(file_format='array_record')
+  if 'bad_rows' in (builder.info.metadata or {}):
+    logging.warning('left out of %s:\n%s', name, builder.info.metadata['bad_rows'])
+
+  stored = tuple(builder.info.features['label'].names)
+  classes = tuple(classes) or stored
+  missing = set(classes) - set(stored)
+  if missing:
+    raise InputError(
+      f"{name} has no class '{min(missing)}'.{nearest(min(missing), stored)} It has {stored}"
+    )
+  digest = hashlib.sha256()
+  splits = {}
+  for split in ('train', 'val', 'test'):
+    if split not in builder.info.splits:
+      continue
+    records = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
+    table = _load_table(records, Path(builder.data_path) / f'table-{split}.npz', split)
+    digest.update(split.encode())
+    for column in sorted(set(table) - {'name', 'height', 'width'}):
+      digest.update(column.encode() + np.ascontiguousarray(table[column]).tobytes())
+    splits[split] = _select_classes(Split(records, np.arange(len(table['name'])), table), stored, classes)
+  splits = carve_validation(splits, val_fraction, seed)
+  check_subjects(splits, allow_shared_subjects)
+  indices = _landmark_indices(builder, splits, landmarks)
+  return Dataset(
+    name=name,
+    classes=classes,
+    splits={k: _at_size(s, image_size, landmarks) for k, s in splits.items()},
+    landmark_indices=indices,
+    fingerprint=digest.hexdigest(),
+  )
+
+
+def names() -> tuple[str, ...]:
+  """The data sets that exist: packages of `ferjax.data` with a builder."""
+  here = Path(__file__).parent
+  return tuple(sorted(p.parent.name for p in here.glob('*/*_dataset_builder.py')))
+
+
+def _builder(name: str, data_dir: str | None, given: dict[str, Any], options: dict[str, Any]):
+  if name not in names():
+    raise InputError(
+      f"no data set '{name}'.{nearest(name, names())} There are: {', '.join(names())}"
+    )
+  make = importlib.import_module(f'ferjax.data.{name}.{name}_dataset_builder').make
+  accepted = set(inspect.signature(make).parameters) - {'data_dir'}
+  for key in options:
+    if key not in accepted or key in given:
+      raise InputError(
+        f"config.data.options has no '{key}' for {name}.{nearest(key, accepted - set(given))}"
+      )
+  return make(data_dir, **{k: v for k, v in given.items() if k in accepted}, **options)
+
+
+def _load_table(records, path: Path, split: str) -> Table:
+  """The label columns of all records; scanned once, then kept beside the records."""
+  try:
+    with np.load(path, allow_pickle=False) as stored:
+      if stored['table_version'] == TABLE_VERSION:
+        return {name: stored[name] for name in stored.files if name != 'table_version'}
+  except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+    pass
+  columns = {}
+  for number in tfds.core.utils.tqdm(range(len(records)), desc=f'Reading labels of {split}'):
+    record = dict(records[number])
+    encoded = record.pop('image')
+    record['name'] = record['name'].decode()
+    record['digest'] = hashlib.sha256(encoded).hexdigest()[:32]
+    record['height'], record['width'] = decode(encoded).shape[:2]
+    for name, value in record.items():
+      columns.setdefault(name, []).append(value)
+  table = {}
+  for name, values in columns.items():
+    column = np.array(values)
+    kinds = {'i': np.int32, 'f': np.float32}
+    table[name] = column.astype(kinds.get(column.dtype.kind, column.dtype))
+  partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
+  with partial.open('wb') as file:
+    np.savez(file, table_version=TABLE_VERSION, **table)
+  os.replace(partial, path)
+  return table
+
+
+def take(split: Split, rows: np.ndarray) -> Split:
+  """The split of the given rows int[m] of a split."""
+  return Split(split.records, split.rows[rows], {k: v[rows] for k, v in split.table.items()})
+
+
+def _select_classes(split: Split, stored: Sequence[str], classes: Sequence[str]) -> Split:
+  if tuple(stored) == tuple(classes):
+    return split
+  number = np.array([classes.index(name) if name in classes else -1 for name in stored])
+  split = take(split, np.flatnonzero(number[split.table['label']] >= 0))
+  table = split.table | {'label': number[split.table['label']].astype(np.int32)}
+  if 'distribution' in table:
+    shares = table['distribution'][:, [stored.index(name) for name in classes]]
+    total = shares.sum(1, keepdims=True)
+    one_hot = np.eye(len(classes), dtype=np.float32)[table['label']]
+    table['distribution'] = np.where(total > 0, shares / np.maximum(total, 1e-12), one_hot)
+  return split._replace(table=table)
+
+
+def carve_validation(splits: Mapping[str, Split], fraction: float, seed: int) -> dict[str, Split]:
+  """Holds a validation split out of train when there is none.
+
+  Args:
+    splits: By name.
+    fraction: Share of train's rows, 0..1; 0 for none.
+    seed: Seed of the draw.
+
+  Returns:
+    The splits, with `val`: whole subjects where they are known, else the same share of each class.
+  """
+  if 'val' in splits or 'train' not in splits or not fraction:
+    return dict(splits)
+  train = splits['train']
+  rng = np.random.default_rng(seed)
+  if 'subject' in train.table:
+    people = rng.permutation(np.unique(train.table['subject']))
+    rows_of = np.array([np.sum(train.table['subject'] == p) for p in people])
+    wanted = fraction * len(train.rows)
+    count = 1 + int(np.argmin(np.abs(np.cumsum(rows_of) - wanted)))
+    held_out = np.isin(train.table['subject'], people[: min(count, len(people) - 1)])
+  else:
+    held_out = np.zeros(len(train.rows), bool)
+    for label in np.unique(train.table['label']):
+      rows = rng.permutation(np.flatnonzero(train.table['label'] == label))
+      held_out[rows[: round(fraction * len(rows))]] = True
+  logging.info('no validation split: %d of %d training rows held out', held_out.sum(), len(held_out))
+  if not held_out.any():
+    return dict(splits)
+  carved = {'train': np.flatnonzero(~held_out), 'val': np.flatnonzero(held_out)}
+  return dict(splits) | {name: take(train, rows) for name, rows in carved.items()}
+
+
+def check_subjects(splits: Mapping[str, Split], allow_shared: bool) -> None:
+  """Refuses splits that share people, unless told otherwise.
+
+  Raises:
+    InputError: a subject stands in two splits and `allow_shared` is False.
+  """
+  known = {k: np.unique(s.table['subject']) for k, s in splits.items() if 'subject' in s.table}
+  for first in known:
+    for second in known:
+      shared = np.intersect1d(known[first], known[second])
+      if first < second and len(shared):
+        text = f'{len(shared)} subjects stand in both {first} and {second}'
+        if not allow_shared:
+          raise InputError(
+            f'{text}: results would be too good. Make the splits subject-disjoint, or accept it '
+            'with --config.data.allow_shared_subjects=True'
+          )
+        logging.warning('%s (config.data.allow_shared_subjects=True)', text)
+
+
+def duplicates(splits: Mapping[str, Split]) -> dict[str, int]:
+  """`{'train/test': n, ...}`: how many pictures of the second split are byte for byte in the first."""
+  names = list(splits)
+  counts = {}
+  for i, first in enumerate(names):
+    for second in names[i + 1 :]:
+      shared = np.isin(splits[second].table['digest'], splits[first].table['digest']).sum()
+      if shared:
+        counts[f'{first}/{second}'] = int(shared)
+  return counts
+
+
+def _landmark_indices(builder, splits, landmarks) -> tuple[int, ...] | None:
+  scheme = (builder.info.metadata or {}).get('landmark_scheme', '')
+  count = next((s.table['landmarks'].shape[1] for s in splits.values() if 'landmarks' in s.table), 0)
+  if landmarks and count and max(landmarks) >= count:
+    raise InputError(
+      f'config.data.landmarks asks for point {max(landmarks)}; {builder.name} has {count} points'
+    )
+  if scheme != 'ibug68':
+    return None
+  return tuple(landmarks) or tuple(range(68))
+
+
+def _at_size(split: Split, size: int, landmarks: Sequence[int]) -> Split:
+  if 'landmarks' not in split.table:
+    return split
+  points = split.table['landmarks']
+  points = points[:, list(landmarks)] if landmarks else points
+  stored = np.stack([split.table['width'], split.table['height']], -1)[:, None]
+  points = (points + 0.5) * (size / stored) - 0.5
+  return split._replace(table=split.table | {'landmarks': points.astype(np.float32)})
+
+
+def decode(encoded: bytes) -> np.ndarray:
+  """Encoded picture -> u8[h, w, 3] RGB; grey is repeated, EXIF orientation is applied."""
+  return cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
+
+
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+  """u8[h, w, 3] -> u8[size, size, 3]; shrinks by area averages, enlarges bilinearly."""
+  if image.shape[:2] == (size, size):
+    return image
+  shrinks = size < min(image.shape[:2])
+  method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+  return cv2.resize(image, (size, size), interpolation=method)
+
+
+def picture(split: Split, row: int, size: int) -> np.ndarray:
+  """u8[size, size, 3]: picture `row` of a split."""
+  return resize(decode(split.records[int(split.rows[row])]['image']), size)
+
+
+def flip_order(dataset: Dataset) -> np.ndarray:
+  """int[k]: landmark order after a flip; see `labels.mirrored_landmarks`.
+
+  Raises:
+    InputError: the data set's landmarks are in no known scheme.
+  """
+  if dataset.landmark_indices is None:
+    raise InputError(
+      f'{dataset.name}: its landmarks are not the 68 iBUG points, so left and right are unknown: '
+      'set config.augment.flip=0'
+    )
+  return labels.mirrored_landmarks(dataset.landmark_indices)

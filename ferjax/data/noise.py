@@ -1,0 +1,171 @@
+"""Label noise: seeded, by class name, written to a file that can be read back."""
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ferjax.data import labels as label_names
+from ferjax.errors import InputError, nearest
+
+
+def symmetric(label: np.ndarray, rate: float, num_classes: int, seed: int) -> np.ndarray:
+  """Replaces each label with probability `rate` by one of the *other* classes, uniformly.
+
+  Args:
+    label: int[n].
+    rate: Probability of a wrong label, 0..1.
+    num_classes: C.
+    seed: Seed of the draw.
+
+  Returns:
+    int[n]. Source: LA-Net (ICCV 2023), section 4.1.
+  """
+  rng = np.random.default_rng(seed)
+  wrong = rng.random(len(label)) < rate
+  shift = rng.integers(1, num_classes, len(label))
+  return np.where(wrong, (label + shift) % num_classes, label).astype(label.dtype)
+
+
+def asymmetric(label: np.ndarray, rate: float, classes: Sequence[str], seed: int) -> np.ndarray:
+  """Replaces each label with probability `rate` by the class it is most often taken for.
+
+  Args:
+    label: int[n], positions in `classes`.
+    rate: Probability of a wrong label, 0..1.
+    classes: Class names.
+    seed: Seed of the draw.
+
+  Returns:
+    int[n]. Source: LA-Net (ICCV 2023), section 4.1; the pairs are `labels.CONFUSED_WITH`.
+
+  Raises:
+    InputError: a class has no counterpart among `classes`.
+  """
+  target = []
+  for name in classes:
+    other = label_names.CONFUSED_WITH.get(name)
+    if other not in classes:
+      raise InputError(
+        f"asymmetric noise does not say what class '{name}' turns into among {tuple(classes)}: "
+        'use config.noise.kind=symmetric, or a noise file'
+      )
+    target.append(classes.index(other))
+  wrong = np.random.default_rng(seed).random(len(label)) < rate
+  return np.where(wrong, np.array(target)[label], label).astype(label.dtype)
+
+
+def write(path: Path, names: Sequence[str], noisy: np.ndarray, clean: np.ndarray, classes) -> None:
+  """Writes `name,label,clean_label`, one row for each training row, then renames it into place."""
+  partial = Path(f'{path}.partial')
+  with partial.open('w', newline='', encoding='utf-8') as file:
+    rows = csv.writer(file)
+    rows.writerow(('name', 'label', 'clean_label'))
+    rows.writerows(
+      (n, classes[a], classes[b]) for n, a, b in zip(names, noisy, clean, strict=True)
+    )
+  os.replace(partial, path)
+
+
+def read(
+  path: Path,
+  names: Sequence[str],
+  label: np.ndarray,
+  classes: Sequence[str],
+  label_order: Sequence[str] = (),
+  first_label: int = 0,
+) -> np.ndarray:
+  """Reads noisy labels: our `noise.csv`, or the two columns `name label` of published lists.
+
+  Args:
+    path: The file. A first line that begins with `name,` makes it a CSV; else columns are split at
+      white space, without a header.
+    names: Names of the n training rows; a file's name matches a row's name or its last part.
+    label: int[n], used for the rows that the file leaves out.
+    classes: Class names in label order.
+    label_order: For files with numbers: the class names that the numbers stand for, in order.
+    first_label: For files with numbers: the number of the first of them.
+
+  Returns:
+    int[n].
+
+  Raises:
+    InputError: no such file, a malformed line, an unknown name or label, or an ambiguous name.
+  """
+  path = Path(path)
+  if not path.is_file():
+    raise InputError(f'no such noise file: {path}')
+  with path.open(encoding='utf-8-sig', newline='') as file:
+    lines = list(file)
+  if lines and lines[0].startswith('name,'):
+    parsed = [(i + 2, [r.get('name'), r.get('label')]) for i, r in enumerate(csv.DictReader(lines))]
+  else:
+    parsed = [(i + 1, line.split()) for i, line in enumerate(lines) if line.strip()]
+  rows_of = {}
+  for row, name in enumerate(names):
+    for key in {name, Path(name).name}:
+      rows_of.setdefault(key, []).append(row)
+  noisy = np.array(label)
+  for number, fields in parsed:
+    if len(fields) != 2 or None in fields:
+      raise InputError(f"{path}, line {number}: expected 'name label', found {fields}")
+    name, text = fields
+    rows = rows_of.get(name, [])
+    if len(rows) != 1:
+      what = 'names several training rows' if rows else f'is no training row.{nearest(name, names)}'
+      raise InputError(f"{path}, line {number}: '{name}' {what}")
+    noisy[rows[0]] = _label_number(text, classes, label_order, first_label, f'{path}, line {number}')
+  return noisy
+
+
+def _label_number(text, classes, label_order, first_label, where) -> int:
+  if text.lstrip('-').isdigit():
+    if not label_order:
+      raise InputError(
+        f"{where}: label '{text}' is a number; say what the numbers mean, for example "
+        "--config.noise.label_order=\"('surprise','fear','disgust','happiness','sadness','anger',"
+        '\'neutral\')" --config.noise.first_label=1 for RAF-DB'
+      )
+    position = int(text) - first_label
+    if not 0 <= position < len(label_order):
+      raise InputError(f"{where}: label '{text}' is outside config.noise.label_order")
+    text = label_order[position]
+  name = label_names.canonical(text)
+  if name not in classes:
+    raise InputError(f"{where}: unknown class '{text}'; the classes are {tuple(classes)}")
+  return classes.index(name)
+
+
+def make(
+  *,
+  kind: str = 'none',
+  rate: float = 0.0,
+  seed: int = 0,
+  file: str = '',
+  label_order: Sequence[str] = (),
+  first_label: int = 0,
+):
+  """Factory: config section `noise` -> (label int[n], names, classes) -> noisy label int[n].
+
+  Raises:
+    InputError: unknown kind, a rate outside 0..1, or kind `file` without `file`.
+  """
+  if kind not in ('none', 'symmetric', 'asymmetric', 'file'):
+    raise InputError(f"config.noise.kind is '{kind}': use none, symmetric, asymmetric or file")
+  if not 0 <= rate <= 1:
+    raise InputError(f'config.noise.rate is {rate}: it is a share, between 0 and 1')
+  if (kind == 'file') != bool(file):
+    raise InputError('config.noise.kind=file goes with config.noise.file=PATH')
+
+  def corrupt(label, names, classes):
+    if kind == 'symmetric':
+      return symmetric(label, rate, len(classes), seed)
+    if kind == 'asymmetric':
+      return asymmetric(label, rate, classes, seed)
+    if kind == 'file':
+      return read(Path(file), names, label, classes, label_order, first_label)
+    return label
+
+  return corrupt

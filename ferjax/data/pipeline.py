@@ -1,0 +1,132 @@
+"""From an index plan to batches on the host, through Grain.
+
+A pipeline is rebuilt from (plan, position) at any time: nothing of it needs saving.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import grain
+import numpy as np
+
+from ferjax.data import dataset
+from ferjax.errors import InputError
+
+Batch = dict[str, np.ndarray]
+
+
+class Planned:
+  """Random access to the examples of a plan, in its order; item i stands in batch i // batch."""
+
+  def __init__(self, split: dataset.Split, plan: Mapping[str, np.ndarray], columns, size: int):
+    self.split, self.size = split, size
+    self.batch = plan['index'].shape[1]
+    self.plan = {name: values.reshape(-1, *values.shape[2:]) for name, values in plan.items()}
+    self.table = {name: split.table[name] for name in columns}
+
+  def __len__(self) -> int:
+    return len(self.plan['index'])
+
+  def __getitem__(self, item: int) -> Batch:
+    row = int(self.plan['index'][item])
+    return {
+      'image': dataset.picture(self.split, row, self.size),
+      **{name: column[row] for name, column in self.table.items()},
+      **{name: values[item].astype(np.int32) for name, values in self.plan.items()},
+      'position': np.int32(item % self.batch),
+    }
+
+
+def batches(
+  split: dataset.Split,
+  plan: Mapping[str, np.ndarray],
+  columns: tuple[str, ...],
+  size: int,
+  *,
+  start: int = 0,
+  threads: int = 4,
+  workers: int = 0,
+  prefetch: int = 4,
+) -> Iterator[Batch]:
+  """Batches of an index plan, from step `start` of it on.
+
+  Args:
+    split: Where the pictures and columns come from.
+    plan: `index` int[steps, b], rows of `split`; further columns of shape [steps, b] travel along.
+    columns: Which columns of the split's table travel with the pictures.
+    size: Picture size in pixels.
+    start: The step to begin with.
+    threads: Threads that read and decode batches.
+    workers: Processes that do so instead, each with `threads` threads; 0 for none.
+    prefetch: Batches read ahead.
+
+  Yields:
+    `image` u8[b, size, size, 3], the columns, `index` i32[b] (row of the split) and `position`
+    i32[b] (place in the batch).
+  """
+  examples = grain.MapDataset.source(Planned(split, plan, columns, size))
+  batched = examples.batch(plan['index'].shape[1])[start:]
+  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+  batched = batched.to_iter_dataset(options)
+  if workers:
+    batched = batched.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+  return iter(batched)
+
+
+def in_order(rows: int, batch: int) -> dict[str, np.ndarray]:
+  """The plan that visits every row once, in order; `mask` is 0 where the last batch is padding."""
+  steps = -(-rows // batch)
+  index = np.arange(steps * batch)
+  mask = index < rows
+  return {
+    'index': np.where(mask, index, 0).reshape(steps, batch),
+    'mask': mask.astype(np.int32).reshape(steps, batch),
+  }
+
+
+def check_trainable(data: dataset.Dataset, needs: frozenset[str], batch: int) -> None:
+  """Refuses a data set that a method cannot train on.
+
+  Raises:
+    InputError: no training rows, a feature is missing, a class is empty, the batch is too large.
+  """
+  if 'train' not in data.splits:
+    raise InputError(
+      f'{data.name} has no training rows (split `train`); use --mode=eval to evaluate a trained model'
+    )
+  check_features(data, needs)
+  table = data.splits['train'].table
+  counts = np.bincount(table['label'], minlength=len(data.classes))
+  empty = [name for name, count in zip(data.classes, counts, strict=True) if not count]
+  if empty:
+    present = tuple(n for n, c in zip(data.classes, counts, strict=True) if c)
+    raise InputError(
+      f"class '{empty[0]}' has no training row in {data.name}. Add some, or train on the others "
+      f'with --config.data.classes="{present}"'
+    )
+  if batch > len(table['label']):
+    raise InputError(
+      f'config.batch={batch} is larger than the training set ({len(table["label"])} rows)'
+    )
+
+
+def check_features(data: dataset.Dataset, needs: frozenset[str]) -> None:
+  """Refuses a data set that lacks a feature.
+
+  Raises:
+    InputError: names the feature, the split, and the columns that would bring it.
+  """
+  columns = {
+    'landmarks': 'x_0 ... x_67, y_0 ... y_67',
+    'au': 'AU01_r ...',
+    'subject': 'subject',
+    'yaw_bin': 'yaw_bin',
+    'yaw': 'pose_Rx, pose_Ry, pose_Rz',
+    'distribution': 'p_<class> or votes_<class>',
+  }
+  for name, split in data.splits.items():
+    for feature in sorted(needs - set(split.table)):
+      hint = f' (columns {columns[feature]})' if feature in columns else ''
+      raise InputError(
+        f"the method needs '{feature}', which {data.name} ({name}) does not have. Add it to a "
+        f'manifest{hint} and use --config.data.name=manifest --config.data.path=FILE.csv'
+      )

@@ -1,0 +1,85 @@
+"""Evaluation: every row of a split exactly once -> predictions, metrics, files."""
+
+import csv
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ferjax import metrics
+from ferjax.core import TrainState
+from ferjax.data import dataset, pipeline
+
+
+class Predictions(NamedTuple):
+  """What a method says of every row of a split, in its order: arrays with n rows, by name."""
+
+  outputs: dict[str, np.ndarray]
+  label: np.ndarray
+  name: np.ndarray
+
+
+def predict(
+  predict_step: Callable,
+  shard: Callable,
+  state: TrainState,
+  split: dataset.Split,
+  columns: tuple[str, ...],
+  *,
+  image_size: int,
+  batch: int,
+  limit: int = 0,
+  **reading,
+) -> Predictions:
+  """Predictions for a split; the last batch is padded and the padding cut off again.
+
+  Args:
+    predict_step: Compiled `core.make_predict_step`.
+    shard: `Parallel.shard`.
+    state: The training state.
+    split: The rows.
+    columns: Table columns that the method needs at inference.
+    image_size: Picture size in pixels.
+    batch: Global batch size.
+    limit: Look at the first rows only; 0 for all.
+    **reading: `threads workers prefetch` of `pipeline.batches`.
+  """
+  rows = min(limit or len(split.rows), len(split.rows))
+  split = dataset.take(split, np.arange(rows))
+  plan = pipeline.in_order(rows, batch)
+  parts = []
+  for host_batch in pipeline.batches(split, plan, columns, image_size, **reading):
+    parts.append(predict_step(state, shard(host_batch)))
+  outputs = {
+    name: np.concatenate([np.asarray(part[name]) for part in parts])[:rows] for name in parts[0]
+  }
+  return Predictions(outputs, split.table['label'], split.table['name'])
+
+
+def probabilities(predictions: Predictions) -> np.ndarray:
+  """f64[n, C]: softmax of the logits."""
+  logits = predictions.outputs['logits'].astype(np.float64)
+  exponents = np.exp(logits - logits.max(1, keepdims=True))
+  return exponents / exponents.sum(1, keepdims=True)
+
+
+def measure(predictions: Predictions, classes: Sequence[str]) -> dict[str, float | None]:
+  """Every metric of a split; see `metrics.classification`."""
+  return metrics.classification(predictions.outputs['logits'], predictions.label, classes)
+
+
+def write_predictions(path: Path, predictions: Predictions, classes: Sequence[str]) -> None:
+  """Writes `name,label,prediction,p_<class>...`, one row a picture, then renames it into place."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f'{path.name}.partial')
+  shares = probabilities(predictions)
+  with partial.open('w', newline='', encoding='utf-8') as file:
+    rows = csv.writer(file)
+    rows.writerow(('name', 'label', 'prediction', *(f'p_{name}' for name in classes)))
+    for name, label, share in zip(predictions.name, predictions.label, shares, strict=True):
+      rows.writerow(
+        (name, classes[label], classes[share.argmax()], *(f'{value:.6g}' for value in share))
+      )
+  os.replace(partial, path)

@@ -1,0 +1,1 @@
+"""`--mode=eval`: a trained model on its own data set, or on another one."""

@@ -1,0 +1,164 @@
+"""What a run writes while it runs: metrics.jsonl, TensorBoard events, a progress bar, finite checks."""
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+import rich.progress
+from absl import logging
+from rich.console import Console
+from tensorboardX import SummaryWriter
+
+
+class NonFiniteError(FloatingPointError):
+  """A loss term or a gradient is NaN or infinite: says which, and at which step."""
+
+
+def write_json(path: Path, value) -> None:
+  """Writes JSON, then renames it into place, so that a half-written file is never seen."""
+  partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
+  partial.write_text(json.dumps(value, indent=2, allow_nan=False) + '\n', encoding='utf-8')
+  os.replace(partial, path)
+
+
+def read_lines(path: Path) -> list[dict]:
+  """The objects of a metrics.jsonl; a last line cut off by a crash is left out."""
+  lines = []
+  if path.is_file():
+    for text in path.read_text(encoding='utf-8').splitlines():
+      try:
+        lines.append(json.loads(text))
+      except json.JSONDecodeError:
+        logging.warning('%s: a line that was cut off is dropped', path)
+  return lines
+
+
+def cut_back(path: Path, step: int) -> None:
+  """Removes the lines after `step` from a metrics.jsonl."""
+  kept = [line for line in read_lines(path) if line['step'] <= step]
+  partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
+  partial.write_text(''.join(json.dumps(line) + '\n' for line in kept), encoding='utf-8')
+  os.replace(partial, path)
+
+
+def check_finite(pending: list[tuple[int, Mapping[str, jax.Array]]]) -> list[tuple[int, dict]]:
+  """Fetches the metrics of some steps and checks them in order.
+
+  Args:
+    pending: (step, metrics f[]) of each step since the last check.
+
+  Returns:
+    The same with floats.
+
+  Raises:
+    NonFiniteError: names the first step and the terms that are not finite.
+  """
+  fetched = []
+  for step, values in jax.device_get(pending):
+    values = {name: float(value) for name, value in values.items()}
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    if bad:
+      listing = ', '.join(f'{name}={values[name]}' for name in bad)
+      raise NonFiniteError(
+        f'step {step}: {listing}. Training stops here; the last checkpoint is still good. A lower '
+        'learning rate, config.optimizer.clip_norm or precision=float32 often helps'
+      )
+    fetched.append((step, values))
+  return fetched
+
+
+@contextlib.contextmanager
+def trace(workdir: Path, step: int, *, start: int = 0, stop: int = 0):
+  """Profiles the steps from `start` up to `stop` into the run's folder; none when equal.
+
+  Args:
+    workdir: The run's folder; TensorBoard's profiler reads it.
+    step: The step about to run.
+    start: First step to profile.
+    stop: The step after the last.
+  """
+  if step == start < stop:
+    jax.profiler.start_trace(str(workdir / 'profile'))
+  yield
+  if start < stop == step + 1:
+    jax.effects_barrier()
+    jax.profiler.stop_trace()
+
+
+class Logs:
+  """Writes metrics and shows progress; a context manager. Silent on every process but the first."""
+
+  def __init__(self, workdir: Path, start: int, steps: int, batch: int, enabled: bool):
+    self._enabled = enabled
+    self._steps, self._batch = steps, batch
+    self._time, self._step = time.perf_counter(), start
+    if not enabled:
+      return
+    cut_back(workdir / 'metrics.jsonl', start)
+    self._file = (workdir / 'metrics.jsonl').open('a', encoding='utf-8')
+    self._events = SummaryWriter(str(workdir / 'events'), purge_step=start + 1 if start else None)
+    console = Console(stderr=True)
+    self._bar = None
+    if console.is_terminal:
+      self._bar = rich.progress.Progress(
+        rich.progress.TextColumn('step'),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.BarColumn(),
+        rich.progress.TextColumn('{task.fields[note]}'),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TextColumn('ETA'),
+        rich.progress.TimeRemainingColumn(),
+        console=console,
+      )
+      self._task = self._bar.add_task('train', total=steps, completed=start, note='compiling')
+
+  def __enter__(self):
+    if self._enabled and self._bar:
+      self._bar.start()
+    return self
+
+  def __exit__(self, *exception):
+    if self._enabled:
+      if self._bar:
+        self._bar.stop()
+      self._events.close()
+      self._file.close()
+
+  def speed(self, step: int) -> float:
+    """Images a second since the last call (or the start)."""
+    now = time.perf_counter()
+    rate = (step - self._step) * self._batch / max(now - self._time, 1e-9)
+    self._time, self._step = now, step
+    return rate
+
+  def restart_clock(self, step: int) -> None:
+    """Leaves the time since the last `speed` out of the next one (evaluation, saving)."""
+    self._time, self._step = time.perf_counter(), step
+
+  def write(self, step: int, split: str, values: Mapping[str, float | None]) -> None:
+    """One line of metrics.jsonl, TensorBoard scalars, and a line or the bar's note."""
+    if not self._enabled:
+      return
+    self._file.write(json.dumps({'step': step, 'split': split, **values}) + '\n')
+    self._file.flush()
+    for name, value in values.items():
+      if value is not None:
+        self._events.add_scalar(f'{split}/{name}', np.float64(value), step)
+    shown = ('loss', 'acc', 'images_per_s')
+    note = ' '.join(f'{k} {values[k]:.4g}' for k in shown if values.get(k) is not None)
+    if self._bar:
+      self._bar.update(self._task, completed=step, note=f'{split} {note}')
+      if split != 'train':
+        self._bar.console.print(f'step {step}: {split} {note}')
+    else:
+      eta = ''
+      if split == 'train' and values.get('images_per_s'):
+        seconds = (self._steps - step) * self._batch / values['images_per_s']
+        eta = f' ETA {time.strftime("%H:%M:%S", time.gmtime(seconds))}'
+      logging.info('step %d/%d %s %s%s', step, self._steps, split, note, eta)

@@ -1,0 +1,81 @@
+"""`python -m ferjax.main --config=configs/NAME.py`: trains, goes on, or evaluates."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from ferjax import evaluate_run, train
+from ferjax.errors import InputError
+from ferjax.logs import NonFiniteError
+
+CONFIG = config_flags.DEFINE_config_file('config', None, 'The config: configs/NAME.py[:VARIANT].')
+WORKDIR = flags.DEFINE_string(
+  'workdir', None, "The run's folder; one that exists goes on. Default: runs/<config>/<time>."
+)
+MODE = flags.DEFINE_enum('mode', 'train', ['train', 'eval'], 'What to do.')
+CHECKPOINT = flags.DEFINE_string(
+  'checkpoint', 'last', 'With --mode=eval: last, best (by validation accuracy), or a step.'
+)
+
+
+def cache_folder() -> Path:
+  """Where ferjax keeps what it can make again: `$XDG_CACHE_HOME/ferjax` or `~/.cache/ferjax`."""
+  return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'ferjax'
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected argument: {argv[1]}')
+  logging.set_verbosity(logging.INFO)
+  if not jax.config.jax_compilation_cache_dir:
+    jax.config.update('jax_compilation_cache_dir', str(cache_folder() / 'xla'))
+  if MODE.value == 'eval':
+    if not WORKDIR.value:
+      raise InputError('--mode=eval needs --workdir=RUN, the folder of a trained model')
+    folder = evaluate_run.evaluate_run(Path(WORKDIR.value), CHECKPOINT.value, CONFIG.value)
+    print(f'written to {folder}')
+    return
+  if CONFIG.value is None:
+    raise InputError('give a config, such as --config=configs/softmax.py')
+  workdir = Path(WORKDIR.value or _new_workdir())
+  print(f'workdir: {workdir}')
+  summary = train.train(CONFIG.value, workdir)
+  if summary:
+    print_summary(summary)
+
+
+def _new_workdir() -> str:
+  path, _, variant = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
+  name = Path(path).stem + (f'-{variant}' if variant else '')
+  return f'runs/{name}/{time.strftime("%Y%m%d-%H%M%S")}'
+
+
+def print_summary(summary) -> None:
+  """The three results side by side."""
+  for key in ('last', 'best_by_val', 'best_by_test'):
+    found = summary[key]
+    if found:
+      accuracies = '  '.join(
+        f'{split} accuracy {100 * found[split]["acc"]:.2f} %'
+        for split in ('val', 'test')
+        if split in found
+      )
+      note = '  (chosen on the test set, as in the literature)' if key == 'best_by_test' else ''
+      print(f'{key:12}  step {found["step"]:6}  {accuracies}{note}')
+
+
+def run() -> None:
+  """The console script: mistakes that a user can mend are told in a line, without a traceback."""
+  try:
+    app.run(main)
+  except (InputError, NonFiniteError) as error:
+    sys.exit(f'ferjax: {error}')
+
+
+if __name__ == '__main__':
+  run()

@@ -1,0 +1,171 @@
+"""ResNet v1.5 in the layout of torchvision: the same layers, names and parameter shapes.
+
+`conv1 bn1 layer1_0 ... layer4_1`, each block with `conv1 bn1 conv2 bn2 [conv3 bn3]
+[downsample_0 downsample_1]`. Reference: He et al., "Deep Residual Learning for Image Recognition",
+CVPR 2016; v1.5 puts a bottleneck's stride on its 3x3 convolution.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from ferjax.errors import InputError
+from ferjax.parallel import AXIS
+
+KERNEL_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+
+
+def convolution(features, kernel, stride=1, dilation=1, *, dtype, param_dtype, name):
+  """A convolution without bias, padded like PyTorch's (the same on both sides)."""
+  padding = dilation * (kernel - 1) // 2
+  return nn.Conv(
+    features,
+    (kernel, kernel),
+    (stride, stride),
+    padding=((padding, padding), (padding, padding)),
+    kernel_dilation=(dilation, dilation),
+    use_bias=False,
+    kernel_init=KERNEL_INIT,
+    dtype=dtype,
+    param_dtype=param_dtype,
+    name=name,
+  )
+
+
+def batch_norm(train: bool, *, dtype, param_dtype, name, scale_init=nn.initializers.ones):
+  """BatchNorm; in training its statistics are those of the global batch, over all devices."""
+  return nn.BatchNorm(
+    use_running_average=not train,
+    momentum=0.9,
+    epsilon=1e-5,
+    axis_name=AXIS if train else None,
+    scale_init=scale_init,
+    dtype=dtype,
+    param_dtype=param_dtype,
+    name=name,
+  )
+
+
+class BasicBlock(nn.Module):
+  """Two 3x3 convolutions and a shortcut."""
+
+  features: int
+  stride: int = 1
+  dilation: int = 1
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+  expansion = 1
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+    y = convolution(self.features, 3, self.stride, self.dilation, name='conv1', **kinds)(x)
+    y = nn.relu(batch_norm(train, name='bn1', **kinds)(y))
+    y = convolution(self.features, 3, 1, self.dilation, name='conv2', **kinds)(y)
+    y = batch_norm(train, name='bn2', **kinds)(y)
+    return nn.relu(y + _shortcut(self, x, y.shape[-1], train, **kinds))
+
+
+class Bottleneck(nn.Module):
+  """1x1 down, 3x3, 1x1 up to four times the features, and a shortcut."""
+
+  features: int
+  stride: int = 1
+  dilation: int = 1
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+  expansion = 4
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+    y = convolution(self.features, 1, name='conv1', **kinds)(x)
+    y = nn.relu(batch_norm(train, name='bn1', **kinds)(y))
+    y = convolution(self.features, 3, self.stride, self.dilation, name='conv2', **kinds)(y)
+    y = nn.relu(batch_norm(train, name='bn2', **kinds)(y))
+    y = convolution(self.features * 4, 1, name='conv3', **kinds)(y)
+    y = batch_norm(train, name='bn3', **kinds)(y)
+    return nn.relu(y + _shortcut(self, x, y.shape[-1], train, **kinds))
+
+
+def _shortcut(block, x, features, train, **kinds):
+  if block.stride == 1 and x.shape[-1] == features:
+    return x
+  x = convolution(features, 1, block.stride, name='downsample_0', **kinds)(x)
+  return batch_norm(train, name='downsample_1', **kinds)(x)
+
+
+class ResNet(nn.Module):
+  """The stages of a ResNet.
+
+  Attributes:
+    block: `BasicBlock` or `Bottleneck`.
+    stage_sizes: Blocks in each stage.
+    width: Features of the first stage (64 in the paper), doubled by each next one.
+    output_stride: Input pixels to a cell of the last map: 32, or 16 or 8, where later stages are
+      dilated instead of strided.
+    dtype: Type of the computation.
+    param_dtype: Type of the parameters and statistics.
+  """
+
+  block: Any
+  stage_sizes: Sequence[int]
+  width: int = 64
+  output_stride: int = 32
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, image: Array, train: bool) -> list[Array]:
+    """Pictures f[b, h, w, 3] -> feature maps f[b, h / s, w / s, c] of every stage."""
+    kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+    x = convolution(self.width, 7, 2, name='conv1', **kinds)(image.astype(self.dtype))
+    x = nn.relu(batch_norm(train, name='bn1', **kinds)(x))
+    x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    maps, reached, dilation = [], 4, 1
+    for stage, blocks in enumerate(self.stage_sizes):
+      stride = 1 if stage == 0 else 2
+      previous_dilation = dilation
+      if stage and reached * stride > self.output_stride:
+        dilation, stride = dilation * stride, 1
+      reached *= stride
+      for number in range(blocks):
+        x = self.block(
+          features=self.width * 2**stage,
+          stride=stride if number == 0 else 1,
+          dilation=previous_dilation if number == 0 else dilation,
+          name=f'layer{stage + 1}_{number}',
+          **kinds,
+        )(x, train)
+      maps.append(x)
+    return maps
+
+
+def _resnet(block, stage_sizes, width, output_stride, dtype, param_dtype) -> ResNet:
+  if output_stride not in (8, 16, 32):
+    raise InputError(f'config.model.output_stride={output_stride}: use 8, 16 or 32')
+  return ResNet(block, stage_sizes, width, output_stride, dtype, param_dtype)
+
+
+def resnet18(
+  *, width: int = 64, output_stride: int = 32, dtype=jnp.float32, param_dtype=jnp.float32
+) -> ResNet:
+  """ResNet-18; for the arguments see `ResNet`. Raises InputError for another output stride."""
+  return _resnet(BasicBlock, (2, 2, 2, 2), width, output_stride, dtype, param_dtype)
+
+
+def resnet34(
+  *, width: int = 64, output_stride: int = 32, dtype=jnp.float32, param_dtype=jnp.float32
+) -> ResNet:
+  """ResNet-34; for the arguments see `ResNet`. Raises InputError for another output stride."""
+  return _resnet(BasicBlock, (3, 4, 6, 3), width, output_stride, dtype, param_dtype)
+
+
+def resnet50(
+  *, width: int = 64, output_stride: int = 32, dtype=jnp.float32, param_dtype=jnp.float32
+) -> ResNet:
+  """ResNet-50; for the arguments see `ResNet`. Raises InputError for another output stride."""
+  return _resnet(Bottleneck, (3, 4, 6, 3), width, output_stride, dtype, param_dtype)

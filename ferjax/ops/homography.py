@@ -1,0 +1,81 @@
+"""Homographies: f[3, 3] matrices that map points (x, y), composed with `@`.
+
+The factories work in normalised coordinates, where the picture is the square [-1, 1]^2;
+`in_pixels` carries a matrix over to pixel coordinates (centres at integers).
+"""
+
+import jax.numpy as jnp
+from jax import Array
+
+
+def apply(matrix: Array, points: Array) -> Array:
+  """Maps points f[..., 2] by a homography f[3, 3]; returns f[..., 2]."""
+  moved = points @ matrix[:, :2].T + matrix[:, 2]
+  return moved[..., :2] / moved[..., 2:]
+
+
+def inverse(matrix: Array) -> Array:
+  """The inverse of f[3, 3], in closed form (columns: cross products of the rows)."""
+  a, b, c = matrix
+  columns = jnp.stack([jnp.cross(b, c), jnp.cross(c, a), jnp.cross(a, b)], -1)
+  return columns / (a @ columns[:, 0])
+
+
+def _affine(xx, xy, x, yx, yy, y) -> Array:
+  one, zero = jnp.ones_like(xx), jnp.zeros_like(xx)
+  rows = ((xx, xy, x), (yx, yy, y), (zero, zero, one))
+  return jnp.stack([jnp.stack([jnp.broadcast_to(v, one.shape) for v in row]) for row in rows])
+
+
+def scaling(x: Array, y: Array) -> Array:
+  """f[3, 3] that scales by f[] factors along x and y about the centre."""
+  zero = jnp.zeros_like(x)
+  return _affine(x, zero, zero, zero, y, zero)
+
+
+def translation(x: Array, y: Array) -> Array:
+  """f[3, 3] that moves points by (x, y), f[] each, in half picture sizes."""
+  one, zero = jnp.ones_like(x), jnp.zeros_like(x)
+  return _affine(one, zero, x, zero, one, y)
+
+
+def rotation(radians: Array) -> Array:
+  """f[3, 3] that turns points about the centre, from +x towards +y, by f[] radians."""
+  cos, sin, zero = jnp.cos(radians), jnp.sin(radians), jnp.zeros_like(radians)
+  return _affine(cos, -sin, zero, sin, cos, zero)
+
+
+def square_to_quadrilateral(corners: Array) -> Array:
+  """The homography that takes the square's corners to four given points.
+
+  Args:
+    corners: f[4, 2], the images of (-1, -1), (1, -1), (1, 1), (-1, 1); convex.
+
+  Returns:
+    f[3, 3]. Closed form after Heckbert, "Fundamentals of Texture Mapping", 1989, section 2.2.3.
+  """
+  (x0, y0), (x1, y1), (x2, y2), (x3, y3) = corners
+  dx1, dx2, sx = x1 - x2, x3 - x2, x0 - x1 + x2 - x3
+  dy1, dy2, sy = y1 - y2, y3 - y2, y0 - y1 + y2 - y3
+  determinant = dx1 * dy2 - dx2 * dy1
+  g = (sx * dy2 - dx2 * sy) / determinant
+  h = (dx1 * sy - sx * dy1) / determinant
+  unit_square_to_quadrilateral = jnp.stack(
+    [
+      jnp.stack([x1 - x0 + g * x1, x3 - x0 + h * x3, x0]),
+      jnp.stack([y1 - y0 + g * y1, y3 - y0 + h * y3, y0]),
+      jnp.stack([g, h, jnp.ones_like(g)]),
+    ]
+  )
+  half = jnp.full_like(g, 0.5)
+  to_unit_square = _affine(half, 0 * half, half, 0 * half, half, half)
+  return unit_square_to_quadrilateral @ to_unit_square
+
+
+def in_pixels(matrix: Array, height: int, width: int) -> Array:
+  """The same homography between pixel coordinates of a height x width picture."""
+  half_width = jnp.asarray(width / 2, matrix.dtype)
+  half_height = jnp.asarray(height / 2, matrix.dtype)
+  zero = jnp.zeros_like(half_width)
+  to_pixels = _affine(half_width, zero, half_width - 0.5, zero, half_height, half_height - 0.5)
+  return to_pixels @ matrix @ inverse(to_pixels)

@@ -1,0 +1,173 @@
+"""Pictures of a run: confusion matrix, learning curves, the most confident mistakes."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from ferjax import checkpoint, evaluate, logs, metrics
+from ferjax.core import TrainState
+from ferjax.data import dataset
+
+
+
+def finish(
+  workdir: Path,
+  state: TrainState,
+  data: dataset.Dataset,
+  predictions: Mapping[str, evaluate.Predictions],
+) -> dict[str, Any]:
+  """Writes what remains at the end of a run: predictions, the report's pictures, `summary.json`.
+
+  Args:
+    workdir: The run's folder.
+    state: The final state.
+    data: The data set.
+    predictions: By split, of the final state.
+
+  Returns:
+    What `summary.json` holds: the metrics of the `last` evaluation, of the best one by validation
+    accuracy, and of the best one by test accuracy (which only the literature's habit excuses).
+  """
+  lines = logs.read_lines(workdir / 'metrics.jsonl')
+  for name, predicted in predictions.items():
+    evaluate.write_predictions(workdir / 'predictions' / f'{name}.csv', predicted, data.classes)
+    pictures(workdir / 'report', data.splits[name], predicted, data.classes, name)
+  learning_curves(workdir / 'report' / 'learning_curves.png', lines, workdir.name)
+  summary = summarise(lines) | {
+    'step': int(state.step),
+    'data': data.name,
+    'state_sha256': checkpoint.state_sha256(state),
+  }
+  logs.write_json(workdir / 'summary.json', summary)
+  return summary
+
+
+def summarise(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+  """The evaluations worth naming, from the lines of `metrics.jsonl`; each {'step', 'val', 'test'}."""
+  evaluations = {}
+  for line in lines:
+    if line['split'] != 'train':
+      values = {k: v for k, v in line.items() if k not in ('step', 'split')}
+      evaluations.setdefault(line['step'], {'step': line['step']})[line['split']] = values
+  found = list(evaluations.values())
+  summary = {'last': found[-1] if found else None}
+  for split, key in (('val', 'best_by_val'), ('test', 'best_by_test')):
+    measured = [one for one in found if split in one]
+    summary[key] = max(measured, key=lambda one: one[split]['acc']) if measured else None
+  summary['note'] = 'best_by_test chooses on the test set, as in the literature: too good'
+  return summary
+
+
+def _save(figure: Figure, path: Path) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  figure.savefig(path, dpi=120, bbox_inches='tight')
+
+
+def confusion_matrix(
+  path: Path, predictions: evaluate.Predictions, classes: Sequence[str], title: str
+) -> None:
+  """PNG of the confusion matrix: shares of each true class, with counts."""
+  prediction = predictions.outputs['logits'].argmax(-1)
+  counts = metrics.confusion_matrix(predictions.label, prediction, len(classes))
+  shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+  figure = Figure(figsize=(6.4, 5.6))
+  axes = figure.add_subplot()
+  drawn = axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
+  for i in range(len(classes)):
+    for j in range(len(classes)):
+      colour = 'white' if shares[i, j] > 0.5 else 'black'
+      text = f'{100 * shares[i, j]:.0f} %\n{counts[i, j]}'
+      axes.text(j, i, text, ha='center', va='center', color=colour, fontsize=8)
+  axes.set_xticks(range(len(classes)), classes, rotation=40, ha='right')
+  axes.set_yticks(range(len(classes)), classes)
+  axes.set_xlabel('predicted')
+  axes.set_ylabel('given')
+  axes.set_title(title)
+  figure.colorbar(drawn, ax=axes, shrink=0.8, label='share of the given class')
+  _save(figure, path)
+
+
+def learning_curves(path: Path, lines: Iterable[Mapping], title: str) -> None:
+  """PNG of loss and accuracy by step for every split, from the lines of `metrics.jsonl`."""
+  by_split = {}
+  for line in lines:
+    by_split.setdefault(line['split'], []).append(line)
+  figure = Figure(figsize=(10, 3.8))
+  figure.suptitle(title)
+  for number, (key, label) in enumerate((('loss', 'loss (nats)'), ('acc', 'accuracy'))):
+    axes = figure.add_subplot(1, 2, number + 1)
+    for split, found in by_split.items():
+      points = [(line['step'], line[key]) for line in found if line.get(key) is not None]
+      if not points:
+        continue
+      steps, values = np.array(points, float).T
+      if split == 'train':
+        axes.plot(steps, values, color='tab:blue', alpha=0.25, linewidth=0.8)
+        axes.plot(steps, _running_mean(values), color='tab:blue', label='train (running mean)')
+      else:
+        axes.plot(steps, values, marker='.', label=split)
+    axes.set_xlabel('step')
+    axes.set_ylabel(label)
+    axes.grid(alpha=0.3)
+    axes.legend()
+  _save(figure, path)
+
+
+def _running_mean(values: np.ndarray) -> np.ndarray:
+  width = max(1, len(values) // 20)
+  sums = np.cumsum(np.concatenate([[0.0], values]))
+  ends = np.arange(1, len(values) + 1)
+  starts = np.maximum(0, ends - width)
+  return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def confident_mistakes(
+  path: Path,
+  split: dataset.Split,
+  predictions: evaluate.Predictions,
+  classes: Sequence[str],
+  title: str,
+  count: int = 24,
+) -> None:
+  """PNG of the wrong predictions that the model was surest of: given and predicted class, share."""
+  shares = evaluate.probabilities(predictions)
+  prediction = shares.argmax(1)
+  wrong = np.flatnonzero(prediction != predictions.label)
+  worst = wrong[np.argsort(-shares[wrong, prediction[wrong]], kind='stable')][:count]
+  columns = 8
+  rows = max(1, math.ceil(len(worst) / columns))
+  figure = Figure(figsize=(1.6 * columns, 2.15 * rows + 0.5))
+  figure.suptitle(f'{title}: {len(wrong)} of {len(shares)} wrong, the most confident first')
+  for place, row in enumerate(worst):
+    axes = figure.add_subplot(rows, columns, place + 1)
+    axes.imshow(dataset.picture(split, row, 112))
+    axes.axis('off')
+    axes.set_title(
+      f'given: {classes[predictions.label[row]]}\n'
+      f'said: {classes[prediction[row]]} {100 * shares[row, prediction[row]]:.0f} %',
+      fontsize=7,
+      loc='left',
+    )
+  figure.tight_layout()
+  _save(figure, path)
+
+
+def pictures(
+  folder: Path,
+  split: dataset.Split,
+  predictions: evaluate.Predictions,
+  classes: Sequence[str],
+  split_name: str,
+) -> None:
+  """All pictures of one split's predictions."""
+  with matplotlib.rc_context({'font.size': 9}):
+    acc = evaluate.measure(predictions, classes)['acc']
+    title = f'{split_name}: accuracy {100 * acc:.1f} % of {len(predictions.label)}'
+    confusion_matrix(folder / f'confusion_{split_name}.png', predictions, classes, title)
+    path = folder / f'mistakes_{split_name}.png'
+    confident_mistakes(path, split, predictions, classes, split_name)

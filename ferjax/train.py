@@ -1,0 +1,163 @@
+"""THE loop: restore, evaluate, save, next batch, step, log. It only sequences."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from absl import logging
+
+from ferjax import build, checkpoint, core, evaluate, logs, optim, parallel, report
+from ferjax import config as configs
+from ferjax.data import augment, dataset, noise, pipeline, samplers
+
+
+def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any]:
+  """Trains, or goes on where the run in `workdir` stopped, and writes everything of it there.
+
+  Args:
+    config: See `config.base`.
+    workdir: The run's folder.
+
+  Returns:
+    What `summary.json` holds.
+
+  Raises:
+    InputError: whatever a user can mend; see the modules that this one calls.
+    NonFiniteError: the loss or a gradient is not finite.
+  """
+  with jax.enable_x64(config.precision == 'float64'):
+    return _train(config, Path(workdir))
+
+
+def _train(config, workdir):
+  configs.check(config)
+  devices = configs.call(parallel.make, 'parallel', config.parallel)
+  parallel.check_batch(config.batch, devices.size)
+  data = configs.call(dataset.load, 'data', config.data)
+  method = build.make_method(config, len(data.classes))
+  pipeline.check_trainable(data, method.needs | method.predict_needs, config.batch)
+  _record(config, data, workdir)
+  data = _corrupt_labels(config, data, workdir)
+
+  split, columns = data.splits['train'], ('label', *sorted(method.needs))
+  steps_per_epoch = len(split.rows) // config.batch
+  steps = config.steps or config.epochs * steps_per_epoch
+  init_rng, rng = jax.random.split(jax.random.key(config.seed))
+  example = build.example_batch(config, split, columns)
+  params, extra = method.init(init_rng, example, split.table)
+  tx, learning_rate = configs.call(
+    optim.make, 'optimizer', config.optimizer, params, steps, steps_per_epoch
+  )
+  state = core.TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), extra, rng)
+  state = devices.replicate(state)
+  flip_order = dataset.flip_order(data) if 'landmarks' in columns and config.augment.flip else None
+  augmentation = configs.call(
+    augment.make,
+    'augment',
+    config.augment,
+    flip_order=flip_order,
+    dtype=build.picture_dtype(config),
+  )
+  train_step = core.make_train_step(method, tx, augmentation, config.weights.to_dict())
+  train_step = devices.compile(train_step, donate=0)
+  predict = build.make_predict(config, method, devices)
+  make_sampler = configs.named(samplers, config.sampler.name, 'sampler')
+  sampler = configs.call(make_sampler, 'sampler', configs.without_name(config.sampler))
+
+  restored = checkpoint.restore_latest(workdir, config.checkpoint.keep, state)
+  state = state if restored is None else restored
+  start = int(state.step)
+  logging.info(
+    '%s step %d of %d: %d pictures a step on %d devices, %d training rows, %.2f M parameters, in %s',
+    'going on at' if start else 'from',
+    start,
+    steps,
+    config.batch,
+    devices.size,
+    len(split.rows),
+    sum(leaf.size for leaf in jax.tree.leaves(state.params)) / 1e6,
+    workdir,
+  )
+
+  predictions, pending = {}, []
+  with (
+    checkpoint.open_checkpoints(workdir, config.checkpoint.keep) as checkpoints,
+    logs.Logs(workdir, start, steps, config.batch, parallel.first_process()) as log,
+  ):
+    for step in itertools.count(start):
+      evaluates = step % (config.eval.every or steps_per_epoch) == 0 or step == steps
+      saves = config.checkpoint.every and step % config.checkpoint.every == 0
+      if step > start and (evaluates or saves):
+        logs.check_finite(pending)
+        pending = []
+        val_acc = None
+        if evaluates:
+          predictions = {k: predict(state, data.splits[k]) for k in _evaluated(data)}
+          for name, predicted in predictions.items():
+            values = evaluate.measure(predicted, data.classes)
+            val_acc = values['acc'] if name == 'val' else val_acc
+            log.write(step, name, values)
+        checkpoint.save(checkpoints, state, val_acc)
+        log.restart_clock(step)
+      if step >= steps:
+        break
+      if step == start or step % steps_per_epoch == 0:
+        epoch, offset = divmod(step, steps_per_epoch)
+        epochs = -(-steps // steps_per_epoch)
+        plan = sampler(epoch, epochs, config.seed, split.table, config.batch)
+        batches = pipeline.batches(
+          split, plan, columns, config.data.image_size, start=offset, **config.reading
+        )
+      batch = devices.shard(next(batches))
+      with logs.trace(workdir, step, **config.profile):
+        state, metrics = train_step(state, batch)
+        pending.append((step + 1, metrics))
+        # At most three steps under way: batches wait on the host, not on the device.
+        jax.block_until_ready(pending[max(0, len(pending) - 3)][1])
+      if (step + 1) % config.log_every == 0:
+        *_, (_, values) = logs.check_finite(pending)
+        pending = []
+        values |= {'lr': float(learning_rate(step)), 'images_per_s': log.speed(step + 1)}
+        log.write(step + 1, 'train', values)
+
+  if not parallel.first_process():
+    return {}
+  predictions = predictions or {k: predict(state, data.splits[k]) for k in _evaluated(data)}
+  return report.finish(workdir, state, data, predictions)
+
+
+def _evaluated(data: dataset.Dataset) -> list[str]:
+  return [name for name in ('val', 'test') if name in data.splits]
+
+
+def _record(config, data, workdir):
+  copies = dataset.duplicates(data.splits)
+  if copies:
+    logging.warning('byte for byte the same picture in two splits: %s', copies)
+  if parallel.first_process():
+    workdir.mkdir(parents=True, exist_ok=True)
+    facts = {
+      'data': data.name,
+      'fingerprint': data.fingerprint,
+      'classes': list(data.classes),
+      'rows': {name: len(split.rows) for name, split in data.splits.items()},
+      'duplicates': copies,
+    }
+    configs.write(workdir, config, facts)
+
+
+def _corrupt_labels(config, data, workdir):
+  corrupt = configs.call(noise.make, 'noise', config.noise)
+  if config.noise.kind == 'none':
+    return data
+  train_split = data.splits['train']
+  clean, names = train_split.table['label'], train_split.table['name']
+  noisy = corrupt(clean, names, data.classes)
+  logging.info('%.2f %% of the training labels are wrong', 100 * (noisy != clean).mean())
+  if parallel.first_process():
+    noise.write(workdir / 'noise.csv', names, noisy, clean, data.classes)
+  table = train_split.table | {'label': noisy}
+  return data._replace(splits=data.splits | {'train': train_split._replace(table=table)})
