@@ -1,15 +1,18 @@
 """Checkpoints: the whole training state, through Orbax; the last few and the best by validation."""
 
 import hashlib
+import logging
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from orbax.checkpoint import v1 as ocp
 
 from ferjax.core import TrainState
 from ferjax.errors import InputError
+
+LOGGER = logging.getLogger(__name__)
 
 BEST = 'val_acc'
 
@@ -69,7 +72,7 @@ def restore_latest(workdir: Path, keep: int, like: TrainState) -> TrainState | N
         aside = aside.with_name(f'{steps[0]}.{number}')
       (folder / str(steps[0])).rename(aside)
       set_aside.append(str(aside))
-      logging.warning(
+      LOGGER.warning(
         'checkpoint %d cannot be read (%s); moved to %s, trying the one before it',
         steps[0],
         _first_line(error),
@@ -83,14 +86,16 @@ def restore_latest(workdir: Path, keep: int, like: TrainState) -> TrainState | N
   return None
 
 
-def restore(workdir: Path, keep: int, which: str, like: TrainState) -> TrainState:
-  """The state of one checkpoint.
+def restore(workdir: Path, keep: int, which: str) -> dict[str, Any]:
+  """The state of one checkpoint, without knowing its shapes.
 
   Args:
     workdir: The run's folder.
     keep: As for `open_checkpoints`.
     which: `last`, `best` (by validation accuracy), or a step.
-    like: As for `restore_latest`.
+
+  Returns:
+    The fields of `TrainState` by name, as nested dicts of NumPy arrays.
 
   Raises:
     InputError: there is no such checkpoint, or it cannot be read.
@@ -113,7 +118,7 @@ def restore(workdir: Path, keep: int, which: str, like: TrainState) -> TrainStat
       f'{"best, " if measured else ""}{", ".join(map(str, sorted(found)))}'
     )
   try:
-    return _load(workdir, keep, step, like)
+    return _load(workdir, keep, step, None)
   except Exception as error:
     raise InputError(
       f'checkpoint {step} of {workdir} cannot be read: {_first_line(error)}'
@@ -122,6 +127,9 @@ def restore(workdir: Path, keep: int, which: str, like: TrainState) -> TrainStat
 
 def _load(workdir, keep, step, like):
   with open_checkpoints(workdir, keep) as checkpoints:
+    if like is None:
+      stored = checkpoints.metadata(step).metadata
+      like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), stored)
     return checkpoints.load(step, like)
 
 

@@ -3,6 +3,7 @@
 import importlib.metadata
 import inspect
 import json
+import logging
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 
 import jax
 import ml_collections
-from absl import logging
 
 from ferjax.errors import InputError, nearest
 from ferjax.logs import write_json
+
+LOGGER = logging.getLogger(__name__)
 
 PACKAGES = ('ferjax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 
@@ -23,7 +25,7 @@ FREE_TO_GROW = ('epochs', 'steps')
 
 
 def base() -> ml_collections.ConfigDict:
-  """The defaults of every run; a section's keys are the arguments of the factory named beside it."""
+  """The defaults of every run; a section's keys are arguments of the factory named beside it."""
   return ml_collections.ConfigDict(
     {
       'seed': 0,
@@ -106,7 +108,7 @@ def check(config: Mapping[str, Any]) -> None:
   known = base()
   for key in config:
     if key not in known:
-      raise InputError(f"unknown key config.{key}.{nearest(key, known)}")
+      raise InputError(f'unknown key config.{key}.{nearest(key, known)}')
   for key in known:
     if key not in config:
       raise InputError(f'the config lacks {key}: start from ferjax.config.base()')
@@ -170,6 +172,13 @@ def without_name(section: Mapping[str, Any]) -> dict[str, Any]:
 def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """A config as JSON has it: dicts, lists, numbers and strings."""
   return json.loads(json.dumps(config.to_dict()))
+
+
+def with_tuples(value):
+  """A plain config with tuples for lists, as `base` has them."""
+  if isinstance(value, Mapping):
+    return {key: with_tuples(item) for key, item in value.items()}
+  return tuple(with_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def flat(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
@@ -249,7 +258,7 @@ def check_same_run(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Path
     )
   for what in ('versions', 'git_revision'):
     if old[what] != new[what]:
-      logging.warning('%s: %s were %s, now %s', workdir, what, old[what], new[what])
+      LOGGER.warning('%s: %s were %s, now %s', workdir, what, old[what], new[what])
 
 
 def git_revision() -> str:

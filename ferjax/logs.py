@@ -1,7 +1,8 @@
-"""What a run writes while it runs: metrics.jsonl, TensorBoard events, a progress bar, finite checks."""
+"""What a run writes while it runs: metrics, TensorBoard events, progress; and finite checks."""
 
 import contextlib
 import json
+import logging
 import math
 import os
 import time
@@ -11,9 +12,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import rich.progress
-from absl import logging
 from rich.console import Console
 from tensorboardX import SummaryWriter
+
+LOGGER = logging.getLogger(__name__)
 
 
 class NonFiniteError(FloatingPointError):
@@ -35,7 +37,7 @@ def read_lines(path: Path) -> list[dict]:
       try:
         lines.append(json.loads(text))
       except json.JSONDecodeError:
-        logging.warning('%s: a line that was cut off is dropped', path)
+        LOGGER.warning('%s: a line that was cut off is dropped', path)
   return lines
 
 
@@ -161,4 +163,4 @@ class Logs:
       if split == 'train' and values.get('images_per_s'):
         seconds = (self._steps - step) * self._batch / values['images_per_s']
         eta = f' ETA {time.strftime("%H:%M:%S", time.gmtime(seconds))}'
-      logging.info('step %d/%d %s %s%s', step, self._steps, split, note, eta)
+      LOGGER.info('step %d/%d %s %s%s', step, self._steps, split, note, eta)

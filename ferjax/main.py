@@ -1,15 +1,17 @@
 """`python -m ferjax.main --config=configs/NAME.py`: trains, goes on, or evaluates."""
 
+import logging
 import os
 import sys
 import time
 from pathlib import Path
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from ferjax import evaluate_run, train
+from ferjax import train, trained
 from ferjax.errors import InputError
 from ferjax.logs import NonFiniteError
 
@@ -28,17 +30,28 @@ def cache_folder() -> Path:
   return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'ferjax'
 
 
+def show_messages() -> None:
+  """Shows ferjax's own messages as plain lines, and only the errors of the libraries below it."""
+  absl_logging.set_verbosity(absl_logging.ERROR)
+  logger = logging.getLogger('ferjax')
+  if not logger.handlers:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter('%(message)s'))
+    logger.addHandler(handler)
+  logger.setLevel(logging.INFO)
+  logger.propagate = False
+
+
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unexpected argument: {argv[1]}')
-  logging.set_verbosity(logging.INFO)
+  show_messages()
   if not jax.config.jax_compilation_cache_dir:
     jax.config.update('jax_compilation_cache_dir', str(cache_folder() / 'xla'))
   if MODE.value == 'eval':
     if not WORKDIR.value:
       raise InputError('--mode=eval needs --workdir=RUN, the folder of a trained model')
-    folder = evaluate_run.evaluate_run(Path(WORKDIR.value), CHECKPOINT.value, CONFIG.value)
-    print(f'written to {folder}')
+    trained.evaluate_run(Path(WORKDIR.value), CHECKPOINT.value, CONFIG.value)
     return
   if CONFIG.value is None:
     raise InputError('give a config, such as --config=configs/softmax.py')

@@ -57,7 +57,9 @@ def make(*, devices: int = 0, backend: str = 'pmap') -> Parallel:
   """
   available = jax.devices()
   if devices > len(available):
-    raise InputError(f'config.parallel.devices={devices}, but JAX sees {len(available)}: {available}')
+    raise InputError(
+      f'config.parallel.devices={devices}, but JAX sees {len(available)}: {available}'
+    )
   chosen = available[: devices or len(available)]
   mesh = jax.make_mesh((len(chosen),), (AXIS,), axis_types=(AxisType.Auto,), devices=chosen)
   replicated, split = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec(AXIS)))

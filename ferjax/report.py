@@ -5,14 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from ferjax import checkpoint, evaluate, logs, metrics
 from ferjax.core import TrainState
 from ferjax.data import dataset
-
 
 
 def finish(
@@ -35,8 +33,7 @@ def finish(
   """
   lines = logs.read_lines(workdir / 'metrics.jsonl')
   for name, predicted in predictions.items():
-    evaluate.write_predictions(workdir / 'predictions' / f'{name}.csv', predicted, data.classes)
-    pictures(workdir / 'report', data.splits[name], predicted, data.classes, name)
+    split(workdir, data.splits[name], predicted, data.classes, name)
   learning_curves(workdir / 'report' / 'learning_curves.png', lines, workdir.name)
   summary = summarise(lines) | {
     'step': int(state.step),
@@ -48,7 +45,7 @@ def finish(
 
 
 def summarise(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-  """The evaluations worth naming, from the lines of `metrics.jsonl`; each {'step', 'val', 'test'}."""
+  """The evaluations worth naming, each {'step', 'val', 'test'}, from lines of metrics.jsonl."""
   evaluations = {}
   for line in lines:
     if line['split'] != 'train':
@@ -157,17 +154,17 @@ def confident_mistakes(
   _save(figure, path)
 
 
-def pictures(
+def split(
   folder: Path,
-  split: dataset.Split,
+  rows: dataset.Split,
   predictions: evaluate.Predictions,
   classes: Sequence[str],
-  split_name: str,
+  name: str,
 ) -> None:
-  """All pictures of one split's predictions."""
-  with matplotlib.rc_context({'font.size': 9}):
-    acc = evaluate.measure(predictions, classes)['acc']
-    title = f'{split_name}: accuracy {100 * acc:.1f} % of {len(predictions.label)}'
-    confusion_matrix(folder / f'confusion_{split_name}.png', predictions, classes, title)
-    path = folder / f'mistakes_{split_name}.png'
-    confident_mistakes(path, split, predictions, classes, split_name)
+  """Writes one split's `predictions/<name>.csv` and its pictures in `report/`."""
+  evaluate.write_predictions(folder / 'predictions' / f'{name}.csv', predictions, classes)
+  acc = evaluate.measure(predictions, classes)['acc']
+  title = f'{name}: accuracy {100 * acc:.1f} % of {len(predictions.label)}'
+  confusion_matrix(folder / 'report' / f'confusion_{name}.png', predictions, classes, title)
+  path = folder / 'report' / f'mistakes_{name}.png'
+  confident_mistakes(path, rows, predictions, classes, name)

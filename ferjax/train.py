@@ -1,17 +1,19 @@
 """THE loop: restore, evaluate, save, next batch, step, log. It only sequences."""
 
 import itertools
+import logging
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
-from absl import logging
 
 from ferjax import build, checkpoint, core, evaluate, logs, optim, parallel, report
 from ferjax import config as configs
 from ferjax.data import augment, dataset, noise, pipeline, samplers
+
+LOGGER = logging.getLogger(__name__)
 
 
 def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -70,8 +72,8 @@ def _train(config, workdir):
   restored = checkpoint.restore_latest(workdir, config.checkpoint.keep, state)
   state = state if restored is None else restored
   start = int(state.step)
-  logging.info(
-    '%s step %d of %d: %d pictures a step on %d devices, %d training rows, %.2f M parameters, in %s',
+  LOGGER.info(
+    '%s step %d of %d: %d pictures a step, %d devices, %d training rows, %.2f M parameters, in %s',
     'going on at' if start else 'from',
     start,
     steps,
@@ -136,7 +138,7 @@ def _evaluated(data: dataset.Dataset) -> list[str]:
 def _record(config, data, workdir):
   copies = dataset.duplicates(data.splits)
   if copies:
-    logging.warning('byte for byte the same picture in two splits: %s', copies)
+    LOGGER.warning('byte for byte the same picture in two splits: %s', copies)
   if parallel.first_process():
     workdir.mkdir(parents=True, exist_ok=True)
     facts = {
@@ -156,7 +158,7 @@ def _corrupt_labels(config, data, workdir):
   train_split = data.splits['train']
   clean, names = train_split.table['label'], train_split.table['name']
   noisy = corrupt(clean, names, data.classes)
-  logging.info('%.2f %% of the training labels are wrong', 100 * (noisy != clean).mean())
+  LOGGER.info('%.2f %% of the training labels are wrong', 100 * (noisy != clean).mean())
   if parallel.first_process():
     noise.write(workdir / 'noise.csv', names, noisy, clean, data.classes)
   table = train_split.table | {'label': noisy}

@@ -84,7 +84,9 @@ def make(
     if not 0 < low <= high:
       raise InputError(f'config.augment.{name}={(low, high)}: give (low, high), 0 < low <= high')
   if crop_scale[1] > 1:
-    raise InputError(f'config.augment.crop_scale={tuple(crop_scale)}: a crop is at most the picture')
+    raise InputError(
+      f'config.augment.crop_scale={tuple(crop_scale)}: a crop is at most the picture'
+    )
   for name, value in {'flip': flip, 'erasing': erasing, 'perspective': perspective}.items():
     if not 0 <= value <= 1:
       raise InputError(f'config.augment.{name}={value} lies outside 0..1')

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import inspect
+import logging
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -12,10 +13,11 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 
 from ferjax.data import labels
 from ferjax.errors import InputError, nearest
+
+LOGGER = logging.getLogger(__name__)
 
 Table = dict[str, np.ndarray]
 TABLE_VERSION = 1
@@ -92,10 +94,10 @@ def load(
   given = {'path': path, 'classes': tuple(classes), 'skip_bad': skip_bad}
   builder = _builder(name, dir or None, given, dict(options or {}))
   if not (Path(builder.data_path) / 'dataset_info.json').exists():
-    logging.info('preparing %s in %s', name, builder.data_path)
+    LOGGER.info('preparing %s in %s', name, builder.data_path)
   builder.download_and_prepare(file_format='array_record')
   if 'bad_rows' in (builder.info.metadata or {}):
-    logging.warning('left out of %s:\n%s', name, builder.info.metadata['bad_rows'])
+    LOGGER.warning('left out of %s:\n%s', name, builder.info.metadata['bad_rows'])
 
   stored = tuple(builder.info.features['label'].names)
   classes = tuple(classes) or stored
@@ -114,7 +116,9 @@ def load(
     digest.update(split.encode())
     for column in sorted(set(table) - {'name', 'height', 'width'}):
       digest.update(column.encode() + np.ascontiguousarray(table[column]).tobytes())
-    splits[split] = _select_classes(Split(records, np.arange(len(table['name'])), table), stored, classes)
+    splits[split] = _select_classes(
+      Split(records, np.arange(len(table['name'])), table), stored, classes
+    )
   splits = carve_validation(splits, val_fraction, seed)
   check_subjects(splits, allow_shared_subjects)
   indices = _landmark_indices(builder, splits, landmarks)
@@ -222,7 +226,7 @@ def carve_validation(splits: Mapping[str, Split], fraction: float, seed: int) ->
     for label in np.unique(train.table['label']):
       rows = rng.permutation(np.flatnonzero(train.table['label'] == label))
       held_out[rows[: round(fraction * len(rows))]] = True
-  logging.info('no validation split: %d of %d training rows held out', held_out.sum(), len(held_out))
+  LOGGER.info('no validation split: %d of %d training rows held out', held_out.sum(), len(held_out))
   if not held_out.any():
     return dict(splits)
   carved = {'train': np.flatnonzero(~held_out), 'val': np.flatnonzero(held_out)}
@@ -246,11 +250,11 @@ def check_subjects(splits: Mapping[str, Split], allow_shared: bool) -> None:
             f'{text}: results would be too good. Make the splits subject-disjoint, or accept it '
             'with --config.data.allow_shared_subjects=True'
           )
-        logging.warning('%s (config.data.allow_shared_subjects=True)', text)
+        LOGGER.warning('%s (config.data.allow_shared_subjects=True)', text)
 
 
 def duplicates(splits: Mapping[str, Split]) -> dict[str, int]:
-  """`{'train/test': n, ...}`: how many pictures of the second split are byte for byte in the first."""
+  """`{'train/test': n, ...}`: pictures of the second split that stand in the first, byte by byte."""
   names = list(splits)
   counts = {}
   for i, first in enumerate(names):
@@ -263,7 +267,9 @@ def duplicates(splits: Mapping[str, Split]) -> dict[str, int]:
 
 def _landmark_indices(builder, splits, landmarks) -> tuple[int, ...] | None:
   scheme = (builder.info.metadata or {}).get('landmark_scheme', '')
-  count = next((s.table['landmarks'].shape[1] for s in splits.values() if 'landmarks' in s.table), 0)
+  count = next(
+    (s.table['landmarks'].shape[1] for s in splits.values() if 'landmarks' in s.table), 0
+  )
   if landmarks and count and max(landmarks) >= count:
     raise InputError(
       f'config.data.landmarks asks for point {max(landmarks)}; {builder.name} has {count} points'

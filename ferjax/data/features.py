@@ -33,7 +33,8 @@ def face_features(
   Returns:
     `image` (encoded bytes), `label`, `name`, and as asked: `subject` (class label),
     `landmarks` f32[k, 2] (x, y in pixels of the image, pixel centres at integers), `au` f32[a] on
-    OpenFace's 0..5 scale, `yaw pitch roll` f32[] in degrees, `yaw_bin` i32[], `distribution` f32[C].
+    OpenFace's 0..5 scale, `yaw pitch roll` f32[] in degrees, `yaw_bin` i32[],
+    `distribution` f32[C].
   """
   features = {
     'image': tfds.features.Image(shape=(None, None, 3)),

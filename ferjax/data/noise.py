@@ -63,9 +63,7 @@ def write(path: Path, names: Sequence[str], noisy: np.ndarray, clean: np.ndarray
   with partial.open('w', newline='', encoding='utf-8') as file:
     rows = csv.writer(file)
     rows.writerow(('name', 'label', 'clean_label'))
-    rows.writerows(
-      (n, classes[a], classes[b]) for n, a, b in zip(names, noisy, clean, strict=True)
-    )
+    rows.writerows((n, classes[a], classes[b]) for n, a, b in zip(names, noisy, clean, strict=True))
   os.replace(partial, path)
 
 
@@ -116,7 +114,9 @@ def read(
     if len(rows) != 1:
       what = 'names several training rows' if rows else f'is no training row.{nearest(name, names)}'
       raise InputError(f"{path}, line {number}: '{name}' {what}")
-    noisy[rows[0]] = _label_number(text, classes, label_order, first_label, f'{path}, line {number}')
+    noisy[rows[0]] = _label_number(
+      text, classes, label_order, first_label, f'{path}, line {number}'
+    )
   return noisy
 
 
@@ -126,7 +126,7 @@ def _label_number(text, classes, label_order, first_label, where) -> int:
       raise InputError(
         f"{where}: label '{text}' is a number; say what the numbers mean, for example "
         "--config.noise.label_order=\"('surprise','fear','disgust','happiness','sadness','anger',"
-        '\'neutral\')" --config.noise.first_label=1 for RAF-DB'
+        "'neutral')\" --config.noise.first_label=1 for RAF-DB"
       )
     position = int(text) - first_label
     if not 0 <= position < len(label_order):

@@ -91,7 +91,8 @@ def check_trainable(data: dataset.Dataset, needs: frozenset[str], batch: int) ->
   """
   if 'train' not in data.splits:
     raise InputError(
-      f'{data.name} has no training rows (split `train`); use --mode=eval to evaluate a trained model'
+      f'{data.name} has no training rows (split `train`); '
+      'use --mode=eval to evaluate a trained model'
     )
   check_features(data, needs)
   table = data.splits['train'].table

@@ -42,9 +42,7 @@ def make(model: nn.Module, *, num_classes: int) -> Method:
     return variables['params'], {'batch_stats': variables['batch_stats']}
 
   def forward(params, extra, batch, keys):
-    return network.apply(
-      {'params': params, **extra}, batch['image'], True, mutable=['batch_stats']
-    )
+    return network.apply({'params': params, **extra}, batch['image'], True, mutable=['batch_stats'])
 
   def loss(params, extra, outputs, batch, step):
     return {'cross_entropy': jnp.mean(cross_entropy(outputs['logits'], batch['label']))}, None

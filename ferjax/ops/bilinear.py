@@ -29,8 +29,7 @@ def sample(image: Array, points: Array) -> Array:
   pixels = image.reshape(height * width, channels)
   upper = pixels[top * width + left] * (1 - right_share) + pixels[top * width + right] * right_share
   lower = (
-    pixels[bottom * width + left] * (1 - right_share)
-    + pixels[bottom * width + right] * right_share
+    pixels[bottom * width + left] * (1 - right_share) + pixels[bottom * width + right] * right_share
   )
   return upper * (1 - bottom_share) + lower * bottom_share
 

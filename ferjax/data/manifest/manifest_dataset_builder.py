@@ -2,21 +2,23 @@
 
 import dataclasses
 import io
+import logging
 import re
 from pathlib import Path
 
 import tensorflow_datasets as tfds
-from absl import logging
 from PIL import Image
 
 from ferjax.data.features import face_features
 from ferjax.data.manifest import parser
 from ferjax.errors import InputError
 
+LOGGER = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(eq=False)
 class ManifestConfig(tfds.core.BuilderConfig):
-  manifest: parser.Manifest | None = None
+  manifest: parser.Manifest | None = dataclasses.field(default=None, repr=False)
   skip_bad: bool = False
 
 
@@ -53,10 +55,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         raise InputError(
           f'{text}\nMend these rows, or leave them out with --config.data.skip_bad=True'
         )
-      logging.warning('%s\nThey are left out (config.data.skip_bad=True).', text)
+      LOGGER.warning('%s\nThey are left out (config.data.skip_bad=True).', text)
       self.info.metadata['bad_rows'] = parser.report(manifest.problems)
     if manifest.other_classes:
-      logging.warning('rows of classes not in use, left out: %s', manifest.other_classes)
+      LOGGER.warning('rows of classes not in use, left out: %s', manifest.other_classes)
     if not manifest.rows:
       raise InputError(f'{manifest.path} has no row that can be used')
     by_split = {}

@@ -1,1 +1,0 @@
-"""`--mode=eval`: a trained model on its own data set, or on another one."""

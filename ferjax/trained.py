@@ -1,0 +1,103 @@
+"""A trained model, from the folder of its run: what evaluation and every later use start from."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from ferjax import build, checkpoint, core, evaluate, logs, parallel, report
+from ferjax import config as configs
+from ferjax.data import dataset, pipeline
+
+LOGGER = logging.getLogger(__name__)
+
+
+class Trained(NamedTuple):
+  """A run's model.
+
+  Attributes:
+    config: The run's config.
+    classes: Class names in label order.
+    method: The method.
+    state: The restored state.
+    predict: (state, split) -> predictions.
+  """
+
+  config: ml_collections.ConfigDict
+  classes: tuple[str, ...]
+  method: core.Method
+  state: core.TrainState
+  predict: Callable[[core.TrainState, dataset.Split], evaluate.Predictions]
+
+
+def load(workdir: Path, which: str = 'last') -> Trained:
+  """Loads a run's model.
+
+  Args:
+    workdir: The run's folder.
+    which: `last`, `best` (by validation accuracy), or a step.
+
+  Raises:
+    InputError: no such run or checkpoint.
+  """
+  record = configs.read(workdir)
+  config = configs.base()
+  config.update(configs.with_tuples(record['config']))
+  classes = tuple(record['classes'])
+  devices = configs.call(parallel.make, 'parallel', config.parallel)
+  method = build.make_method(config, len(classes))
+  saved = checkpoint.restore(workdir, config.checkpoint.keep, which)
+  state = core.TrainState(
+    jnp.asarray(saved['step']), saved['params'], (), saved['extra'], jax.random.key(config.seed)
+  )
+  predict = build.make_predict(config, method, devices)
+  return Trained(config, classes, method, devices.replicate(state), predict)
+
+
+def evaluate_run(
+  workdir: Path, which: str = 'last', other: ml_collections.ConfigDict | None = None
+) -> dict[str, Any]:
+  """Evaluates a run's model on every split of a data set.
+
+  Args:
+    workdir: The run's folder.
+    which: See `load`.
+    other: A config whose `data` and `eval` sections replace the run's (but for the picture size
+      and the classes, which belong to the model); None for the run's own.
+
+  Returns:
+    What `<workdir>/eval/<data set>-<step>/summary.json` holds. Predictions and the report's
+    pictures are written beside it.
+
+  Raises:
+    InputError: no such run or checkpoint, or a data set that does not fit.
+  """
+  workdir = Path(workdir)
+  config = configs.base()
+  config.update(configs.with_tuples(configs.read(workdir)['config']))
+  with jax.enable_x64(config.precision == 'float64'):
+    model = load(workdir, which)
+    config = model.config
+    if other is not None:
+      configs.check(other)
+      belongs_to_model = {key: config.data[key] for key in ('image_size', 'landmarks')}
+      config.data.update(other.data | ml_collections.ConfigDict(belongs_to_model))
+      config.eval.update(other.eval)
+    data_section = config.data.to_dict() | {'classes': model.classes}
+    data = configs.call(dataset.load, 'data', data_section)
+    pipeline.check_features(data, model.method.predict_needs)
+    predictions = {name: model.predict(model.state, split) for name, split in data.splits.items()}
+    step = int(model.state.step)
+    folder = workdir / 'eval' / f'{data.name}-{data.fingerprint[:8]}-{step}'
+    results = {}
+    for name, predicted in predictions.items():
+      results[name] = evaluate.measure(predicted, model.classes)
+      report.split(folder, data.splits[name], predicted, model.classes, name)
+    summary = {'step': step, 'data': data.name, 'fingerprint': data.fingerprint, **results}
+    logs.write_json(folder / 'summary.json', summary)
+  LOGGER.info('written to %s', folder)
+  return summary
