@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import jax
+import ml_collections
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
@@ -51,13 +52,14 @@ def main(argv: list[str]) -> None:
   if MODE.value == 'eval':
     if not WORKDIR.value:
       raise InputError('--mode=eval needs --workdir=RUN, the folder of a trained model')
-    trained.evaluate_run(Path(WORKDIR.value), CHECKPOINT.value, CONFIG.value)
+    trained.evaluate_run(Path(WORKDIR.value), CHECKPOINT.value, config_flag())
     return
-  if CONFIG.value is None:
+  config = config_flag()
+  if config is None:
     raise InputError('give a config, such as --config=configs/softmax.py')
   workdir = Path(WORKDIR.value or _new_workdir())
   print(f'workdir: {workdir}')
-  summary = train.train(CONFIG.value, workdir)
+  summary = train.train(config, workdir)
   if summary:
     print_summary(summary)
 
@@ -82,10 +84,39 @@ def print_summary(summary) -> None:
       print(f'{key:12}  step {found["step"]:6}  {accuracies}{note}')
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+  """Reads the flags.
+
+  Raises:
+    InputError: a `--config.KEY` that the config does not have; names the nearest.
+  """
+  try:
+    return flags.FLAGS(argv)
+  except AttributeError as error:
+    cause = error.args[0]
+    text = cause.args[0] if isinstance(cause, KeyError) else error
+    raise InputError(f'the config has no key {text}') from error
+
+
+def config_flag() -> ml_collections.ConfigDict | None:
+  """The value of `--config`.
+
+  Raises:
+    InputError: there is no such file, or it cannot be read.
+  """
+  config = CONFIG.value
+  try:
+    if config is not None:
+      config.is_locked  # a config that could not be loaded raises at its first use
+  except OSError as error:
+    raise InputError(str(error).partition(': ')[2]) from error
+  return config
+
+
 def run() -> None:
   """The console script: mistakes that a user can mend are told in a line, without a traceback."""
   try:
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)
   except (InputError, NonFiniteError) as error:
     sys.exit(f'ferjax: {error}')
 

@@ -85,8 +85,8 @@ def evaluate_run(
     if other is not None:
       configs.check(other)
       belongs_to_model = {key: config.data[key] for key in ('image_size', 'landmarks')}
-      config.data.update(other.data | ml_collections.ConfigDict(belongs_to_model))
-      config.eval.update(other.eval)
+      config.data = ml_collections.ConfigDict(other.data.to_dict() | belongs_to_model)
+      config.eval = other.eval
     data_section = config.data.to_dict() | {'classes': model.classes}
     data = configs.call(dataset.load, 'data', data_section)
     pipeline.check_features(data, model.method.predict_needs)

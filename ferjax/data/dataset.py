@@ -254,7 +254,7 @@ def check_subjects(splits: Mapping[str, Split], allow_shared: bool) -> None:
 
 
 def duplicates(splits: Mapping[str, Split]) -> dict[str, int]:
-  """`{'train/test': n, ...}`: pictures of the second split that stand in the first, byte by byte."""
+  """{'train/test': n, ...}: pictures of the second split that the first has too, byte for byte."""
   names = list(splits)
   counts = {}
   for i, first in enumerate(names):
