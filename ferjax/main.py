@@ -107,7 +107,7 @@ def config_flag() -> ml_collections.ConfigDict | None:
   config = CONFIG.value
   try:
     if config is not None:
-      config.is_locked  # a config that could not be loaded raises at its first use
+      config.to_dict()  # a config that could not be loaded raises at its first use
   except OSError as error:
     raise InputError(str(error).partition(': ')[2]) from error
   return config

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ferjax.errors import InputError
+from ferjax.ops import conv
 from ferjax.parallel import AXIS
 
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -29,6 +30,7 @@ def convolution(features, kernel, stride=1, dilation=1, *, dtype, param_dtype, n
     kernel_dilation=(dilation, dilation),
     use_bias=False,
     kernel_init=KERNEL_INIT,
+    conv_general_dilated=conv.conv_general_dilated,
     dtype=dtype,
     param_dtype=param_dtype,
     name=name,
@@ -124,7 +126,7 @@ class ResNet(nn.Module):
     kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
     x = convolution(self.width, 7, 2, name='conv1', **kinds)(image.astype(self.dtype))
     x = nn.relu(batch_norm(train, name='bn1', **kinds)(x))
-    x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    x = conv.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
     maps, reached, dilation = [], 4, 1
     for stage, blocks in enumerate(self.stage_sizes):
       stride = 1 if stage == 0 else 2
