@@ -27,7 +27,7 @@ def get_config(arg: str = 'demo'):
     config.batch = 16
     config.log_every = 1
     config.model.width = 8
-    config.data.options = {'num': 200}
+    config.data.options.synthetic_faces.num = 200
     config.data.image_size = 32
     config.eval.update(every=5, limit=200)
     config.checkpoint.every = 3

@@ -42,7 +42,7 @@ def base() -> ml_collections.ConfigDict:
         'name': 'synthetic_faces',
         'path': '',
         'dir': '',
-        'options': {},
+        'options': {'synthetic_faces': {'num': 5000, 'size': 112, 'seed': 0}},
         'image_size': 64,
         'classes': (),
         'landmarks': (),

@@ -122,8 +122,8 @@ def _train(config, workdir):
       if (step + 1) % config.log_every == 0:
         *_, (_, values) = logs.check_finite(pending)
         pending = []
-        values |= {'lr': float(learning_rate(step)), 'images_per_s': log.speed(step + 1)}
-        log.write(step + 1, 'train', values)
+        speed = {'lr': float(learning_rate(step)), 'images_per_s': log.speed(step + 1)}
+        log.write(step + 1, 'train', {'loss': values['loss'], **values, **speed})
 
   if not parallel.first_process():
     return {}

@@ -93,44 +93,38 @@ def make(
   if views < 1:
     raise InputError(f'config.augment.views={views}: at least one view')
 
-  def uniform(key, low, high, shape=()):
-    return jax.random.uniform(key, shape, dtype, low, high)
-
-  def log_uniform(key, limits):
-    return jnp.exp(uniform(key, np.log(limits[0]), np.log(limits[1])))
-
   def one_view(key, image, landmarks):
-    keys = jax.random.split(key, 11)
-    one = jnp.ones((), dtype)
-    flipped = uniform(keys[0], 0, 1) < flip
+    draws = jax.random.uniform(key, (25,), dtype)
+    flip_draw, zoom_draw, angle_draw, area_draw, ratio_draw = draws[:5]
+    flipped, one = flip_draw < flip, jnp.ones((), dtype)
     output_to_input = homography.scaling(jnp.where(flipped, -one, one), one)
-    if scale[0] != 1 or scale[1] != 1:
-      zoom = 1 / uniform(keys[1], *scale)
+    if tuple(scale) != (1.0, 1.0):
+      zoom = 1 / _between(zoom_draw, scale)
       output_to_input = homography.scaling(zoom, zoom) @ output_to_input
     if rotation:
-      radians = jnp.deg2rad(uniform(keys[2], -rotation, rotation))
+      radians = jnp.deg2rad(_between(angle_draw, (-rotation, rotation)))
       output_to_input = homography.rotation(radians) @ output_to_input
     if translation:
-      x, y = 2 * uniform(keys[3], -translation, translation, (2,))
+      x, y = 2 * _between(draws[5:7], (-translation, translation))
       output_to_input = homography.translation(x, y) @ output_to_input
     if perspective:
       square = jnp.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], dtype)
-      corners = square * (1 - uniform(keys[4], 0, perspective, (4, 2)))
+      corners = square * (1 - perspective * draws[7:15].reshape(4, 2))
       back = homography.inverse(homography.square_to_quadrilateral(corners))
       output_to_input = back @ output_to_input
     if crop_scale[0] < 1:
-      area, ratio = uniform(keys[5], *crop_scale), log_uniform(keys[6], crop_ratio)
+      area, ratio = _between(area_draw, crop_scale), _log_between(ratio_draw, crop_ratio)
       width = jnp.minimum(jnp.sqrt(area * ratio), 1)
       height = jnp.minimum(jnp.sqrt(area / ratio), 1)
-      x, y = uniform(keys[7], -1, 1, (2,)) * (1 - jnp.stack([width, height]))
+      x, y = (2 * draws[15:17] - 1) * (1 - jnp.stack([width, height]))
       crop = homography.translation(x, y) @ homography.scaling(width, height)
       output_to_input = crop @ output_to_input
     output_to_input = homography.in_pixels(output_to_input, *image.shape[:2])
     image = bilinear.warp(image.astype(dtype), output_to_input) / 255
-    image = _jitter(keys[8], image, brightness, contrast, saturation, uniform)
+    image = _jitter(draws[17:20], image, brightness, contrast, saturation)
     image = (image - jnp.array(MEAN, dtype)) / jnp.array(STDDEV, dtype)
     if erasing:
-      image = _erase(keys[9], keys[10], image, erasing, erasing_scale, erasing_ratio, uniform)
+      image = _erase(draws[20:25], image, erasing, erasing_scale, erasing_ratio)
     if landmarks is not None:
       landmarks = homography.apply(homography.inverse(output_to_input), landmarks.astype(dtype))
       if flip:
@@ -154,32 +148,37 @@ def make(
   return augment
 
 
-def _jitter(key, image, brightness, contrast, saturation, uniform):
-  keys = jax.random.split(key, 3)
+def _between(draw, limits):
+  """Draws from [0, 1) carried over to [low, high)."""
+  return limits[0] + (limits[1] - limits[0]) * draw
+
+
+def _log_between(draw, limits):
+  return jnp.exp(_between(draw, np.log(limits)))
+
+
+def _jitter(draws, image, brightness, contrast, saturation):
   grey_weights = jnp.array([0.299, 0.587, 0.114], image.dtype)
   if brightness:
-    image = jnp.clip(image * uniform(keys[0], 1 - brightness, 1 + brightness), 0, 1)
+    image = jnp.clip(image * _between(draws[0], (1 - brightness, 1 + brightness)), 0, 1)
   if contrast:
     mean = (image @ grey_weights).mean()
-    image = jnp.clip(mean + (image - mean) * uniform(keys[1], 1 - contrast, 1 + contrast), 0, 1)
+    factor = _between(draws[1], (1 - contrast, 1 + contrast))
+    image = jnp.clip(mean + (image - mean) * factor, 0, 1)
   if saturation:
     grey = (image @ grey_weights)[..., None]
-    factor = uniform(keys[2], 1 - saturation, 1 + saturation)
+    factor = _between(draws[2], (1 - saturation, 1 + saturation))
     image = jnp.clip(grey + (image - grey) * factor, 0, 1)
   return image
 
 
-def _erase(key, place_key, image, probability, area_range, ratio_range, uniform):
+def _erase(draws, image, probability, area_range, ratio_range):
   height, width = image.shape[:2]
-  keys = jax.random.split(key, 3)
-  area = uniform(keys[0], *area_range)
-  ratio = jnp.exp(uniform(keys[1], np.log(ratio_range[0]), np.log(ratio_range[1])))
+  area, ratio = _between(draws[0], area_range), _log_between(draws[1], ratio_range)
   box_width = jnp.minimum(jnp.sqrt(area * ratio), 1) * width
   box_height = jnp.minimum(jnp.sqrt(area / ratio), 1) * height
-  x, y = uniform(place_key, 0, 1, (2,))
-  left, top = x * (width - box_width), y * (height - box_height)
+  left, top = draws[2] * (width - box_width), draws[3] * (height - box_height)
   points = bilinear.grid(height, width, image.dtype) + 0.5
   inside = (points[..., 0] >= left) & (points[..., 0] < left + box_width)
   inside &= (points[..., 1] >= top) & (points[..., 1] < top + box_height)
-  erased = uniform(keys[2], 0, 1) < probability
-  return jnp.where((inside & erased)[..., None], 0, image)
+  return jnp.where((inside & (draws[4] < probability))[..., None], 0, image)

@@ -62,7 +62,7 @@ def load(
   name: str,
   path: str = '',
   dir: str = '',
-  options: Mapping[str, Any] | None = None,
+  options: Mapping[str, Mapping[str, Any]] | None = None,
   image_size: int = 64,
   classes: Sequence[str] = (),
   landmarks: Sequence[int] = (),
@@ -77,7 +77,7 @@ def load(
     name: A package of `ferjax.data` that holds `<name>_dataset_builder.py`.
     path: For `manifest`: the CSV file.
     dir: Where prepared data sets lie; TFDS's default when empty.
-    options: Further keyword arguments of the data set's `make`.
+    options: By data set: further keyword arguments of its `make`.
     image_size: Pictures are resized to this square, landmarks with them.
     classes: Class names in label order; the data set's own when empty.
     landmarks: Which of the 68 iBUG points to use; all when empty.
@@ -92,7 +92,7 @@ def load(
       that shares subjects with another.
   """
   given = {'path': path, 'classes': tuple(classes), 'skip_bad': skip_bad}
-  builder = _builder(name, dir or None, given, dict(options or {}))
+  builder = _builder(name, dir or None, given, dict((options or {}).get(name, {})))
   if not (Path(builder.data_path) / 'dataset_info.json').exists():
     LOGGER.info('preparing %s in %s', name, builder.data_path)
   builder.download_and_prepare(file_format='array_record')
@@ -147,7 +147,7 @@ def _builder(name: str, data_dir: str | None, given: dict[str, Any], options: di
   for key in options:
     if key not in accepted or key in given:
       raise InputError(
-        f"config.data.options has no '{key}' for {name}.{nearest(key, accepted - set(given))}"
+        f'unknown key config.data.options.{name}.{key}.{nearest(key, accepted - set(given))}'
       )
   return make(data_dir, **{k: v for k, v in given.items() if k in accepted}, **options)
 
@@ -155,7 +155,7 @@ def _builder(name: str, data_dir: str | None, given: dict[str, Any], options: di
 def _load_table(records, path: Path, split: str) -> Table:
   """The label columns of all records; scanned once, then kept beside the records."""
   try:
-    with np.load(path, allow_pickle=False) as stored:
+    with path.open('rb') as file, np.load(file, allow_pickle=False) as stored:
       if stored['table_version'] == TABLE_VERSION:
         return {name: stored[name] for name in stored.files if name != 'table_version'}
   except (OSError, KeyError, ValueError, zipfile.BadZipFile):

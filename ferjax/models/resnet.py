@@ -56,6 +56,7 @@ class BasicBlock(nn.Module):
 
   features: int
   stride: int = 1
+  entry_dilation: int = 1
   dilation: int = 1
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
@@ -64,7 +65,7 @@ class BasicBlock(nn.Module):
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-    y = convolution(self.features, 3, self.stride, self.dilation, name='conv1', **kinds)(x)
+    y = convolution(self.features, 3, self.stride, self.entry_dilation, name='conv1', **kinds)(x)
     y = nn.relu(batch_norm(train, name='bn1', **kinds)(y))
     y = convolution(self.features, 3, 1, self.dilation, name='conv2', **kinds)(y)
     y = batch_norm(train, name='bn2', **kinds)(y)
@@ -76,6 +77,7 @@ class Bottleneck(nn.Module):
 
   features: int
   stride: int = 1
+  entry_dilation: int = 1
   dilation: int = 1
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
@@ -86,7 +88,7 @@ class Bottleneck(nn.Module):
     kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
     y = convolution(self.features, 1, name='conv1', **kinds)(x)
     y = nn.relu(batch_norm(train, name='bn1', **kinds)(y))
-    y = convolution(self.features, 3, self.stride, self.dilation, name='conv2', **kinds)(y)
+    y = convolution(self.features, 3, self.stride, self.entry_dilation, name='conv2', **kinds)(y)
     y = nn.relu(batch_norm(train, name='bn2', **kinds)(y))
     y = convolution(self.features * 4, 1, name='conv3', **kinds)(y)
     y = batch_norm(train, name='bn3', **kinds)(y)
@@ -108,7 +110,7 @@ class ResNet(nn.Module):
     stage_sizes: Blocks in each stage.
     width: Features of the first stage (64 in the paper), doubled by each next one.
     output_stride: Input pixels to a cell of the last map: 32, or 16 or 8, where later stages are
-      dilated instead of strided.
+      dilated instead of strided: on the coarse grid they compute the same.
     dtype: Type of the computation.
     param_dtype: Type of the parameters and statistics.
   """
@@ -130,7 +132,7 @@ class ResNet(nn.Module):
     maps, reached, dilation = [], 4, 1
     for stage, blocks in enumerate(self.stage_sizes):
       stride = 1 if stage == 0 else 2
-      previous_dilation = dilation
+      entry_dilation = dilation
       if stage and reached * stride > self.output_stride:
         dilation, stride = dilation * stride, 1
       reached *= stride
@@ -138,7 +140,8 @@ class ResNet(nn.Module):
         x = self.block(
           features=self.width * 2**stage,
           stride=stride if number == 0 else 1,
-          dilation=previous_dilation if number == 0 else dilation,
+          entry_dilation=entry_dilation if number == 0 else dilation,
+          dilation=dilation,
           name=f'layer{stage + 1}_{number}',
           **kinds,
         )(x, train)

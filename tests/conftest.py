@@ -1,0 +1,92 @@
+"""Eight fake CPU devices, quick compilation, and a small manifest of drawn faces."""
+
+import csv
+import os
+from pathlib import Path
+
+os.environ['XLA_FLAGS'] = (
+  os.environ.get('XLA_FLAGS', '')
+  + ' --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
+)
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from absl import flags
+
+from ferjax.config import base
+from ferjax.data import labels
+from ferjax.main import cache_folder
+
+flags.FLAGS.mark_as_parsed()  # grain reads absl flags in its worker processes
+if not jax.config.jax_compilation_cache_dir:
+  jax.config.update('jax_compilation_cache_dir', str(cache_folder() / 'xla'))
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+
+
+def draw_face(rng: np.random.Generator, label: int, size: int = 40):
+  """u8[size, size, 3] BGR and landmarks f32[68, 2]: a disc whose mouth tells the class."""
+  image = rng.integers(0, 60, (size, size, 3)).astype(np.uint8)
+  cv2.circle(image, (size // 2, size // 2), size // 3, (120, 150, 200), -1)
+  angle = 360 * label // 7
+  centre = (size // 2, int(size * 0.65))
+  cv2.ellipse(image, centre, (size // 6, size // 12), 0, angle, angle + 150, (20, 20, 160), 2)
+  turn = 2 * np.pi * np.arange(68) / 68
+  points = size / 2 + size / 3 * np.stack([np.cos(turn), np.sin(turn)], -1)
+  return image, points.astype(np.float32)
+
+
+def write_manifest(folder: Path, rows_by_split: dict[str, int], seed: int = 0) -> Path:
+  """Draws pictures of every class, two subjects to a class and split, and lists them in a CSV."""
+  rng = np.random.default_rng(seed)
+  folder.mkdir(parents=True, exist_ok=True)
+  header = ['path', 'split', 'label', 'subject', 'yaw_bin', 'pose_Rx', 'pose_Ry', 'pose_Rz']
+  header += [f'p_{name}' for name in labels.CLASSES] + ['AU01_r', 'AU12_r']
+  header += [f'x_{i}' for i in range(68)] + [f'y_{i}' for i in range(68)]
+  rows = []
+  for split, count in rows_by_split.items():
+    for number in range(count):
+      label = number % 7
+      image, points = draw_face(rng, label)
+      path = f'{split}_{number:03}.png'
+      cv2.imwrite(str(folder / path), image)
+      shares = np.full(7, 0.05)
+      shares[label] = 0.7
+      subject = f'{split}{number // 7 % 4}'
+      pose = [30, 0.1, 0.5, -0.1]
+      rows.append(
+        [path, split, labels.CLASSES[label], subject, *pose, *shares, 1.5, 2.5]
+        + [*points[:, 0], *points[:, 1]]
+      )
+  path = folder / 'manifest.csv'
+  with path.open('w', newline='') as file:
+    csv.writer(file).writerows([header, *rows])
+  return path
+
+
+@pytest.fixture(scope='session')
+def manifest(tmp_path_factory) -> Path:
+  """A manifest of 84 training, 21 validation and 28 test pictures with every label."""
+  folder = tmp_path_factory.mktemp('faces')
+  return write_manifest(folder, {'train': 84, 'val': 21, 'test': 28})
+
+
+@pytest.fixture(scope='session')
+def data_dir(tmp_path_factory) -> str:
+  """Where the tests' data sets are prepared."""
+  return str(tmp_path_factory.mktemp('prepared'))
+
+
+@pytest.fixture
+def small_config(manifest, data_dir):
+  """Ten steps of a narrow ResNet-18 on the drawn faces."""
+  config = base()
+  config.steps = 10
+  config.batch = 16
+  config.log_every = 1
+  config.model.width = 8
+  config.data.update(name='manifest', path=str(manifest), dir=data_dir, image_size=32)
+  config.eval.update(every=5, batch=16)
+  config.checkpoint.every = 3
+  return config

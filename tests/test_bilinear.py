@@ -1,0 +1,44 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ferjax.ops import bilinear
+
+
+def slow_sample(image, x, y):
+  height, width = image.shape[:2]
+  x, y = min(max(x, 0), width - 1), min(max(y, 0), height - 1)
+  total = 0
+  for row in range(height):
+    for column in range(width):
+      weight = max(0, 1 - abs(row - y)) * max(0, 1 - abs(column - x))
+      total = total + weight * image[row, column]
+  return total
+
+
+def test_samples_match_a_slow_loop_inside_and_outside():
+  rng = np.random.default_rng(0)
+  image = rng.normal(size=(5, 7, 3)).astype('f4')
+  points = rng.uniform(-2, 9, (40, 2)).astype('f4')
+  fast = jax.jit(bilinear.sample)(image, points)
+  slow = [slow_sample(image, *point) for point in points]
+  np.testing.assert_allclose(fast, slow, atol=1e-5)
+
+
+def test_pixel_centres_give_the_pixels_and_one_pixel_maps_work():
+  image = jnp.arange(24.0).reshape(3, 4, 2)
+  np.testing.assert_allclose(bilinear.sample(image, bilinear.grid(3, 4)), image)
+  np.testing.assert_allclose(bilinear.sample(image[:1, :1], jnp.array([3.0, -2.0])), [0.0, 1.0])
+
+
+def test_gradient_of_points_is_the_slope_of_the_picture():
+  ramp = 3.0 * bilinear.grid(4, 5)[..., :1] + 10.0 * bilinear.grid(4, 5)[..., 1:]
+  slope = jax.grad(lambda p: bilinear.sample(ramp, p)[0])(jnp.array([1.3, 2.6]))
+  np.testing.assert_allclose(slope, [3.0, 10.0], rtol=1e-5)
+
+
+def test_warp_by_a_shift_repeats_the_border():
+  image = jnp.arange(12.0).reshape(3, 4, 1)
+  shift = jnp.array([[1.0, 0, 1], [0, 1, 0], [0, 0, 1]])
+  warped = bilinear.warp(image, shift)[..., 0]
+  np.testing.assert_allclose(warped, [[1, 2, 3, 3], [5, 6, 7, 7], [9, 10, 11, 11]])

@@ -1,0 +1,77 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ferjax import checkpoint, parallel
+from ferjax.core import TrainState
+from ferjax.errors import InputError
+
+
+def make_state(step, devices=2):
+  state = TrainState(
+    jnp.int32(step),
+    {'w': jnp.full(3, step, jnp.float32)},
+    (),
+    {'m': jnp.ones(2)},
+    jax.random.key(1),
+  )
+  return parallel.make(devices=devices).replicate(state)
+
+
+def fill(workdir, accuracies):
+  with checkpoint.open_checkpoints(workdir, 2) as checkpoints:
+    for step, accuracy in accuracies.items():
+      checkpoint.save(checkpoints, make_state(step), accuracy)
+
+
+def damage(workdir, step):
+  for path in (workdir / 'checkpoints' / str(step) / 'state').rglob('*'):
+    if path.is_file():
+      path.write_bytes(b'')
+
+
+def test_the_last_two_and_the_best_are_kept(tmp_path):
+  fill(tmp_path, {1: 0.9, 2: 0.1, 3: None, 4: 0.2, 5: None})
+  steps = sorted(p.name for p in (tmp_path / 'checkpoints').iterdir())
+  assert steps == ['1', '4', '5']
+  assert int(checkpoint.restore(tmp_path, 2, 'best')['step']) == 1
+  assert int(checkpoint.restore(tmp_path, 2, 'last')['step']) == 5
+  assert int(checkpoint.restore(tmp_path, 2, '4')['step']) == 4
+  with pytest.raises(InputError, match="no checkpoint '3'; there are: last, best, 1, 4, 5"):
+    checkpoint.restore(tmp_path, 2, '3')
+
+
+def test_a_state_comes_back_bit_for_bit_on_other_devices(tmp_path):
+  fill(tmp_path, {7: 0.5})
+  restored = checkpoint.restore_latest(tmp_path, 2, make_state(0, devices=4))
+  assert checkpoint.state_sha256(restored) == checkpoint.state_sha256(make_state(7))
+  assert len(restored.params['w'].sharding.device_set) == 4
+  plain = checkpoint.restore(tmp_path, 2, 'last')
+  np.testing.assert_array_equal(plain['params']['w'], np.full(3, 7, np.float32))
+
+
+def test_an_unreadable_checkpoint_is_set_aside_for_the_one_before(tmp_path, caplog):
+  fill(tmp_path, {1: None, 2: None})
+  damage(tmp_path, 2)
+  restored = checkpoint.restore_latest(tmp_path, 2, make_state(0))
+  assert int(restored.step) == 1
+  assert 'checkpoint 2 cannot be read' in caplog.text
+  assert (tmp_path / 'checkpoints_unreadable' / '2').is_dir()
+  fill(tmp_path, {2: None})
+  assert int(checkpoint.restore_latest(tmp_path, 2, make_state(0)).step) == 2
+
+
+def test_nothing_readable_is_an_error_and_nothing_saved_is_not(tmp_path):
+  assert checkpoint.restore_latest(tmp_path, 2, make_state(0)) is None
+  fill(tmp_path, {1: None})
+  damage(tmp_path, 1)
+  with pytest.raises(InputError, match='no checkpoint of .* can be read'):
+    checkpoint.restore_latest(tmp_path, 2, make_state(0))
+
+
+def test_the_digest_sees_every_bit():
+  digest = checkpoint.state_sha256(make_state(1))
+  assert digest == checkpoint.state_sha256(make_state(1, devices=1))
+  changed = make_state(1).replace(params={'w': jnp.array([1, 1, 1.0000001])})
+  assert digest != checkpoint.state_sha256(changed)

@@ -1,0 +1,84 @@
+import pytest
+
+from ferjax import build, optim
+from ferjax import config as configs
+from ferjax.errors import InputError
+
+
+@pytest.mark.parametrize(
+  'key, value, message',
+  [
+    ('epoch', 3, "config.epoch. Did you mean 'epochs'"),
+    ('precision', 'fp16', 'float32, bfloat16 or float64'),
+    ('batch', 0, 'at least 1'),
+    ('eval', {'evry': 3}, "config.eval.evry. Did you mean 'every'"),
+  ],
+)
+def test_unknown_keys_and_values_are_named(key, value, message):
+  config = configs.base()
+  with config.unlocked():
+    config[key] = value
+  with pytest.raises(InputError, match=message):
+    configs.check(config)
+
+
+def test_a_section_may_only_hold_its_factorys_arguments():
+  config = configs.base()
+  section = config.optimizer.to_dict() | {'learning_rate': 0.1}
+  with pytest.raises(InputError, match=r'config.optimizer.learning_rate(.|\n)*lr_rules'):
+    configs.call(optim.make, 'optimizer', section, {}, 1, 1)
+
+
+@pytest.mark.parametrize(
+  'section, name, message', [('method', 'softmx', "'softmax'"), ('model', 'resnet19', 'resnet18')]
+)
+def test_unknown_names_are_told_from_known_ones(section, name, message):
+  config = configs.base()
+  config[section].name = name
+  with pytest.raises(InputError, match=message):
+    build.make_method(config, 7)
+
+
+def record(**changes):
+  config = configs.base()
+  for key, value in changes.items():
+    config.update_from_flattened_dict({key.replace('__', '.'): value})
+  return {
+    'config': configs.plain(config),
+    'fingerprint': 'a',
+    'versions': {'jax': '1'},
+    'git_revision': '',
+  }
+
+
+def test_a_run_goes_on_only_under_its_own_config(tmp_path, caplog):
+  for same in (
+    record(),
+    record(epochs=20),
+    record(parallel__backend='shard_map', reading__threads=9, data__dir='elsewhere'),
+  ):
+    configs.check_same_run(record(epochs=8), same, tmp_path)
+  with pytest.raises(InputError, match=r'config.epochs: 8 there, 2 now'):
+    configs.check_same_run(record(), record(epochs=2), tmp_path)
+  with pytest.raises(InputError, match=r'config.optimizer.lr: 0.001 there, 0.1 now'):
+    configs.check_same_run(record(), record(optimizer__lr=0.1), tmp_path)
+  with pytest.raises(InputError, match='other data'):
+    configs.check_same_run(record(), record() | {'fingerprint': 'b'}, tmp_path)
+  configs.check_same_run(record(), record() | {'versions': {'jax': '2'}}, tmp_path)
+  assert "versions were {'jax': '1'}, now {'jax': '2'}" in caplog.text
+
+
+def test_a_plain_config_comes_back_with_its_tuples():
+  config = configs.base()
+  config.optimizer.lr_rules = (('a/.*', 0.1),)
+  again = configs.base()
+  again.update(configs.with_tuples(configs.plain(config)))
+  assert again.to_dict() == config.to_dict()
+
+
+def test_folders_that_hold_no_run(tmp_path):
+  with pytest.raises(InputError, match='no config.json'):
+    configs.read(tmp_path)
+  (tmp_path / 'config.json').write_text('{"config"')
+  with pytest.raises(InputError, match='damaged'):
+    configs.read(tmp_path)

@@ -1,0 +1,114 @@
+import csv
+
+import numpy as np
+import pytest
+from conftest import write_manifest
+
+from ferjax.data import dataset
+from ferjax.errors import InputError
+
+
+def load(manifest, data_dir, **options):
+  return dataset.load(name='manifest', path=str(manifest), dir=data_dir, **options)
+
+
+def test_columns_and_pictures_of_every_split(manifest, data_dir):
+  data = load(manifest, data_dir, image_size=20)
+  assert {k: len(s.rows) for k, s in data.splits.items()} == {'train': 84, 'val': 21, 'test': 28}
+  table = data.splits['test'].table
+  assert table['landmarks'].shape == (28, 68, 2) and table['landmarks'].dtype == np.float32
+  assert table['label'].dtype == np.int32 and table['distribution'].shape == (28, 7)
+  full = load(manifest, data_dir, image_size=40).splits['test'].table['landmarks']
+  np.testing.assert_allclose(table['landmarks'], (full + 0.5) / 2 - 0.5, atol=1e-4)
+  shown = dataset.picture(data.splits['test'], 3, 20)
+  assert shown.shape == (20, 20, 3) and shown.dtype == np.uint8
+  assert data.landmark_indices == tuple(range(68)) and len(dataset.flip_order(data)) == 68
+
+
+def test_fingerprint_is_of_the_content(manifest, data_dir, tmp_path):
+  first = load(manifest, data_dir).fingerprint
+  copy = write_manifest(tmp_path / 'copy', {'train': 84, 'val': 21, 'test': 28})
+  assert load(copy, data_dir).fingerprint == first
+  other = write_manifest(tmp_path / 'other', {'train': 84, 'val': 21, 'test': 28}, seed=1)
+  assert load(other, data_dir).fingerprint != first
+
+
+def test_a_damaged_table_is_read_again(manifest, data_dir):
+  first = load(manifest, data_dir)
+  for path in dataset.Path(data_dir).rglob('table-test.npz'):
+    path.write_bytes(path.read_bytes()[:100])
+  assert load(manifest, data_dir).fingerprint == first.fingerprint
+
+
+def test_validation_is_carved_by_subject(data_dir, tmp_path):
+  path = write_manifest(tmp_path, {'train': 84, 'test': 28})
+  data = load(path, data_dir, val_fraction=0.25)
+  train, val = (set(data.splits[name].table['subject']) for name in ('train', 'val'))
+  assert not train & val and len(val) == 1
+  assert len(data.splits['train'].rows) + len(data.splits['val'].rows) == 84
+  assert 'val' not in load(path, data_dir, val_fraction=0.0).splits
+
+
+def test_validation_without_subjects_is_carved_by_class():
+  table = {'label': np.repeat([0, 1], [60, 40]), 'name': np.arange(100).astype(str)}
+  splits = {'train': dataset.Split(None, np.arange(100), table)}
+  carved = dataset.carve_validation(splits, 0.1, 0)
+  np.testing.assert_array_equal(np.bincount(carved['val'].table['label']), [6, 4])
+  assert not set(carved['val'].rows) & set(carved['train'].rows)
+
+
+def test_shared_subjects_are_refused_unless_accepted(data_dir, tmp_path):
+  path = write_manifest(tmp_path, {'train': 28, 'test': 14})
+  path.write_text(path.read_text().replace(',test0,', ',train0,'))
+  with pytest.raises(InputError, match='1 subjects stand in both test and train'):
+    load(path, data_dir)
+  load(path, data_dir, allow_shared_subjects=True)
+
+
+def test_copies_across_splits_are_counted(data_dir, tmp_path):
+  path = write_manifest(tmp_path, {'train': 28, 'test': 14})
+  (tmp_path / 'test_003.png').write_bytes((tmp_path / 'train_005.png').read_bytes())
+  data = load(path, data_dir, val_fraction=0.0)
+  assert dataset.duplicates(data.splits) == {'train/test': 1}
+
+
+def test_classes_are_chosen_and_ordered_by_name(manifest, data_dir):
+  classes = ('fear', 'neutral')
+  data = load(manifest, data_dir, classes=classes)
+  assert data.classes == classes and len(data.splits['train'].rows) == 24
+  names = data.splits['train'].table['name']
+  np.testing.assert_array_equal(data.splits['train'].table['label'], [1, 0] * 12)
+  assert names[0] == 'train_000.png' and names[1] == 'train_006.png'
+
+
+def test_only_some_landmarks(manifest, data_dir):
+  data = load(manifest, data_dir, landmarks=(36, 45))
+  assert data.splits['train'].table['landmarks'].shape == (84, 2, 2)
+  np.testing.assert_array_equal(dataset.flip_order(data), [1, 0])
+  with pytest.raises(InputError, match='point 70'):
+    load(manifest, data_dir, landmarks=(70,))
+
+
+def test_unknown_data_sets_are_told_from_known_ones():
+  with pytest.raises(InputError, match="Did you mean 'manifest'"):
+    dataset.load(name='manifst')
+
+
+def test_exif_orientation_is_applied(tmp_path):
+  from PIL import Image
+
+  picture = Image.new('RGB', (6, 4))
+  exif = picture.getexif()
+  exif[0x0112] = 6
+  picture.save(tmp_path / 'a.jpg', exif=exif)
+  assert dataset.decode((tmp_path / 'a.jpg').read_bytes()).shape == (6, 4, 3)
+
+
+def test_manifest_without_landmarks(data_dir, tmp_path):
+  path = write_manifest(tmp_path, {'test': 7})
+  with path.open() as file:
+    rows = [row[:3] for row in csv.reader(file)]
+  with path.open('w', newline='') as file:
+    csv.writer(file).writerows(rows)
+  data = load(path, data_dir)
+  assert set(data.splits) == {'test'} and 'landmarks' not in data.splits['test'].table

@@ -1,0 +1,152 @@
+import csv
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ferjax.data import dataset
+from ferjax.data.manifest import manifest_dataset_builder, parser
+from ferjax.errors import InputError
+
+
+def write(folder, rows, header=('path', 'split', 'label')):
+  path = folder / 'manifest.csv'
+  with path.open('w', newline='') as file:
+    csv.writer(file).writerows([header, *rows])
+  return path
+
+
+def picture(folder, name, mode='RGB', size=(6, 4)):
+  (folder / name).parent.mkdir(parents=True, exist_ok=True)
+  Image.new(mode, size, 7 if mode in ('L', 'I;16') else None).save(folder / name)
+  return name
+
+
+@pytest.fixture
+def folder(tmp_path):
+  picture(tmp_path, 'a.png')
+  return tmp_path
+
+
+def test_every_format_below_the_manifest(folder, tmp_path_factory):
+  names = [
+    picture(folder, name, mode)
+    for name, mode in {
+      'deep/er/a.jpg': 'RGB',
+      'B.JPEG': 'L',
+      'c.png': 'RGBA',
+      'd.bmp': 'RGB',
+      'e.tiff': 'L',
+      'f.png': 'I;16',
+      'g.tif': 'RGB',
+      'h.png': 'P',
+      'i.jpg': 'CMYK',
+    }.items()
+  ]
+  path = write(folder, [(name, 'Training', 'Happy') for name in names])
+  out = str(tmp_path_factory.mktemp('out'))
+  split = dataset.load(name='manifest', path=str(path), dir=out, val_fraction=0.0).splits['train']
+  assert list(split.table['name']) == names and set(split.table['label']) == {1}
+  assert set(split.table['height']) == {4} and set(split.table['width']) == {6}
+  for row in range(9):
+    assert dataset.picture(split, row, 5).shape == (5, 5, 3)
+
+
+def test_values_become_features(manifest):
+  parsed = parser.parse(manifest)
+  assert (parsed.landmarks, parsed.pose, parsed.yaw_bin, parsed.distribution) == (
+    68,
+    True,
+    True,
+    True,
+  )
+  assert parsed.action_units == ('AU01', 'AU12') and not parsed.problems
+  row = parsed.rows[1]
+  assert row['yaw'] == pytest.approx(math.degrees(0.5)) and row['yaw_bin'] == 30
+  assert row['au'] == [1.5, 2.5] and row['line'] == 3
+  assert sum(row['distribution']) == pytest.approx(1) and np.argmax(row['distribution']) == 1
+
+
+def test_votes_are_normalised_and_openface_names_are_trimmed(folder):
+  header = ('path', 'split', 'label', 'votes_happy', ' votes_contempt', ' AU01_r', 'p_0', 'p_rx')
+  path = write(folder, [('a.png', 'test', 'contempt', 1, 3, 0.5, 9, 9)], header)
+  parsed = parser.parse(path)
+  assert parsed.classes[-1] == 'contempt' and parsed.action_units == ('AU01',)
+  assert parsed.rows[0]['distribution'] == [0, 0.25, 0, 0, 0, 0, 0, 0.75]
+
+
+def test_bad_rows_are_reported_with_their_lines_and_can_be_left_out(folder):
+  (folder / 'broken.png').write_bytes(b'\x89PNG\r\n\x1a\n nothing')
+  whole = (folder / picture(folder, 'whole.jpg', size=(64, 64))).read_bytes()
+  (folder / 'cut.jpg').write_bytes(whole[: len(whole) // 2])
+  header = ('path', 'split', 'label', 'x_0', 'y_0')
+  rows = [
+    ('a.png', 'train', 'fear', 1, 2),
+    ('none.png', 'train', 'fear', 1, 2),
+    ('nor.png', 'train', 'fear', 1, 2),
+    ('broken.png', 'train', 'fear', 1, 2),
+    ('cut.jpg', 'train', 'fear', 1, 2),
+    ('whole.jpg', 'train', 'hapiness', 1, 2),
+    ('a.png', 'train', 'fear', 1, 2),
+    ('../outside.png', 'somewhere', '3', 'nan', ''),
+  ]
+  path = write(folder, rows, header)
+  builder = manifest_dataset_builder.make(str(folder / 'out'), path=str(path))
+  with pytest.raises(InputError) as error:
+    builder.download_and_prepare(file_format='array_record')
+  text = str(error.value)
+  for part in (
+    'missing file: 2 rows, lines 3-4',
+    'broken picture: 2 rows, lines 5-6',
+    "Did you mean 'happiness'?",
+    'repeated picture: 1 row, line 8',
+    'path is not below the manifest: 1 row, line 9',
+    'landmark is not a finite number: 1 row, line 9',
+    "'somewhere': use train, val or test",
+    'skip_bad=True',
+  ):
+    assert part in text, text
+  assert not list((folder / 'out').rglob('*.array_record*'))
+  kept = manifest_dataset_builder.make(str(folder / 'out'), path=str(path), skip_bad=True)
+  kept.download_and_prepare(file_format='array_record')
+  assert len(kept.as_data_source('train')) == 1
+  assert 'lines 3-4' in kept.info.metadata['bad_rows']
+
+
+@pytest.mark.parametrize(
+  'content, message',
+  [
+    (b'\xff\xd8\xff\xe0 binary \x80\x00', 'not a CSV'),
+    (b'file,split,label\n', "no column 'path'"),
+    (b'path,split,lable\n', "Did you mean 'lable'"),
+    (b'path,split,label,x_0,x_2,y_0,y_2\n', 'no gaps'),
+    (b'path,split,label,p_fear,votes_fear\n', 'keep one kind'),
+    (b'path,path,split,label\n', 'stands twice'),
+    (b'', "no column 'path'"),
+  ],
+)
+def test_files_that_are_no_manifest(tmp_path, content, message):
+  (tmp_path / 'x.csv').write_bytes(content)
+  with pytest.raises(InputError, match=message):
+    parser.parse(tmp_path / 'x.csv')
+
+
+def test_no_such_file(tmp_path):
+  with pytest.raises(InputError, match='no such manifest'):
+    parser.parse(tmp_path / 'x.csv')
+
+
+def test_other_classes_are_counted_and_left_out(folder):
+  picture(folder, 'b.png')
+  path = write(folder, [('a.png', 'train', 'fear'), ('b.png', 'train', 'anger')])
+  parsed = parser.parse(path, classes=('neutral', 'fear'))
+  assert len(parsed.rows) == 1 and parsed.other_classes == {'anger': 1} and not parsed.problems
+
+
+def test_the_cache_key_follows_manifest_and_pictures(folder):
+  path = write(folder, [('a.png', 'train', 'fear')])
+  before = parser.fingerprint(parser.parse(path))
+  assert before == parser.fingerprint(parser.parse(path))
+  picture(folder, 'a.png', size=(9, 9))
+  assert before != parser.fingerprint(parser.parse(path))

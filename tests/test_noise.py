@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from ferjax.data import labels, noise
+from ferjax.errors import InputError
+
+LABEL = np.arange(70_000, dtype=np.int32) % 7
+NAMES = [f'a/{i}.jpg' for i in range(14)]
+
+
+def test_symmetric_noise_has_its_rate_and_spares_no_class():
+  noisy = noise.symmetric(LABEL, 0.3, 7, seed=1)
+  assert noisy.dtype == np.int32
+  assert abs((noisy != LABEL).mean() - 0.3) < 0.01
+  wrong = noisy[(LABEL == 2) & (noisy != LABEL)]
+  counts = np.bincount(wrong, minlength=7)
+  assert counts[2] == 0 and counts[[0, 1, 3, 4, 5, 6]].min() > 0.8 * len(wrong) / 6
+  np.testing.assert_array_equal(noisy, noise.symmetric(LABEL, 0.3, 7, seed=1))
+
+
+def test_asymmetric_noise_goes_to_the_confused_class():
+  noisy = noise.asymmetric(LABEL, 0.2, labels.CLASSES, seed=0)
+  for name, other in labels.CONFUSED_WITH.items():
+    if name in labels.CLASSES:
+      rows = LABEL == labels.CLASSES.index(name)
+      assert set(noisy[rows]) == {labels.CLASSES.index(name), labels.CLASSES.index(other)}
+  assert abs((noisy != LABEL).mean() - 0.2) < 0.01
+  with pytest.raises(InputError, match='fear'):
+    noise.asymmetric(LABEL, 0.2, ('neutral', 'sadness', 'fear'), 0)
+
+
+def test_what_is_written_is_read_back(tmp_path):
+  clean = LABEL[:14]
+  noisy = noise.symmetric(clean, 0.5, 7, 0)
+  noise.write(tmp_path / 'noise.csv', NAMES, noisy, clean, labels.CLASSES)
+  read = noise.read(tmp_path / 'noise.csv', NAMES, clean, labels.CLASSES)
+  np.testing.assert_array_equal(read, noisy)
+  assert [p.name for p in tmp_path.iterdir()] == ['noise.csv']
+
+
+def test_published_lists_of_names_and_numbers(tmp_path):
+  (tmp_path / 'list.txt').write_text('0.jpg 5\n3.jpg\t1\n\n')
+  order = ('surprise', 'fear', 'disgust', 'happiness', 'sadness', 'anger', 'neutral')
+  read = noise.read(tmp_path / 'list.txt', NAMES, LABEL[:14], labels.CLASSES, order, 1)
+  expected = LABEL[:14].copy()
+  expected[0], expected[3] = labels.CLASSES.index('sadness'), labels.CLASSES.index('surprise')
+  np.testing.assert_array_equal(read, expected)
+
+
+@pytest.mark.parametrize(
+  'text, message',
+  [
+    ('0.jpg 5\n', 'line 1: .*number'),
+    ('0.jpg happy\n1.jpg\n', 'line 2: expected'),
+    ('nobody.jpg fear\n', 'no training row'),
+    ('0.jpg glee\n', "unknown class 'glee'"),
+    ('name,label\n0.jpg,glee\n', 'line 2: unknown class'),
+  ],
+)
+def test_bad_noise_files_name_the_line(tmp_path, text, message):
+  (tmp_path / 'list.txt').write_text(text)
+  with pytest.raises(InputError, match=message):
+    noise.read(tmp_path / 'list.txt', NAMES, LABEL[:14], labels.CLASSES)
+
+
+@pytest.mark.parametrize(
+  'options', [{'kind': 'symetric'}, {'kind': 'symmetric', 'rate': 30}, {'kind': 'file'}]
+)
+def test_impossible_settings_are_refused(options):
+  with pytest.raises(InputError):
+    noise.make(**options)
+
+
+def test_missing_noise_file(tmp_path):
+  with pytest.raises(InputError, match='no such noise file'):
+    noise.make(kind='file', file=str(tmp_path / 'x'))(LABEL[:14], NAMES, labels.CLASSES)

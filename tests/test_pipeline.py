@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+
+from ferjax.data import dataset, pipeline, samplers
+from ferjax.errors import InputError
+
+
+@pytest.fixture(scope='module')
+def data(manifest, data_dir):
+  return dataset.load(name='manifest', path=str(manifest), dir=data_dir, image_size=16)
+
+
+def test_batches_follow_the_plan_and_resume_exactly(data):
+  split = data.splits['train']
+  plan = samplers.natural()(0, 1, 0, split.table, 16)
+  plan['role'] = np.arange(80).reshape(5, 16)
+  whole = list(pipeline.batches(split, plan, ('label', 'landmarks'), 16))
+  assert len(whole) == 5
+  np.testing.assert_array_equal(whole[2]['index'], plan['index'][2])
+  np.testing.assert_array_equal(whole[2]['role'], plan['role'][2])
+  np.testing.assert_array_equal(whole[2]['position'], np.arange(16))
+  np.testing.assert_array_equal(whole[2]['label'], split.table['label'][plan['index'][2]])
+  row = plan['index'][2, 3]
+  np.testing.assert_array_equal(whole[2]['image'][3], dataset.picture(split, row, 16))
+  rest = list(pipeline.batches(split, plan, ('label', 'landmarks'), 16, start=3, threads=1))
+  assert len(rest) == 2
+  for batch, again in zip(whole[3:], rest, strict=True):
+    for name in batch:
+      np.testing.assert_array_equal(batch[name], again[name])
+
+
+def test_worker_processes_read_the_same(data):
+  split = data.splits['test']
+  plan = pipeline.in_order(28, 14)
+  here = list(pipeline.batches(split, plan, ('label',), 16))
+  there = list(pipeline.batches(split, plan, ('label',), 16, workers=2))
+  for one, other in zip(here, there, strict=True):
+    np.testing.assert_array_equal(one['image'], other['image'])
+
+
+def test_in_order_visits_every_row_once_and_marks_padding():
+  plan = pipeline.in_order(10, 4)
+  assert plan['index'].shape == (3, 4) and plan['mask'].sum() == 10
+  np.testing.assert_array_equal(plan['index'][plan['mask'] == 1], np.arange(10))
+
+
+def test_what_training_needs_is_checked(data):
+  with pytest.raises(InputError, match="needs 'valence'"):
+    pipeline.check_trainable(data, frozenset({'valence'}), 16)
+  with pytest.raises(InputError, match='larger than the training set'):
+    pipeline.check_trainable(data, frozenset(), 85)
+  test_only = data._replace(splits={'test': data.splits['test']})
+  with pytest.raises(InputError, match='--mode=eval'):
+    pipeline.check_trainable(test_only, frozenset(), 16)
+  train = data.splits['train']
+  rows = np.flatnonzero(train.table['label'] != 4)
+  without_anger = data._replace(splits={'train': dataset.take(train, rows)})
+  with pytest.raises(InputError, match="'anger' has no training row"):
+    pipeline.check_trainable(without_anger, frozenset(), 16)
+  table = {k: v for k, v in train.table.items() if k != 'landmarks'}
+  no_landmarks = data._replace(splits={'train': train._replace(table=table)})
+  with pytest.raises(InputError, match="'landmarks'.*x_0"):
+    pipeline.check_trainable(no_landmarks, frozenset({'landmarks'}), 16)

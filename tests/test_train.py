@@ -1,0 +1,155 @@
+"""Whole runs: what they write, that they go on bit for bit, and how they stop."""
+
+import csv
+import importlib.util
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from conftest import write_manifest
+
+from ferjax import logs, train, trained
+from ferjax.errors import InputError
+
+CONFIGS = sorted((Path(__file__).parent.parent / 'configs').glob('*.py'))
+
+
+def smoke(path, manifest, data_dir):
+  """A shipped config's `:smoke` on a manifest."""
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  config = module.get_config('smoke')
+  config.data.update(name='manifest', path=str(manifest), dir=data_dir)
+  return config
+
+
+def lines_of(workdir):
+  lines = logs.read_lines(workdir / 'metrics.jsonl')
+  return [{k: v for k, v in line.items() if k != 'images_per_s'} for line in lines]
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
+def test_every_shipped_config_runs(path, manifest, data_dir, tmp_path):
+  summary = train.train(smoke(path, manifest, data_dir), tmp_path)
+  assert summary['step'] == 10 and len(summary['state_sha256']) == 64
+  assert summary['last']['step'] == 10 and summary['best_by_val']['val']['acc'] >= 0
+  assert json.loads((tmp_path / 'summary.json').read_text()) == summary
+  lines = logs.read_lines(tmp_path / 'metrics.jsonl')
+  assert [line['step'] for line in lines if line['split'] == 'train'] == list(range(1, 11))
+  train_keys = {'loss', 'lr', 'images_per_s', 'l2_grads', 'l2_params', 'l2_updates'}
+  assert train_keys <= set(lines[0])
+  test_lines = [line for line in lines if line['split'] == 'test']
+  assert [line['step'] for line in test_lines] == [5, 10]
+  assert {'loss', 'acc', 'mean_class_acc', 'f1_macro', 'recall/fear'} <= set(test_lines[0])
+  with (tmp_path / 'predictions' / 'test.csv').open() as file:
+    rows = list(csv.DictReader(file))
+  assert len(rows) == 28 and rows[0]['name'] == 'test_000.png' and rows[0]['label'] == 'neutral'
+  assert sum(float(rows[0][f'p_{name}']) for name in ('neutral', 'fear')) < 1
+  for name in ('confusion_test', 'mistakes_test', 'confusion_val', 'learning_curves'):
+    assert cv2.imread(str(tmp_path / 'report' / f'{name}.png')).std() > 5
+  record = json.loads((tmp_path / 'config.json').read_text())
+  assert record['config']['steps'] == 10 and record['device_count'] == 8
+  assert record['rows'] == {'train': 84, 'val': 21, 'test': 28} and record['versions']['jax']
+  assert {p.name for p in (tmp_path / 'checkpoints').iterdir()} >= {'9', '10'}
+
+
+def test_killed_three_times_and_the_same_to_the_bit(small_config, tmp_path):
+  """SIGKILL at random moments; every restart goes on from the last checkpoint."""
+  small_config.steps = 24
+  small_config.parallel.devices = 2
+  small_config.noise.update(kind='symmetric', rate=0.3)
+  small_config.sampler.name = 'progressively_balanced'
+  whole = train.train(small_config, tmp_path / 'whole')
+  text = json.dumps(small_config.to_dict())
+  program = (
+    'import json, sys; from ferjax import config, train; c = config.base(); '
+    'c.update(config.with_tuples(json.loads(sys.argv[1]))); train.train(c, sys.argv[2])'
+  )
+  workdir = tmp_path / 'killed'
+  chance, kills = random.Random(0), 0
+  targets = sorted(chance.sample(range(2, 23), 3))
+  cache = {'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir}
+  while kills < 3:
+    with subprocess.Popen(
+      [sys.executable, '-c', program, text, str(workdir)], env=os.environ | cache
+    ) as run:
+      while run.poll() is None:
+        lines = logs.read_lines(workdir / 'metrics.jsonl')
+        if lines and lines[-1]['step'] >= targets[kills]:
+          run.send_signal(signal.SIGKILL)
+          break
+        time.sleep(0.005)
+      kills += 1
+  subprocess.run(
+    [sys.executable, '-c', program, text, str(workdir)], env=os.environ | cache, check=True
+  )
+  summary = json.loads((workdir / 'summary.json').read_text())
+  assert summary['state_sha256'] == whole['state_sha256']
+  assert lines_of(workdir) == lines_of(tmp_path / 'whole')
+  noise = [(tmp_path / w / 'noise.csv').read_text() for w in ('whole', 'killed')]
+  assert noise[0] == noise[1]
+
+
+def test_lengthened_runs_go_on_and_other_configs_are_refused(small_config, tmp_path):
+  train.train(small_config, tmp_path)
+  small_config.steps = 12
+  assert train.train(small_config, tmp_path)['step'] == 12
+  small_config.optimizer.lr = 0.5
+  with pytest.raises(InputError, match='config.optimizer.lr: 0.001 there, 0.5 now'):
+    train.train(small_config, tmp_path)
+
+
+def test_a_diverging_run_stops_and_keeps_its_last_good_checkpoint(small_config, tmp_path):
+  small_config.optimizer.update(name='sgd', lr=1e18, warmup_epochs=0.8, schedule='constant')
+  small_config.log_every = 50
+  with pytest.raises(logs.NonFiniteError, match=r'step \d+: cross_entropy=(nan|inf)'):
+    train.train(small_config, tmp_path)
+  saved = [int(p.name) for p in (tmp_path / 'checkpoints').iterdir()]
+  for step in saved:
+    model = trained.load(tmp_path, str(step))
+    assert all(np.isfinite(leaf).all() for leaf in model.state.params['Dense_0'].values())
+
+
+def test_a_trained_model_is_evaluated_on_another_manifest(small_config, tmp_path):
+  small_config.ema = 0.99
+  train.train(small_config, tmp_path / 'run')
+  own = trained.evaluate_run(tmp_path / 'run', 'last')
+  summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
+  assert own['test'] == summary['last']['test'] and own['train']['acc'] >= 0
+  other = small_config.copy_and_resolve_references()
+  other.data.path = str(write_manifest(tmp_path / 'other', {'test': 5}, seed=3))
+  other.data.image_size = 99
+  result = trained.evaluate_run(tmp_path / 'run', 'best', other)
+  assert set(result) >= {'test', 'step'} and 'train' not in result
+  assert result['test']['recall/fear'] is None
+  folders = list((tmp_path / 'run' / 'eval').iterdir())
+  assert len(folders) == 2 and (folders[0] / 'predictions' / 'test.csv').is_file()
+
+
+def test_other_kinds_of_numbers(small_config, tmp_path):
+  small_config.steps = 2
+  small_config.precision = 'bfloat16'
+  summary = train.train(small_config, tmp_path / 'bfloat16')
+  assert np.isfinite(summary['last']['test']['loss'])
+  small_config.precision = 'float64'
+  train.train(small_config, tmp_path / 'float64')
+  with jax.enable_x64(True):
+    kernel = trained.load(tmp_path / 'float64').state.params['Dense_0']['kernel']
+  assert kernel.dtype == np.float64
+
+
+def test_batches_that_do_not_divide_are_refused_before_anything_is_written(small_config, tmp_path):
+  small_config.batch = 20
+  with pytest.raises(InputError, match='16 and 24'):
+    train.train(small_config, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()

@@ -1,0 +1,31 @@
+import jax.numpy as jnp
+import numpy as np
+
+from ferjax import core, wrap
+
+
+def counting_method():
+  return core.Method(
+    needs=frozenset({'landmarks'}),
+    predict_needs=frozenset(),
+    init=lambda rng, batch, table: ({'w': jnp.zeros(2)}, {'seen': jnp.int32(0)}),
+    forward=lambda params, extra, batch, keys: ({'logits': params['w'] + extra['seen']}, None),
+    loss=lambda params, extra, outputs, batch, step: ({'loss': outputs['logits'].sum()}, None),
+    update=lambda extra, params, carry, outputs, batch, aux: {'seen': extra['seen'] + 1},
+    predict=lambda params, extra, batch, delta=None: {'logits': params['w'], 'seen': extra['seen']},
+  )
+
+
+def test_average_follows_the_closed_loop_and_is_what_predicts():
+  method = wrap.ema(counting_method(), 0.5)
+  params, extra = method.init(None, None, None)
+  average = 0.0
+  for t in range(12):
+    params = {'w': params['w'] + 1.0}
+    extra = method.update(extra, params, None, None, None, None)
+    decay = min(0.5, (1 + t) / (10 + t))
+    average = decay * average + (1 - decay) * (t + 1)
+  out = method.predict(params, extra, None)
+  np.testing.assert_allclose(out['logits'], average, rtol=1e-6)
+  assert out['seen'] == 12 and method.needs == {'landmarks'}
+  np.testing.assert_allclose(method.forward(params, extra, None, None)[0]['logits'], 24.0)
