@@ -80,12 +80,12 @@ def data_dir(tmp_path_factory) -> str:
 
 @pytest.fixture
 def small_config(manifest, data_dir):
-  """Ten steps of a narrow ResNet-18 on the drawn faces."""
+  """Ten steps of a narrow ResNet-10 on the drawn faces."""
   config = base()
   config.steps = 10
   config.batch = 16
   config.log_every = 1
-  config.model.width = 8
+  config.model.update(name='resnet10', width=8)
   config.data.update(name='manifest', path=str(manifest), dir=data_dir, image_size=32)
   config.eval.update(every=5, batch=16)
   config.checkpoint.every = 3

@@ -112,7 +112,7 @@ def test_lengthened_runs_go_on_and_other_configs_are_refused(small_config, tmp_p
 def test_a_diverging_run_stops_and_keeps_its_last_good_checkpoint(small_config, tmp_path):
   small_config.optimizer.update(name='sgd', lr=1e18, warmup_epochs=0.8, schedule='constant')
   small_config.log_every = 50
-  with pytest.raises(logs.NonFiniteError, match=r'step \d+: cross_entropy=(nan|inf)'):
+  with pytest.raises(logs.NonFiniteError, match=r'step \d+: .*=(nan|inf)'):
     train.train(small_config, tmp_path)
   saved = [int(p.name) for p in (tmp_path / 'checkpoints').iterdir()]
   for step in saved:

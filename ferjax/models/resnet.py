@@ -155,6 +155,13 @@ def _resnet(block, stage_sizes, width, output_stride, dtype, param_dtype) -> Res
   return ResNet(block, stage_sizes, width, output_stride, dtype, param_dtype)
 
 
+def resnet10(
+  *, width: int = 64, output_stride: int = 32, dtype=jnp.float32, param_dtype=jnp.float32
+) -> ResNet:
+  """ResNet-10, a block a stage, for quick tries; arguments and errors as for `resnet18`."""
+  return _resnet(BasicBlock, (1, 1, 1, 1), width, output_stride, dtype, param_dtype)
+
+
 def resnet18(
   *, width: int = 64, output_stride: int = 32, dtype=jnp.float32, param_dtype=jnp.float32
 ) -> ResNet:

@@ -1,0 +1,41 @@
+# Sourced by the other launchers: makes .venv if it is missing, and installs ferjax into it.
+# PYTHON: the interpreter to make it with (default: the first of python3.13 ... python3 that is >= 3.11).
+# FERJAX_EXTRA: extras to install, such as cuda13 or tpu; "none" for none (default: cuda12 when
+# nvidia-smi answers).
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo "ferjax needs Python 3.11 or newer; name one with PYTHON=/path/to/python3" >&2
+  return 1
+}
+
+install_ferjax() { # install_ferjax [EXTRA]: extras in addition to the accelerator's
+  local extra wanted stamp=.venv/ferjax-installed
+  if [ -z "${FERJAX_EXTRA:-}" ]; then
+    if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then extra=cuda12; else extra=none; fi
+  else
+    extra=$FERJAX_EXTRA
+  fi
+  if [ ! -x .venv/bin/python ]; then
+    local python
+    python=$(find_python)
+    echo "making .venv with $python" >&2
+    "$python" -m venv .venv
+  fi
+  extra=$(printf '%s\n' "${extra/none/}" "${1:-}" | sed '/^$/d' | paste -sd, -)
+  wanted="$extra $(cksum < pyproject.toml)"
+  case $(cat "$stamp" 2>/dev/null) in
+    "$wanted") return ;;
+  esac
+  echo "installing ferjax${extra:+[$extra]} into .venv" >&2
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}"
+  echo "$wanted" > "$stamp"
+}
