@@ -1,9 +1,10 @@
+# shellcheck shell=bash
 # Sourced by the other launchers: makes .venv if it is missing, and installs ferjax into it.
 # PYTHON: the interpreter to make it with (default: the first of python3.13 ... python3 that is >= 3.11).
 # FERJAX_EXTRA: extras to install, such as cuda13 or tpu; "none" for none (default: cuda12 when
 # nvidia-smi answers).
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 find_python() {
   local candidate
