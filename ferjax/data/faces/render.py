@@ -1,0 +1,266 @@
+"""From a face model to a picture: shapes, camera, light and a z-buffer, all in NumPy."""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from ferjax.data.faces.model import FaceModel
+
+_SUPERSAMPLING = 1.5
+_SLACK = np.float32(1e-4)  # so that no pixel falls between two triangles
+_PIVOT = np.array([0.0, -16.0, 12.0], np.float32)  # what stays put when the head turns
+
+
+class Camera(NamedTuple):
+  """Where the head is seen from. Angles in degrees, right-handed around x, y, z.
+
+  Yaw > 0 turns the nose to the image's right, pitch > 0 lowers it, roll > 0 turns the picture
+  counter-clockwise; the head is pitched first and rolled last.
+  """
+
+  yaw: float
+  pitch: float
+  roll: float
+  scale: float  # pixels per millimetre at the head's centre
+  centre: tuple[float, float]  # pixel at which the head's centre is seen
+  distance: float  # millimetres
+
+
+class Light(NamedTuple):
+  """One directed light, one from everywhere. Colours are multiples of the surface's own."""
+
+  direction: np.ndarray  # f32[3], towards the light
+  colour: np.ndarray  # f32[3]
+  ambient: np.ndarray  # f32[3]
+
+
+class Surface(NamedTuple):
+  """What covers the mesh."""
+
+  texture: np.ndarray  # u8[h, w, 3], RGB
+  creases: np.ndarray | None  # f32[ch, cw], how much to darken a window of the texture
+  creases_at: tuple[int, int]  # the window's first column and row
+
+
+def shape(model: FaceModel, identity: np.ndarray) -> np.ndarray:
+  """The neutral face of a person, f32[v, 3].
+
+  Args:
+    model: The face model.
+    identity: Coefficients f32[i] in standard deviations.
+  """
+  return model.vertices + np.tensordot(np.asarray(identity, np.float32), model.identity, 1)
+
+
+def express(
+  model: FaceModel, neutral: np.ndarray, left: np.ndarray, right: np.ndarray
+) -> np.ndarray:
+  """Moves a neutral face by action units, f32[v, 3].
+
+  Args:
+    model: The face model.
+    neutral: f32[v, 3] of `shape`.
+    left: Intensities f32[a], 0..5, of the subject's left half.
+    right: The same of the right half.
+  """
+  mostly_left = 1 / (1 + np.exp(np.clip(model.vertices[:, :1] / -4, -60, 60)))
+  units = model.action_units.reshape(len(left), -1)
+  both = np.stack([left, right]).astype(np.float32) / np.float32(5)
+  moved = (both @ units).reshape(2, -1, 3)
+  vertices = neutral + moved[0] * mostly_left + moved[1] * (1 - mostly_left)
+  if len(model.lips):
+    upper, lower = model.lips.T
+    overlap = np.maximum(vertices[lower, 1] - vertices[upper, 1] + np.float32(0.3), 0) / 2
+    vertices[upper, 1] += overlap
+    vertices[lower, 1] -= overlap
+  if len(model.lids):
+    which = model.lids[:, 1]
+    at = model.lids[:, 0]
+    out = vertices[at] - eye_centres(model, neutral)[which]
+    away = np.linalg.norm(out, axis=1, keepdims=True)
+    least = np.float32(model.eye_radius + 0.9)
+    vertices[at] += out * (np.maximum(least / np.maximum(away, 1e-3), 1) - 1)
+  return vertices
+
+
+def eye_centres(model: FaceModel, neutral: np.ndarray) -> np.ndarray:
+  """Centres of the right and the left eyeball of a person, f32[2, 3]."""
+  shift = [
+    (neutral - model.vertices)[model.eyes[model.eyes[:, 1] == side, 0]].mean(axis=0)
+    for side in (0, 1)
+  ]
+  return model.eye_centres + np.stack(shift)
+
+
+def rotation(camera: Camera) -> np.ndarray:
+  """The head's rotation matrix f32[3, 3]; apply as `points @ rotation.T`."""
+  x, y, z = np.radians([camera.pitch, camera.yaw, camera.roll])
+  (sx, sy, sz), (cx, cy, cz) = np.sin([x, y, z]), np.cos([x, y, z])
+  about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+  about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+  about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+  return (about_z @ about_y @ about_x).astype(np.float32)
+
+
+def project(vertices: np.ndarray, camera: Camera) -> np.ndarray:
+  """Pixel coordinates and nearness of points, f32[v, 3]; pixel centres are at whole numbers."""
+  turned = (vertices - _PIVOT) @ rotation(camera).T
+  near = np.float32(camera.distance) / (np.float32(camera.distance) - turned[:, 2])
+  x = camera.centre[0] + camera.scale * turned[:, 0] * near
+  y = camera.centre[1] - camera.scale * turned[:, 1] * near
+  return np.stack([x, y, turned[:, 2]], axis=-1).astype(np.float32)
+
+
+def normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+  """Unit normals of the vertices, f32[v, 3], weighted by the areas of their triangles."""
+  a, b, c = (vertices[triangles[:, i]] for i in range(3))
+  faces = np.cross(b - a, c - a)
+  corner = triangles.T.ravel()
+  summed = np.stack(
+    [
+      np.bincount(corner, np.tile(faces[:, axis], 3), minlength=len(vertices))
+      for axis in range(3)
+    ],
+    axis=-1,
+  )
+  length = np.linalg.norm(summed, axis=1, keepdims=True)
+  return (summed / np.maximum(length, 1e-9)).astype(np.float32)
+
+
+def rasterise(
+  projected: np.ndarray, triangles: np.ndarray, side: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Which triangle is seen at which pixel.
+
+  Args:
+    projected: f32[v, 3], pixel coordinates and nearness.
+    triangles: i32[t, 3]; those seen from behind are left out.
+    side: Height and width of the picture in pixels.
+
+  Returns:
+    Pixels i64[p] that are covered (row * side + column), their triangles i32[p] as a row of
+    `triangles`, and barycentric weights f32[p, 3].
+  """
+  corners = projected[triangles]
+  a, b, c = corners[:, 0, :2], corners[:, 1, :2], corners[:, 2, :2]
+  u, v = b - a, c - a
+  area = u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]
+  low = np.ceil(np.maximum(corners[:, :, :2].min(axis=1), 0))
+  high = np.floor(np.minimum(corners[:, :, :2].max(axis=1), side - 1))
+  kept = np.flatnonzero((area < -1e-6) & (low <= high).all(axis=1))
+  a, u, v, area = a[kept], u[kept], v[kept], area[kept]
+  first = low[kept].astype(np.int32)
+  extent = high[kept].astype(np.int32) - first + 1
+  count = extent[:, 0] * extent[:, 1]
+  which = np.repeat(np.arange(len(kept), dtype=np.int32), count)
+  within = np.arange(len(which), dtype=np.int32)
+  within -= np.repeat((np.cumsum(count) - count).astype(np.int32), count)
+  width = extent[:, 0][which]
+  row = within // width
+  column = within - row * width
+  right, down = column.astype(np.float32), row.astype(np.float32)
+  per_x = np.stack([v[:, 1], -u[:, 1]]) / area
+  per_y = np.stack([-v[:, 0], u[:, 0]]) / area
+  ahead = first.astype(np.float32) - a
+  start = per_x * ahead[:, 0] + per_y * ahead[:, 1]
+  second = start[0][which] + per_x[0][which] * right + per_y[0][which] * down
+  third = start[1][which] + per_x[1][which] * right + per_y[1][which] * down
+  inside = np.flatnonzero((second >= -_SLACK) & (third >= -_SLACK) & (second + third <= 1 + _SLACK))
+  which, second, third = which[inside], second[inside], third[inside]
+  pixel = (row[inside] + first[which, 1]) * side + column[inside] + first[which, 0]
+  depth = corners[kept, :, 2]
+  nearness = depth[which, 0] + second * (depth[:, 1] - depth[:, 0])[which]
+  nearness += third * (depth[:, 2] - depth[:, 0])[which]
+  nearest = np.full(side * side, -np.inf, np.float32)
+  np.maximum.at(nearest, pixel, nearness)
+  winner = np.full(side * side, -1, np.int32)
+  front = np.flatnonzero(nearness >= nearest[pixel])
+  winner[pixel[front]] = front
+  seen = np.flatnonzero(winner >= 0)
+  chosen = winner[seen]
+  second, third = second[chosen], third[chosen]
+  weights = np.stack([1 - second - third, second, third], axis=-1)
+  return seen, kept[which[chosen]].astype(np.int32), weights.astype(np.float32)
+
+
+def illuminate(model: FaceModel, normal: np.ndarray, light: Light) -> np.ndarray:
+  """Light that each vertex sends on (red, green, blue as multiples) and its highlight, f32[v, 4]."""
+  direction = light.direction / np.linalg.norm(light.direction)
+  towards = normal @ direction.astype(np.float32)
+  diffuse = np.clip((towards + 0.25) / 1.25, 0, None)[:, None]
+  above = (0.78 + 0.22 * normal[:, 1:2]) * model.occlusion[:, None]
+  lit = light.ambient * above + light.colour * diffuse * np.sqrt(model.occlusion)[:, None]
+  half = direction + np.array([0, 0, 1.0])
+  half = (half / np.linalg.norm(half)).astype(np.float32)
+  shine = model.gloss * np.clip(normal @ half, 0, 1) ** 14 * light.colour.mean()
+  return np.concatenate([lit, shine[:, None]], axis=-1).astype(np.float32)
+
+
+
+
+def _read(texture, places):
+  """Bilinear samples of a texture at places f32[n, 2] (column, row); 0 outside."""
+  folded = np.zeros((-(-len(places) // 256), 256, 2), np.float32)
+  folded.reshape(-1, 2)[: len(places)] = places
+  read = cv2.remap(texture, folded, None, cv2.INTER_LINEAR)
+  return read.reshape(-1, *texture.shape[2:])[: len(places)]
+
+
+def render(
+  model: FaceModel,
+  vertices: np.ndarray,
+  surface: Surface,
+  camera: Camera,
+  light: Light,
+  background: np.ndarray,
+  *,
+  swell: np.ndarray | None = None,
+  gaze: tuple[float, float] = (0.0, 0.0),
+) -> tuple[np.ndarray, np.ndarray]:
+  """Draws a face over a background.
+
+  Args:
+    model: The face model.
+    vertices: f32[v, 3] of `express`.
+    surface: Texture and creases.
+    camera: Pose and scale.
+    light: The light.
+    background: f32[side, side, 3], RGB 0..255.
+    swell: f32[v], by how many millimetres each vertex is moved outwards (hair).
+    gaze: By how many texels the iris moves right and down.
+
+  Returns:
+    The picture f32[side, side, 3], RGB 0..255, and the landmarks f32[68, 2] in pixels, taken from
+    the same projection.
+  """
+  size = background.shape[0]
+  side = round(size * _SUPERSAMPLING)
+  factor = side / size
+  normal = normals(vertices, model.triangles)
+  drawn = vertices if swell is None else vertices + normal * swell[:, None]
+  projected = project(drawn, camera)
+  landmarks = project(vertices[model.landmarks], camera)[:, :2]
+  projected[:, :2] = (projected[:, :2] + 0.5) * factor - 0.5
+  seen, which, weights = rasterise(projected, model.triangles, side)
+
+  texels = model.texels
+  if len(model.eyes):
+    texels = texels.copy()
+    texels[model.eyes[:, 0]] -= np.asarray(gaze, np.float32)
+  lit = illuminate(model, normal @ rotation(camera).T, light)
+  corners = model.triangles[which]
+  values = np.concatenate([texels, lit], axis=-1)
+  at = values[corners[:, 0]] * weights[:, :1]
+  at += values[corners[:, 1]] * weights[:, 1:2]
+  at += values[corners[:, 2]] * weights[:, 2:]
+
+  colour = _read(surface.texture, at[:, :2]).astype(np.float32)
+  if surface.creases is not None:
+    window = at[:, :2] - np.asarray(surface.creases_at, np.float32)
+    colour *= 1 - _read(surface.creases, window)[:, None]
+  colour = colour * at[:, 2:5] + 90 * at[:, 5:6]
+  picture = cv2.resize(background, (side, side), interpolation=cv2.INTER_LINEAR)
+  picture.reshape(-1, 3)[seen] = colour
+  picture = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
+  return picture, landmarks
