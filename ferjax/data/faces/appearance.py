@@ -11,14 +11,14 @@ from ferjax.data.faces.action_units import ACTION_UNITS
 
 _SKIN = np.array(
   [
-    (246, 218, 202),
-    (236, 198, 174),
+    (238, 206, 186),
+    (230, 190, 164),
     (218, 172, 142),
     (192, 143, 110),
     (156, 108, 78),
     (116, 76, 54),
-    (82, 54, 40),
-    (58, 39, 31),
+    (86, 57, 43),
+    (66, 45, 36),
   ],
   float,
 )
@@ -37,6 +37,7 @@ class Appearance(NamedTuple):
   texture: np.ndarray  # u8[h, w, 3], RGB
   hair: float  # thickness in millimetres
   age: float  # 0..1, how deep the lines are at rest
+  skin: float  # mean of the skin's red, green and blue, 0..255
 
 
 def _fixed(domain):
@@ -156,7 +157,7 @@ def _paint_eye(canvas, rng):
   row, column = np.indices((side, side)) - middle
   away = np.hypot(row, column) / per_mm
   colour = _IRIS[rng.choice(len(_IRIS), p=(0.35, 0.3, 0.12, 0.15, 0.08))] * rng.uniform(0.75, 1.2)
-  white = np.array([236, 230, 224]) - np.clip(away - 6, 0, 8)[..., None] * (5, 9, 9)
+  white = np.array([228, 222, 216]) - np.clip(away - 6, 0, 8)[..., None] * (5, 9, 9)
 
   def disc(reach):
     return np.clip((reach - away) * per_mm + 0.5, 0, 1)[..., None]
@@ -175,7 +176,7 @@ def paint(rng: np.random.Generator) -> Appearance:
   """Draws a person's look at random."""
   tone = rng.uniform(0, len(_SKIN) - 1)
   base = np.array([np.interp(tone, np.arange(len(_SKIN)), _SKIN[:, i]) for i in range(3)])
-  skin = np.clip(base * (1 + 0.035 * rng.standard_normal(3)), 20, 255)
+  skin = np.clip(base * (1 + rng.normal(0, 0.03) * np.array([1, 0.1, -1])), 20, 255)
   light = 1 - tone / (len(_SKIN) - 1)
   age = rng.uniform(0, 1) ** 1.5
   chances = np.array([0.26, 0.24, 0.16, 0.1, 0.12, 0.05, 0.04 + 0.16 * age, 0.03 + 0.1 * age])
@@ -210,10 +211,14 @@ def paint(rng: np.random.Generator) -> Appearance:
 
   bald = rng.uniform() < 0.12 + 0.12 * age
   edge = _hair_edge(rng, rng.uniform(0, 1) ** 2 * (0.4 + 0.6 * age))
-  covered = np.clip(_mask([edge], 1.2) * (1 + 0.25 * _noise(rng, 1.5)), 0, 1)
   long_strands = cv2.resize(
     rng.standard_normal((9, 420), dtype=np.float32), head.SHEET, interpolation=cv2.INTER_CUBIC
   )
+  locks = cv2.resize(
+    rng.standard_normal((4, 70), dtype=np.float32), head.SHEET, interpolation=cv2.INTER_CUBIC
+  )
+  ragged = 0.12 * long_strands + rng.uniform(0.03, 0.22) * locks
+  covered = np.clip((_mask([edge], 5.0) + ragged - 0.5) * 5 + 0.5, 0, 1)
   strands = hair * (1 + np.clip(0.17 * long_strands + 0.08 * _noise(rng, 20.0), -0.5, 0.7))[..., None]
   if bald:
     _blend(canvas, covered * rng.uniform(0, 0.25), strands)
@@ -235,7 +240,7 @@ def paint(rng: np.random.Generator) -> Appearance:
   ):
     texture[y - head.SWATCH : y + head.SWATCH, x - head.SWATCH : x + head.SWATCH] = colour
   thickness = 0.0 if bald else rng.uniform(3, 16)
-  return Appearance(np.clip(texture, 0, 255).astype(np.uint8), thickness, float(age))
+  return Appearance(np.clip(texture, 0, 255).astype(np.uint8), thickness, float(age), float(skin.mean()))
 
 
 # Lines of the skin on the left half of the sheet: action units that deepen them, depth, width in

@@ -74,10 +74,11 @@ def _eyeball(parts, skin, names, side):
   flat = np.stack([np.cos(a), -np.sin(a)], -1) * (surface.EYE_RADIUS * p)[..., None]
   texels = np.array(EYE_ORIGIN) + (flat / EYE_SPAN + 0.5) * EYE_TEXELS
   vertices = centre + offset.reshape(-1, 3)
+  shade = np.clip(0.7 - 0.9 * np.maximum(np.sin(p) * np.sin(a), 0), 0.2, 1)
   follow = np.tile([names['eye_in'], names['eye_out']], (len(vertices), 1))
   share = np.zeros(follow.shape)
   start = parts.add(
-    vertices, _strip(8, 17), texels.reshape(-1, 2), follow, share, 0.8, 1.0
+    vertices, _strip(8, 17), texels.reshape(-1, 2), follow, share, shade.ravel(), 1.0
   )
   return np.arange(start, start + len(vertices))
 
@@ -93,7 +94,7 @@ def _lid_margin(parts, skin, names, side):
   vertices = np.concatenate([rim, back])
   follow = np.tile(np.array(ring)[:, None], (2, 1))
   parts.add(
-    vertices, _strip(2, len(ring), turn=side < 0), MARGIN, follow, np.ones(follow.shape), 0.75, 0.2
+    vertices, _strip(2, len(ring), turn=side > 0), MARGIN, follow, np.ones(follow.shape), 0.75, 0.2
   )
 
 
@@ -112,7 +113,7 @@ def _mouth(parts, skin):
   end = bag.mean(axis=0) + np.array([0, 0, -6.0])
   vertices = np.concatenate([rim, deep, bag, end[None]])
   n = len(ring)
-  triangles = _strip(3, n, turn=True)
+  triangles = _strip(3, n)
   fan = np.stack([2 * n + np.arange(n - 1), 2 * n + 1 + np.arange(n - 1), np.full(n - 1, 3 * n)], -1)
   follow = np.concatenate([np.tile(ring, 3), [left['ib0']]])[:, None]
   share = np.concatenate([np.ones(n), np.full(n, 0.9), np.full(n, 0.8), [0.5]])[:, None]
@@ -145,16 +146,16 @@ def _ears(parts, skin):
     lift = np.array([-2.0, -2.0, 1.5, 4.5, 2.0, -6.0])
     r, a = np.meshgrid(rings, around, indexing='ij')
     h = np.broadcast_to(lift[:, None], r.shape)
-    u = r * np.cos(a) * 15 * (1 - 0.22 * np.sin(a) * -1 * (np.sin(a) < 0))
-    v = r * np.sin(a) * 29
+    u = r * np.cos(a) * 13.5 * (1 - 0.22 * np.sin(a) * -1 * (np.sin(a) < 0))
+    v = r * np.sin(a) * 26.5
     tilt = np.radians(32)
     back = -u + 5
-    out = 74 + np.maximum(back, -8) * np.sin(tilt) * 0.9 + h * np.cos(tilt) + 1.5
+    out = 74 + np.maximum(back, -8) * np.sin(tilt) * 0.9 + h * np.cos(tilt) + 2.5
     z = -6 - back * np.cos(tilt) + h * np.sin(tilt) * 0.6
     vertices = np.stack([side * out, -13 + v - back * 0.12, z], -1).reshape(-1, 3)
     follow = np.full((len(vertices), 1), anchor)
     shade = np.repeat(np.array([0.35, 0.5, 0.7, 1.0, 0.95, 0.6]), len(around))
-    triangles = _strip(len(rings), len(around), turn=side < 0)
+    triangles = _strip(len(rings), len(around), turn=side > 0)
     parts.add(vertices, triangles, EAR, follow, np.ones(follow.shape), shade, 0.3)
 
 

@@ -44,7 +44,8 @@ def _fill(fixed):
   back = np.arange(surface.BOTTOM, surface.TOP, 20.0)
   edges.append(np.stack([np.full_like(back, points.BACK), back], axis=-1))
   around = np.linspace(0, points.BACK, 10)
-  edges += [np.stack([around, np.full_like(around, y)], -1) for y in (surface.BOTTOM, surface.TOP)]
+  for y in (surface.BOTTOM, 97.0, 105.0, 109.5, surface.TOP):
+    edges.append(np.stack([around, np.full_like(around, y)], axis=-1))
   jaw = np.linspace(0, 2.2, 34)
   wider = 1 + 2 * np.clip((jaw - 0.7) / 0.7, 0, 1) ** 2
   for above in (-5.0, -0.3, 0.8, 2.2, 6.5, 10.0):

@@ -158,6 +158,7 @@ def named() -> Points:
   names = list(flat)
   x, y = np.array([flat[name] for name in names]).T
   domain = np.stack([surface.angle_at(x, np.array([height[n] for n in names])) * ARC, y], axis=-1)
+  domain[x == 0, 0] = 0.0
   jaw_angle = np.radians([angle for angle, _ in (*_JAW, *_JAW_HIGH)])
   jaw_height = surface.jaw_height(jaw_angle) + 4.0 + 5 * np.clip(jaw_angle - 0.6, 0, 1)
   for i, (_, y) in enumerate(_JAW_HIGH):

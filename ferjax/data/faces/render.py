@@ -146,8 +146,8 @@ def rasterise(
   a, b, c = corners[:, 0, :2], corners[:, 1, :2], corners[:, 2, :2]
   u, v = b - a, c - a
   area = u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]
-  low = np.ceil(np.maximum(corners[:, :, :2].min(axis=1), 0))
-  high = np.floor(np.minimum(corners[:, :, :2].max(axis=1), side - 1))
+  low = np.ceil(np.maximum(np.minimum(np.minimum(a, b), c), 0))
+  high = np.floor(np.minimum(np.maximum(np.maximum(a, b), c), side - 1))
   kept = np.flatnonzero((area < -1e-6) & (low <= high).all(axis=1))
   a, u, v, area = a[kept], u[kept], v[kept], area[kept]
   first = low[kept].astype(np.int32)

@@ -100,24 +100,26 @@ def person(seed: int, subject: int) -> Person:
 
 def _background(rng, size):
   """Something out of focus: a gradient, large patches, sometimes a few edges."""
-  base = rng.uniform(25, 225, 3)
-  patches = base + rng.normal(0, rng.uniform(5, 38), (5, 5, 1)) + rng.normal(0, 14, (5, 5, 3))
+  base = rng.uniform(30, 220) + rng.normal(0, 22, 3)
+  patches = base + rng.normal(0, rng.uniform(5, 40), (5, 5, 1)) + rng.normal(0, 9, (5, 5, 3))
   picture = cv2.resize(patches.astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
   for _ in range(rng.integers(0, 5)):
     corner, extent = rng.uniform(-0.2, 1, 2) * size, rng.uniform(0.1, 0.7, 2) * size
     low, high = np.round(corner).astype(int), np.round(corner + extent).astype(int)
-    colour = np.clip(base + rng.normal(0, 55, 3), 0, 255)
+    colour = np.clip(base + rng.normal(0, 45) + rng.normal(0, 18, 3), 0, 255)
     cv2.rectangle(picture, low.tolist(), high.tolist(), colour.tolist(), -1)
   return cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.008, 0.05) * size)
 
 
-def _light(rng, difficulty):
+def _light(rng, difficulty, skin):
+  """A light as a photographer would choose: more of it for darker skin."""
   hard = 0.35 + 0.65 * difficulty
   direction = np.array([rng.normal(0, 0.75 * hard), 0.45 + rng.normal(0, 0.45 * hard), 1.0])
   warm = rng.normal(0, 0.07 * hard)
   tint = np.array([1 + warm, 1 + 0.2 * warm, 1 - warm]) * (1 + rng.normal(0, 0.02, 3))
   ambient = rng.uniform(0.28, 0.62)
-  strength = np.clip(rng.normal(1.12, 0.13 * hard), 0.6, 1.5)
+  strength = np.clip(rng.normal(1.12, 0.13 * hard), 0.7, 1.5) * (165 / skin) ** 0.32
+  ambient = ambient * (165 / skin) ** 0.32
   return render.Light(
     direction.astype(np.float32),
     ((strength - ambient) * tint).astype(np.float32),
@@ -161,7 +163,7 @@ def draw(config: Config, row: Row) -> Sample:
     render.express(model, who.neutral, left, right),
     render.Surface(who.look.texture, darkness, at),
     camera,
-    _light(rng, hard),
+    _light(rng, hard, who.look.skin),
     background,
     swell=model.hair * np.float32(who.look.hair),
     gaze=(float(gaze[0]), float(gaze[1])),
