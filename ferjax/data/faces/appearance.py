@@ -6,7 +6,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ferjax.data.faces import head, points, surface
+from ferjax.data.faces import head, points, render, surface
 from ferjax.data.faces.action_units import ACTION_UNITS
 
 _SKIN = np.array(
@@ -150,13 +150,14 @@ def _hair_edge(rng, receding):
   return np.concatenate([_curve(edge[:3], 12), edge[3:]])
 
 
-def _paint_eye(canvas, rng):
+def _paint_eye(canvas, rng, light):
   side = head.EYE_TEXELS
   per_mm = side / head.EYE_SPAN
   middle = (side - 1) / 2
   row, column = np.indices((side, side)) - middle
   away = np.hypot(row, column) / per_mm
-  colour = _IRIS[rng.choice(len(_IRIS), p=(0.35, 0.3, 0.12, 0.15, 0.08))] * rng.uniform(0.75, 1.2)
+  chances = np.array([0.35, 0.3, 0.12 * light, 0.15 * light**2, 0.08 * light**2])
+  colour = _IRIS[rng.choice(len(_IRIS), p=chances / chances.sum())] * rng.uniform(0.75, 1.2)
   white = np.array([228, 222, 216]) - np.clip(away - 6, 0, 8)[..., None] * (5, 9, 9)
 
   def disc(reach):
@@ -180,7 +181,7 @@ def paint(rng: np.random.Generator) -> Appearance:
   light = 1 - tone / (len(_SKIN) - 1)
   age = rng.uniform(0, 1) ** 1.5
   chances = np.array([0.26, 0.24, 0.16, 0.1, 0.12, 0.05, 0.04 + 0.16 * age, 0.03 + 0.1 * age])
-  chances[3:6] *= light
+  chances[3:6] *= light**2
   hair = _HAIR[rng.choice(len(_HAIR), p=chances / chances.sum())] * rng.uniform(0.85, 1.15)
   texture = np.zeros((head.TEXTURE[1], head.TEXTURE[0], 3), np.float32)
   canvas = np.broadcast_to(skin, (*head.SHEET[::-1], 3)).astype(np.float32)
@@ -200,7 +201,7 @@ def paint(rng: np.random.Generator) -> Appearance:
     full = rng.uniform() < 0.35
     beard = np.clip(beard * 1.5 - 0.2, 0, 1) * (rng.uniform(0.6, 0.85) if full else 0.3)
     beard *= np.clip(0.9 + 0.3 * _noise(rng, 1.0), 0, 1)
-    _blend(canvas, beard, hair * 0.9 + skin * 0.05)
+    _blend(canvas, beard, np.minimum(hair * 0.8, skin * 0.7))
   _blend(canvas, _spot(6.2, -46.2, 2.6, 1.4) * 0.9, skin * 0.16)
   _blend(canvas, _spot(15.5, -41, 1.6, 5) * 0.28, skin * (0.5, 0.4, 0.4))
   _paint_lids(canvas, rng, skin)
@@ -218,7 +219,8 @@ def paint(rng: np.random.Generator) -> Appearance:
     rng.standard_normal((4, 70), dtype=np.float32), head.SHEET, interpolation=cv2.INTER_CUBIC
   )
   ragged = 0.12 * long_strands + rng.uniform(0.03, 0.22) * locks
-  covered = np.clip((_mask([edge], 5.0) + ragged - 0.5) * 5 + 0.5, 0, 1)
+  soft = _mask([edge], 5.0)
+  covered = np.clip((soft + 4 * soft * (1 - soft) * ragged - 0.5) * 5 + 0.5, 0, 1)
   strands = hair * (1 + np.clip(0.17 * long_strands + 0.08 * _noise(rng, 20.0), -0.5, 0.7))[..., None]
   if bald:
     _blend(canvas, covered * rng.uniform(0, 0.25), strands)
@@ -230,7 +232,7 @@ def paint(rng: np.random.Generator) -> Appearance:
   _blend(canvas, np.broadcast_to(collar[:, None], head.SHEET[::-1]).astype(np.float32), cloth)
 
   texture[: head.SHEET[1]] = canvas
-  _paint_eye(texture, rng)
+  _paint_eye(texture, rng, light)
   for (x, y), colour in (
     (head.GUM, (112, 44, 42)),
     (head.TONGUE, (176, 88, 86)),
@@ -307,4 +309,4 @@ def creases(
   strength[0::2] = units[0::2] @ intensity[0]
   strength[1::2] = units[1::2] @ intensity[1]
   strength = np.minimum(strength * (0.75 + 0.5 * age) + 0.22 * age, 1.2).astype(np.float32)
-  return (strength @ maps).reshape(extent), at
+  return render.combine(strength, maps).reshape(extent), at

@@ -43,6 +43,15 @@ class Surface(NamedTuple):
   creases_at: tuple[int, int]  # the window's first column and row
 
 
+def combine(weights: np.ndarray, shapes: np.ndarray) -> np.ndarray:
+  """Sum of weights f32[k] times shapes f32[k, ...], in order: BLAS would round as it likes."""
+  total = np.zeros(shapes.shape[1:], np.float32)
+  for weight, one in zip(weights, shapes, strict=True):
+    if weight:
+      total += weight * one
+  return total
+
+
 def shape(model: FaceModel, identity: np.ndarray) -> np.ndarray:
   """The neutral face of a person, f32[v, 3].
 
@@ -50,7 +59,7 @@ def shape(model: FaceModel, identity: np.ndarray) -> np.ndarray:
     model: The face model.
     identity: Coefficients f32[i] in standard deviations.
   """
-  return model.vertices + np.tensordot(np.asarray(identity, np.float32), model.identity, 1)
+  return model.vertices + combine(np.asarray(identity, np.float32), model.identity)
 
 
 def express(
@@ -65,9 +74,10 @@ def express(
     right: The same of the right half.
   """
   mostly_left = 1 / (1 + np.exp(np.clip(model.vertices[:, :1] / -4, -60, 60)))
-  units = model.action_units.reshape(len(left), -1)
-  both = np.stack([left, right]).astype(np.float32) / np.float32(5)
-  moved = (both @ units).reshape(2, -1, 3)
+  moved = [
+    combine(np.asarray(side, np.float32) / np.float32(5), model.action_units)
+    for side in (left, right)
+  ]
   vertices = neutral + moved[0] * mostly_left + moved[1] * (1 - mostly_left)
   if len(model.lips):
     upper, lower = model.lips.T
@@ -193,7 +203,8 @@ def illuminate(model: FaceModel, normal: np.ndarray, light: Light) -> np.ndarray
   lit = light.ambient * above + light.colour * diffuse * np.sqrt(model.occlusion)[:, None]
   half = direction + np.array([0, 0, 1.0])
   half = (half / np.linalg.norm(half)).astype(np.float32)
-  shine = model.gloss * np.clip(normal @ half, 0, 1) ** 14 * light.colour.mean()
+  squared = np.clip(normal @ half, 0, 1) ** 2
+  shine = model.gloss * squared**2 * squared**2 * squared**2 * squared * light.colour.mean()
   return np.concatenate([lit, shine[:, None]], axis=-1).astype(np.float32)
 
 
