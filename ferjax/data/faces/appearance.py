@@ -1,4 +1,4 @@
-"""What a person looks like besides the shape: skin, brows, lips, hair, eyes, painted as a texture."""
+"""What a person looks like besides the shape: skin, brows, lips, hair, eyes, as a texture."""
 
 import functools
 from typing import NamedTuple
@@ -23,8 +23,16 @@ _SKIN = np.array(
   float,
 )
 _HAIR = np.array(
-  [(28, 24, 24), (48, 34, 28), (82, 54, 36), (120, 80, 46), (178, 140, 88), (128, 50, 26),
-   (150, 146, 142), (206, 200, 194)],
+  [
+    (28, 24, 24),
+    (48, 34, 28),
+    (82, 54, 36),
+    (120, 80, 46),
+    (178, 140, 88),
+    (128, 50, 26),
+    (150, 146, 142),
+    (206, 200, 194),
+  ],
   float,
 )
 _IRIS = np.array([(52, 32, 22), (86, 54, 30), (104, 92, 52), (84, 112, 132), (96, 122, 96)], float)
@@ -36,6 +44,7 @@ class Appearance(NamedTuple):
 
   texture: np.ndarray  # u8[h, w, 3], RGB
   hair: float  # thickness in millimetres
+  long_hair: bool
   age: float  # 0..1, how deep the lines are at rest
   skin: float  # mean of the skin's red, green and blue, 0..255
 
@@ -44,23 +53,53 @@ def _fixed(domain):
   return np.round(head.texel(domain) * _SHARP).astype(np.int32)
 
 
+class _Patch(NamedTuple):
+  """Coverage of a window of the sheet."""
+
+  rows: slice
+  columns: slice
+  mask: np.ndarray  # f32[h, w]
+
+  def times(self, factor):
+    """The same window, scaled by a number or by a map of the whole sheet, within 0..1."""
+    if isinstance(factor, np.ndarray):
+      factor = factor[self.rows, self.columns]
+    return self._replace(mask=np.clip(self.mask * factor, 0, 1))
+
+
+def _window(low, high):
+  """Slices of the sheet between two texels."""
+  low = np.clip(np.floor(low).astype(int), 0, np.array(head.SHEET) - 1)
+  high = np.clip(np.ceil(high).astype(int) + 1, low + 1, head.SHEET)
+  return slice(low[1], high[1]), slice(low[0], high[0])
+
+
 def _mask(polygons, blur):
-  """Coverage of polygons of the sheet (mirrored to both sides), f32[h, w]."""
-  canvas = np.zeros(head.SHEET[::-1], np.uint8)
-  for polygon in polygons:
-    for side in (1, -1):
-      cv2.fillPoly(canvas, [_fixed(np.asarray(polygon) * (side, 1))], 255, cv2.LINE_AA, 3)
+  """Coverage of polygons of the sheet, mirrored to both sides; blur in millimetres."""
+  both = [np.asarray(polygon) * (side, 1) for polygon in polygons for side in (1, -1)]
+  corners = np.concatenate([head.texel(polygon) for polygon in both])
+  margin = 4 * blur * head.TEXELS_PER_MM + 2
+  rows, columns = _window(corners.min(axis=0) - margin, corners.max(axis=0) + margin)
+  canvas = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.uint8)
+  for polygon in both:
+    places = head.texel(polygon) - (columns.start, rows.start)
+    cv2.fillPoly(canvas, [np.round(places * _SHARP).astype(np.int32)], 255, cv2.LINE_AA, 3)
   if blur:
     canvas = cv2.GaussianBlur(canvas, (0, 0), blur * head.TEXELS_PER_MM)
-  return canvas.astype(np.float32) / 255
+  return _Patch(rows, columns, canvas.astype(np.float32) / 255)
 
 
 def _spot(x, y, width, height):
-  """Two soft spots at (+-x, y) of the sheet, f32[h, w]."""
-  column = np.arange(head.SHEET[0]) / head.TEXELS_PER_MM - points.BACK
-  row = surface.TOP - np.arange(head.SHEET[1]) / head.TEXELS_PER_MM
-  across = np.exp(-0.5 * ((np.abs(column) - x) / width) ** 2)
-  return np.outer(np.exp(-0.5 * ((row - y) / height) ** 2), across).astype(np.float32)
+  """Two soft spots at (+-x, y) of the sheet."""
+  reach = np.array([x + 3 * width, 3 * height])
+  low, high = head.texel([(-reach[0], y + reach[1]), (reach[0], y - reach[1])])
+  rows, columns = _window(low, high)
+  across = np.arange(columns.start, columns.stop) / head.TEXELS_PER_MM - points.BACK
+  up = surface.TOP - np.arange(rows.start, rows.stop) / head.TEXELS_PER_MM
+  across = np.exp(-0.5 * ((np.abs(across) - x) / width) ** 2)
+  return _Patch(
+    rows, columns, np.outer(np.exp(-0.5 * ((up - y) / height) ** 2), across).astype(np.float32)
+  )
 
 
 def _noise(rng, grain):
@@ -93,11 +132,16 @@ def _curve(nodes, count=24):
   return q + 0.5 * f * (r - p + f * (2 * p - 5 * q + 4 * r - s + f * (3 * (q - r) + s - p)))
 
 
-def _blend(canvas, mask, colour):
-  canvas += mask[..., None] * (np.asarray(colour, np.float32) - canvas)
+def _blend(canvas, patch, colour):
+  """Lays a colour over a window of the canvas, in place."""
+  part = canvas[patch.rows, patch.columns]
+  colour = np.asarray(colour, np.float32)
+  if colour.ndim == 3:
+    colour = colour[patch.rows, patch.columns]
+  part += patch.mask[..., None] * (colour - part)
 
 
-def _paint_brows(canvas, rng, colour):
+def _paint_brows(canvas, rng, colour, grain):
   thick = rng.uniform(5.0, 9.5)
   taper = rng.uniform(0.25, 0.6)
   density = rng.uniform(0.72, 0.95)
@@ -107,8 +151,7 @@ def _paint_brows(canvas, rng, colour):
   middle = line - np.stack([np.zeros_like(t), 0.25 * half], -1)
   up = np.stack([np.zeros_like(t), half], -1)
   mask = _mask([np.concatenate([middle + up, (middle - up)[::-1]])], 0.55)
-  mask *= density * (0.85 + 0.15 * _noise(rng, 1.0))
-  _blend(canvas, np.clip(mask, 0, 1), colour)
+  _blend(canvas, mask.times(density * (0.85 + 0.15 * grain)), colour)
 
 
 def _paint_lips(canvas, rng, skin):
@@ -116,25 +159,26 @@ def _paint_lips(canvas, rng, skin):
   red = skin * (0.80, 0.56, 0.58) + (30, 6, 10) * np.array(depth)
   colour = skin + (red - skin) * (0.45 + 0.5 * depth)
   outer = np.concatenate([_outline(points.LIP_UPPER), _outline(points.LIP_LOWER)[-2::-1]])
-  _blend(canvas, _mask([outer], 0.7) * 0.95, colour)
+  _blend(canvas, _mask([outer], 0.7).times(0.95), colour)
   upper = np.concatenate([_outline(points.LIP_UPPER), _outline(points.INNER_UPPER)[::-1]])
-  _blend(canvas, _mask([upper], 0.7) * 0.30, colour * 0.6)
+  _blend(canvas, _mask([upper], 0.7).times(0.30), colour * 0.6)
   inner = np.concatenate([_outline(points.INNER_UPPER), _outline(points.INNER_LOWER)[-2::-1]])
-  _blend(canvas, np.clip(_mask([inner], 0.9) * 1.2, 0, 1), colour * 0.38)
+  _blend(canvas, _mask([inner], 0.9).times(1.2), colour * 0.38)
 
 
 def _paint_lids(canvas, rng, skin):
   upper, lower = _outline(points.EYE_UPPER), _outline(points.EYE_LOWER)
   centre = (upper.mean(axis=0) + lower.mean(axis=0)) / 2
   eye = np.concatenate([upper, lower[-2:0:-1]])
-  _blend(canvas, _mask([centre + (eye - centre) * (1.35, 2.1)], 3) * 0.28, skin * (0.7, 0.55, 0.55))
+  shade = _mask([centre + (eye - centre) * (1.35, 2.1)], 3)
+  _blend(canvas, shade.times(0.28), skin * (0.7, 0.55, 0.55))
   lash = np.concatenate([_curve(upper) + (0, rng.uniform(1.3, 2.2)), _curve(upper)[::-1] - (0, 3)])
-  _blend(canvas, np.clip(_mask([lash], 0.35) * 0.95, 0, 1), np.array([24, 18, 18]))
+  _blend(canvas, _mask([lash], 0.35).times(0.95), np.array([24, 18, 18]))
   lower_lash = np.concatenate([_curve(lower) - (0, 0.7), _curve(lower)[::-1] + (0, 2)])
-  _blend(canvas, _mask([lower_lash], 0.4) * 0.5, skin * 0.35)
+  _blend(canvas, _mask([lower_lash], 0.4).times(0.5), skin * 0.35)
   crease = _curve(upper[1:]) + (0.5, rng.uniform(3.6, 5.0))
   crease = np.concatenate([crease, (crease - (0, 1.2))[::-1]])
-  _blend(canvas, _mask([crease], 0.6) * rng.uniform(0.25, 0.6), skin * 0.45)
+  _blend(canvas, _mask([crease], 0.6).times(rng.uniform(0.25, 0.6)), skin * 0.45)
 
 
 def _hair_edge(rng, receding):
@@ -186,29 +230,30 @@ def paint(rng: np.random.Generator) -> Appearance:
   texture = np.zeros((head.TEXTURE[1], head.TEXTURE[0], 3), np.float32)
   canvas = np.broadcast_to(skin, (*head.SHEET[::-1], 3)).astype(np.float32)
 
-  blotches = 0.020 * _noise(rng, 14.0) + 0.018 * _noise(rng, 4.0) + 0.015 * _noise(rng, 1.2)
+  fine = _noise(rng, 1.2)
+  blotches = 0.020 * _noise(rng, 14.0) + 0.018 * _noise(rng, 4.0) + 0.015 * fine
   canvas *= 1 + blotches[..., None]
-  blush = 0.5 * _spot(38, -28, 16, 13) + 0.6 * _spot(0, -36, 12, 9) + 0.2 * _spot(0, -98, 14, 10)
-  _blend(canvas, blush * rng.uniform(0.1, 0.6) * (0.4 + 0.6 * light), skin * (1.0, 0.70, 0.68))
-  _blend(canvas, _spot(26, -11, 10, 4) * rng.uniform(0.1, 0.45), skin * (0.72, 0.66, 0.70))
+  blush = rng.uniform(0.1, 0.6) * (0.4 + 0.6 * light)
+  for share, place in ((0.5, (38, -28, 16, 13)), (0.6, (0, -36, 12, 9)), (0.2, (0, -98, 14, 10))):
+    _blend(canvas, _spot(*place).times(share * blush), skin * (1.0, 0.70, 0.68))
+  _blend(canvas, _spot(26, -11, 10, 4).times(rng.uniform(0.1, 0.45)), skin * (0.72, 0.66, 0.70))
   if rng.uniform() < 0.25:
-    dots = np.clip(_noise(rng, 1.6) - 1.1, 0, 0.6) * (_spot(24, -22, 24, 14) + _spot(0, -20, 14, 14))
-    _blend(canvas, np.clip(dots * 0.8, 0, 1), skin * (0.68, 0.55, 0.48))
+    dots = 0.8 * np.clip(_noise(rng, 1.6) - 1.1, 0, 0.6)
+    _blend(canvas, _spot(22, -21, 26, 14).times(dots), skin * (0.68, 0.55, 0.48))
   if rng.uniform() < 0.35:
-    beard = np.clip(
-      _spot(0, -100, 40, 20) + _spot(48, -78, 24, 24) + 0.9 * _spot(8, -55, 14, 4.5), 0, 1
-    )
-    full = rng.uniform() < 0.35
-    beard = np.clip(beard * 1.5 - 0.2, 0, 1) * (rng.uniform(0.6, 0.85) if full else 0.3)
-    beard *= np.clip(0.9 + 0.3 * _noise(rng, 1.0), 0, 1)
-    _blend(canvas, beard, np.minimum(hair * 0.8, skin * 0.7))
-  _blend(canvas, _spot(6.2, -46.2, 2.6, 1.4) * 0.9, skin * 0.16)
-  _blend(canvas, _spot(15.5, -41, 1.6, 5) * 0.28, skin * (0.5, 0.4, 0.4))
+    density = rng.uniform(0.6, 0.85) if rng.uniform() < 0.35 else 0.3
+    shadow = density * np.clip(0.9 + 0.3 * fine, 0, 1)
+    for place in ((0, -100, 40, 16), (50, -80, 16, 18), (8, -55, 14, 4.0)):
+      patch = _spot(*place)
+      patch = patch._replace(mask=np.clip(1.5 * patch.mask - 0.25, 0, 1))
+      _blend(canvas, patch.times(shadow), np.minimum(hair * 0.8, skin * 0.7))
+  _blend(canvas, _spot(6.2, -46.2, 2.6, 1.4).times(0.9), skin * 0.16)
+  _blend(canvas, _spot(15.5, -41, 1.6, 5).times(0.28), skin * (0.5, 0.4, 0.4))
   _paint_lids(canvas, rng, skin)
   _paint_lips(canvas, rng, skin)
   brow = hair * 0.75 if hair.mean() < 140 else hair * 0.55
   brow = np.minimum(brow, skin * 0.62)
-  _paint_brows(canvas, rng, brow)
+  _paint_brows(canvas, rng, brow, fine)
 
   bald = rng.uniform() < 0.12 + 0.12 * age
   edge = _hair_edge(rng, rng.uniform(0, 1) ** 2 * (0.4 + 0.6 * age))
@@ -220,16 +265,17 @@ def paint(rng: np.random.Generator) -> Appearance:
   )
   ragged = 0.12 * long_strands + rng.uniform(0.03, 0.22) * locks
   soft = _mask([edge], 5.0)
-  covered = np.clip((soft + 4 * soft * (1 - soft) * ragged - 0.5) * 5 + 0.5, 0, 1)
-  strands = hair * (1 + np.clip(0.17 * long_strands + 0.08 * _noise(rng, 20.0), -0.5, 0.7))[..., None]
+  ragged = 4 * soft.mask * (1 - soft.mask) * ragged[soft.rows, soft.columns]
+  covered = soft._replace(mask=np.clip((soft.mask + ragged - 0.5) * 5 + 0.5, 0, 1))
+  strands = np.clip(0.17 * long_strands + 0.08 * _noise(rng, 20.0), -0.5, 0.7)
+  strands = hair * (1 + strands[..., None])
   if bald:
-    _blend(canvas, covered * rng.uniform(0, 0.25), strands)
+    _blend(canvas, covered.times(rng.uniform(0, 0.25)), strands)
   else:
     _blend(canvas, covered, strands)
   cloth = np.clip(rng.uniform(20, 235, 3) * 0.6 + rng.uniform(20, 235) * 0.4, 0, 255)
-  row = surface.TOP - np.arange(head.SHEET[1]) / head.TEXELS_PER_MM
-  collar = np.clip((rng.uniform(-162, -146) - row) / 1.5, 0, 1)
-  _blend(canvas, np.broadcast_to(collar[:, None], head.SHEET[::-1]).astype(np.float32), cloth)
+  collar = int((surface.TOP - rng.uniform(-162, -146)) * head.TEXELS_PER_MM)
+  canvas[collar:] = cloth
 
   texture[: head.SHEET[1]] = canvas
   _paint_eye(texture, rng, light)
@@ -242,7 +288,9 @@ def paint(rng: np.random.Generator) -> Appearance:
   ):
     texture[y - head.SWATCH : y + head.SWATCH, x - head.SWATCH : x + head.SWATCH] = colour
   thickness = 0.0 if bald else rng.uniform(3, 16)
-  return Appearance(np.clip(texture, 0, 255).astype(np.uint8), thickness, float(age), float(skin.mean()))
+  long_hair = not bald and rng.uniform() < 0.4
+  texture = np.clip(texture, 0, 255).astype(np.uint8)
+  return Appearance(texture, thickness, bool(long_hair), float(age), float(skin.mean()))
 
 
 # Lines of the skin on the left half of the sheet: action units that deepen them, depth, width in
@@ -271,13 +319,15 @@ _CREASES = (
   ({'AU10': 0.6, 'AU09': 0.5}, 0.25, 1.4, ((15, -50), (14, -57), (17, -60))),
 )
 _WINDOW = ((-78.0, 66.0), (78.0, -116.0))  # the sheet's part that has creases
+_ZOOM = 0.5  # their texels for one of the texture
 
 
 @functools.cache
 def _crease_maps():
-  """One map for each crease and side, f32[2k, h * w], their units f32[2k, a] and shape."""
+  """One map for each crease and side, f32[2k, h * w], their units f32[2k, a], shape and place."""
   (x0, y0), (x1, y1) = head.texel(np.array(_WINDOW)).astype(int)
   maps, units = [], []
+  density = head.TEXELS_PER_MM * _ZOOM
   for weights, depth, width, line in _CREASES:
     by_unit = np.array([weights.get(name, 0.0) for name in ACTION_UNITS], np.float32)
     for side in (1, -1):
@@ -285,18 +335,20 @@ def _crease_maps():
       nodes = _fixed(_curve(line) * (side, 1))
       cv2.polylines(canvas, [nodes], False, 255, 2, cv2.LINE_AA, 3)
       canvas = canvas[y0:y1, x0:x1].astype(np.float32)
-      sharp = cv2.GaussianBlur(canvas, (0, 0), width * head.TEXELS_PER_MM)
-      wide = cv2.GaussianBlur(canvas, (0, 0), 2.6 * width * head.TEXELS_PER_MM)
+      canvas = cv2.resize(canvas, None, fx=_ZOOM, fy=_ZOOM, interpolation=cv2.INTER_AREA)
+      sharp = cv2.GaussianBlur(canvas, (0, 0), width * density)
+      wide = cv2.GaussianBlur(canvas, (0, 0), 2.6 * width * density)
       crease = sharp / sharp.max() - 0.45 * wide / wide.max()
-      maps.append(depth * crease.ravel())
+      maps.append((depth * crease.ravel()).astype(np.float32))
       units.append(by_unit)
-  return np.stack(maps).astype(np.float32), np.stack(units), (y1 - y0, x1 - x0), (x0, y0)
+  shift = 0.5 / _ZOOM - 0.5  # of texel centres between the two scales
+  return np.stack(maps), np.stack(units), canvas.shape, (x0 + shift, y0 + shift, _ZOOM)
 
 
 def creases(
   left: np.ndarray, right: np.ndarray, age: float
-) -> tuple[np.ndarray, tuple[int, int]]:
-  """How far lines of the skin darken it, f32[h, w], and the window's first column and row.
+) -> tuple[np.ndarray, tuple[float, float, float]]:
+  """How far lines of the skin darken it, f32[h, w], and its place as `render.Surface` wants it.
 
   Args:
     left: Intensities f32[a], 0..5, of the subject's left half.

@@ -1,4 +1,4 @@
-"""The head of our own: the skin with eyeballs, mouth, teeth and ears put together as a FaceModel."""
+"""The drawn head as a FaceModel: skin, eyeballs, mouth, teeth, ears and long hair."""
 
 import functools
 
@@ -48,9 +48,10 @@ class _Parts:
 def texel(domain: np.ndarray) -> np.ndarray:
   """Column and row of a point of the sheet in the texture, f64[n, 2]."""
   domain = np.asarray(domain, float)
-  return np.stack(
-    [(domain[..., 0] + points.BACK), (surface.TOP - domain[..., 1])], axis=-1
-  ) * TEXELS_PER_MM
+  return (
+    np.stack([(domain[..., 0] + points.BACK), (surface.TOP - domain[..., 1])], axis=-1)
+    * TEXELS_PER_MM
+  )
 
 
 def _strip(rows, columns, turn=False):
@@ -114,7 +115,8 @@ def _mouth(parts, skin):
   vertices = np.concatenate([rim, deep, bag, end[None]])
   n = len(ring)
   triangles = _strip(3, n)
-  fan = np.stack([2 * n + np.arange(n - 1), 2 * n + 1 + np.arange(n - 1), np.full(n - 1, 3 * n)], -1)
+  last = 2 * n + np.arange(n - 1)
+  fan = np.stack([last, last + 1, np.full(n - 1, 3 * n)], -1)
   follow = np.concatenate([np.tile(ring, 3), [left['ib0']]])[:, None]
   share = np.concatenate([np.ones(n), np.full(n, 0.9), np.full(n, 0.8), [0.5]])[:, None]
   occlusion = np.concatenate([np.full(n, 0.55), np.full(n, 0.18), np.full(n, 0.05), [0.02]])
@@ -127,8 +129,9 @@ def _mouth(parts, skin):
     rows = [np.stack([x, np.full_like(x, y), z], -1) for y in heights]
     vertices = np.concatenate(rows)
     follow = np.full((len(vertices), 1), left['chin'])
+    share = np.full(follow.shape, share)
     shade = np.tile((0.72 if name == 'top' else 0.42) * (1 - 0.75 * across**2), 2)
-    parts.add(vertices, _strip(2, 11), TOOTH, follow, np.full((len(vertices), 1), share), shade, 0.5)
+    parts.add(vertices, _strip(2, 11), TOOTH, follow, share, shade, 0.5)
   angle = np.linspace(-1, 1, 7)
   x, depth = np.meshgrid(angle * 15, np.linspace(0, 1, 4))
   tongue = np.stack(
@@ -157,6 +160,30 @@ def _ears(parts, skin):
     shade = np.repeat(np.array([0.35, 0.5, 0.7, 1.0, 0.95, 0.6]), len(around))
     triangles = _strip(len(rings), len(around), turn=side > 0)
     parts.add(vertices, triangles, EAR, follow, np.ones(follow.shape), shade, 0.3)
+
+
+def _mane(parts):
+  """Long hair around the back of the head, an outer and an inner sheet; returns its triangles."""
+  angles = np.radians(np.linspace(84, 276, 23))
+  heights = np.array([64.0, 45, 25, 0, -25, -50, -75, -98, -118])
+  angle, y = np.meshgrid(angles, heights)
+  beyond = np.pi - np.abs(np.pi - angle)
+  above = np.linspace(0, 1, 12)[:, None, None] * (70 - y) + y
+  reach = surface.radius(np.broadcast_to(beyond, above.shape), above).max(axis=0)
+  away = reach + 5 + 6 * np.clip((20 - y) / 100, 0, 1)
+  triangles, start = [], None
+  lock = 2.0 * np.cos(np.arange(23) * 2.1)
+  for depth, shade, turn in ((0.0, 0.95, False), (4.0, 0.35, True)):
+    r = away + lock * np.clip((40 - y) / 60, 0, 1) - depth
+    points_ = np.stack([r * np.sin(angle), y - 3 * lock * (y < -90), r * np.cos(angle)], -1)
+    side = np.where(angle > np.pi, -1, 1)
+    texels = texel(np.stack([beyond * points.ARC * side, 80 + 0.3 * y], -1)).reshape(-1, 2)
+    n = points_.size // 3
+    follow, share = np.zeros((n, 1), int), np.zeros((n, 1))
+    grid = _strip(len(heights), len(angles), turn=turn)
+    start = parts.add(points_.reshape(-1, 3), grid[:0], texels, follow, share, shade, 0.25)
+    triangles.append(grid + start)
+  return np.concatenate(triangles), start
 
 
 def _occlusion(vertices):
@@ -189,6 +216,8 @@ def build() -> FaceModel:
     lids.append(np.stack([close, np.full_like(close, which)], -1))
   _mouth(parts, skin)
   _ears(parts, skin)
+  before = parts.count
+  mane, inner = _mane(parts)
   vertices = np.concatenate(parts.vertices)
 
   moves = action_units.displacements(skin)
@@ -211,12 +240,14 @@ def build() -> FaceModel:
   arc, height = np.abs(skin.domain[:, 0]), skin.domain[:, 1]
   hair = np.zeros(len(vertices))
   hair[: len(arc)] = np.clip((height - np.interp(arc, *HAIRLINE)) / 16, 0, 1)
+  hair[before:inner] = 0.6
   pairs = [(skin.left[f'it{i}'], skin.left[f'ib{i}']) for i in range(5)]
   pairs += [(skin.right[f'it{i}'], skin.right[f'ib{i}']) for i in range(1, 5)]
   sides = (skin.left, skin.right)
   return FaceModel(
     np.round(vertices, 4).astype(np.float32),
     np.concatenate(parts.triangles).astype(np.int32),
+    mane.astype(np.int32),
     np.round(shapes, 4).astype(np.float32),
     np.round(moves, 4).astype(np.float32),
     np.array([sides[right][name] for name, right in points.ibug68()], np.int32),

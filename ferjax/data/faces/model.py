@@ -14,8 +14,9 @@ class FaceModel(NamedTuple):
 
   vertices: np.ndarray  # f32[v, 3], the neutral average head
   triangles: np.ndarray  # i32[t, 3]
+  mane: np.ndarray  # i32[m, 3], triangles of long hair, drawn for some people
   identity: np.ndarray  # f32[i, v, 3], displacement at +1 standard deviation
-  action_units: np.ndarray  # f32[a, v, 3], displacement at intensity 5, in the order of ACTION_UNITS
+  action_units: np.ndarray  # f32[a, v, 3], displacement at intensity 5, as in ACTION_UNITS
   landmarks: np.ndarray  # i32[68], vertex of each iBUG landmark
   texels: np.ndarray  # f32[v, 2], where the vertex lies in the texture (column, row)
   occlusion: np.ndarray  # f32[v], share of the ambient light that arrives

@@ -8,7 +8,7 @@ import numpy as np
 from ferjax.data.faces.model import FaceModel
 
 _SUPERSAMPLING = 1.5
-_SLACK = np.float32(1e-4)  # so that no pixel falls between two triangles
+_SLACK = np.float32(1e-3)  # pixels by which triangles overlap, so that none falls between two
 _PIVOT = np.array([0.0, -16.0, 12.0], np.float32)  # what stays put when the head turns
 
 
@@ -40,7 +40,7 @@ class Surface(NamedTuple):
 
   texture: np.ndarray  # u8[h, w, 3], RGB
   creases: np.ndarray | None  # f32[ch, cw], how much to darken a window of the texture
-  creases_at: tuple[int, int]  # the window's first column and row
+  creases_at: tuple[float, float, float]  # the window's first column and row, and its scale
 
 
 def combine(weights: np.ndarray, shapes: np.ndarray) -> np.ndarray:
@@ -128,10 +128,7 @@ def normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
   faces = np.cross(b - a, c - a)
   corner = triangles.T.ravel()
   summed = np.stack(
-    [
-      np.bincount(corner, np.tile(faces[:, axis], 3), minlength=len(vertices))
-      for axis in range(3)
-    ],
+    [np.bincount(corner, np.tile(faces[:, axis], 3), minlength=len(vertices)) for axis in range(3)],
     axis=-1,
   )
   length = np.linalg.norm(summed, axis=1, keepdims=True)
@@ -152,50 +149,60 @@ def rasterise(
     Pixels i64[p] that are covered (row * side + column), their triangles i32[p] as a row of
     `triangles`, and barycentric weights f32[p, 3].
   """
-  corners = projected[triangles]
-  a, b, c = corners[:, 0, :2], corners[:, 1, :2], corners[:, 2, :2]
-  u, v = b - a, c - a
-  area = u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]
-  low = np.ceil(np.maximum(np.minimum(np.minimum(a, b), c), 0))
-  high = np.floor(np.minimum(np.maximum(np.maximum(a, b), c), side - 1))
-  kept = np.flatnonzero((area < -1e-6) & (low <= high).all(axis=1))
-  a, u, v, area = a[kept], u[kept], v[kept], area[kept]
-  first = low[kept].astype(np.int32)
-  extent = high[kept].astype(np.int32) - first + 1
-  count = extent[:, 0] * extent[:, 1]
-  which = np.repeat(np.arange(len(kept), dtype=np.int32), count)
-  within = np.arange(len(which), dtype=np.int32)
-  within -= np.repeat((np.cumsum(count) - count).astype(np.int32), count)
-  width = extent[:, 0][which]
-  row = within // width
-  column = within - row * width
-  right, down = column.astype(np.float32), row.astype(np.float32)
-  per_x = np.stack([v[:, 1], -u[:, 1]]) / area
-  per_y = np.stack([-v[:, 0], u[:, 0]]) / area
-  ahead = first.astype(np.float32) - a
-  start = per_x * ahead[:, 0] + per_y * ahead[:, 1]
-  second = start[0][which] + per_x[0][which] * right + per_y[0][which] * down
-  third = start[1][which] + per_x[1][which] * right + per_y[1][which] * down
-  inside = np.flatnonzero((second >= -_SLACK) & (third >= -_SLACK) & (second + third <= 1 + _SLACK))
-  which, second, third = which[inside], second[inside], third[inside]
-  pixel = (row[inside] + first[which, 1]) * side + column[inside] + first[which, 0]
-  depth = corners[kept, :, 2]
-  nearness = depth[which, 0] + second * (depth[:, 1] - depth[:, 0])[which]
-  nearness += third * (depth[:, 2] - depth[:, 0])[which]
+  x, y, z = (np.ascontiguousarray(column)[triangles.T] for column in projected.T)
+  ux, uy, vx, vy = x[1] - x[0], y[1] - y[0], x[2] - x[0], y[2] - y[0]
+  area = ux * vy - uy * vx
+  top = np.ceil(np.maximum(np.minimum(np.minimum(y[0], y[1]), y[2]), 0))
+  bottom = np.floor(np.minimum(np.maximum(np.maximum(y[0], y[1]), y[2]), side - 1))
+  kept = np.flatnonzero((area < -1e-6) & (top <= bottom))
+  x, y, z = x[:, kept], y[:, kept], z[:, kept]
+  ux, uy, vx, vy, area = ux[kept], uy[kept], vx[kept], vy[kept], area[kept]
+
+  first = top[kept].astype(np.int32)
+  count = bottom[kept].astype(np.int32) - first + 1
+  triangle = np.repeat(np.arange(len(kept), dtype=np.int32), count)
+  row = np.arange(len(triangle), dtype=np.int32)
+  row -= np.repeat(np.cumsum(count, dtype=np.int32) - count - first, count)
+  height = row.astype(np.float32)
+  left = np.zeros(len(row), np.float32)
+  right = np.full(len(row), side - 1, np.float32)
+  for i, j in ((0, 1), (1, 2), (2, 0)):
+    rise = y[j] - y[i]
+    slope = (x[j] - x[i]) / np.where(rise == 0, np.float32(1), rise)
+    crossing = (x[i] - slope * y[i])[triangle] + slope[triangle] * height
+    left = np.where((rise > 0)[triangle], np.maximum(left, crossing - _SLACK), left)
+    right = np.where((rise < 0)[triangle], np.minimum(right, crossing + _SLACK), right)
+  start, stop = np.ceil(left).astype(np.int32), np.floor(right).astype(np.int32)
+  spans = np.flatnonzero(start <= stop)
+  triangle, row, start, count = triangle[spans], row[spans], start[spans], (stop - start)[spans] + 1
+
+  across = ((z[1] - z[0]) * vy - (z[2] - z[0]) * uy) / area
+  down = ((z[2] - z[0]) * ux - (z[1] - z[0]) * vx) / area
+  edge = (z[0] - across * x[0] - down * y[0])[triangle]
+  edge += across[triangle] * start + down[triangle] * row
+  edge = edge.astype(np.float32)
+  within = np.arange(count.sum(), dtype=np.int32)
+  before = np.cumsum(count, dtype=np.int32) - count
+  within -= np.repeat(before, count)
+  pixel = np.repeat(row * side + start, count) + within
+  nearness = np.repeat(edge, count) + np.repeat(across[triangle], count) * within.astype(np.float32)
   nearest = np.full(side * side, -np.inf, np.float32)
   np.maximum.at(nearest, pixel, nearness)
-  winner = np.full(side * side, -1, np.int32)
   front = np.flatnonzero(nearness >= nearest[pixel])
-  winner[pixel[front]] = front
+  winner = np.full(side * side, -1, np.int32)
+  winner[pixel[front]] = np.repeat(triangle, count)[front]
   seen = np.flatnonzero(winner >= 0)
-  chosen = winner[seen]
-  second, third = second[chosen], third[chosen]
-  weights = np.stack([1 - second - third, second, third], axis=-1)
-  return seen, kept[which[chosen]].astype(np.int32), weights.astype(np.float32)
+  which = winner[seen]
+  right = (seen % side).astype(np.float32) - x[0][which]
+  down = (seen // side).astype(np.float32) - y[0][which]
+  second = (right * vy[which] - down * vx[which]) / area[which]
+  third = (down * ux[which] - right * uy[which]) / area[which]
+  weights = np.clip(np.stack([1 - second - third, second, third], axis=-1), 0, 1)
+  return seen, kept[which].astype(np.int32), weights.astype(np.float32)
 
 
 def illuminate(model: FaceModel, normal: np.ndarray, light: Light) -> np.ndarray:
-  """Light that each vertex sends on (red, green, blue as multiples) and its highlight, f32[v, 4]."""
+  """What each vertex sends on of red, green and blue, and its highlight, f32[v, 4]."""
   direction = light.direction / np.linalg.norm(light.direction)
   towards = normal @ direction.astype(np.float32)
   diffuse = np.clip((towards + 0.25) / 1.25, 0, None)[:, None]
@@ -206,8 +213,6 @@ def illuminate(model: FaceModel, normal: np.ndarray, light: Light) -> np.ndarray
   squared = np.clip(normal @ half, 0, 1) ** 2
   shine = model.gloss * squared**2 * squared**2 * squared**2 * squared * light.colour.mean()
   return np.concatenate([lit, shine[:, None]], axis=-1).astype(np.float32)
-
-
 
 
 def _read(texture, places):
@@ -228,6 +233,7 @@ def render(
   *,
   swell: np.ndarray | None = None,
   gaze: tuple[float, float] = (0.0, 0.0),
+  long_hair: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Draws a face over a background.
 
@@ -240,6 +246,7 @@ def render(
     background: f32[side, side, 3], RGB 0..255.
     swell: f32[v], by how many millimetres each vertex is moved outwards (hair).
     gaze: By how many texels the iris moves right and down.
+    long_hair: Whether the model's mane is drawn.
 
   Returns:
     The picture f32[side, side, 3], RGB 0..255, and the landmarks f32[68, 2] in pixels, taken from
@@ -248,19 +255,20 @@ def render(
   size = background.shape[0]
   side = round(size * _SUPERSAMPLING)
   factor = side / size
-  normal = normals(vertices, model.triangles)
+  triangles = np.concatenate([model.triangles, model.mane]) if long_hair else model.triangles
+  normal = normals(vertices, triangles)
   drawn = vertices if swell is None else vertices + normal * swell[:, None]
   projected = project(drawn, camera)
   landmarks = project(vertices[model.landmarks], camera)[:, :2]
   projected[:, :2] = (projected[:, :2] + 0.5) * factor - 0.5
-  seen, which, weights = rasterise(projected, model.triangles, side)
+  seen, which, weights = rasterise(projected, triangles, side)
 
   texels = model.texels
   if len(model.eyes):
     texels = texels.copy()
     texels[model.eyes[:, 0]] -= np.asarray(gaze, np.float32)
   lit = illuminate(model, normal @ rotation(camera).T, light)
-  corners = model.triangles[which]
+  corners = triangles[which]
   values = np.concatenate([texels, lit], axis=-1)
   at = values[corners[:, 0]] * weights[:, :1]
   at += values[corners[:, 1]] * weights[:, 1:2]
@@ -268,9 +276,11 @@ def render(
 
   colour = _read(surface.texture, at[:, :2]).astype(np.float32)
   if surface.creases is not None:
-    window = at[:, :2] - np.asarray(surface.creases_at, np.float32)
+    column, row, zoom = surface.creases_at
+    window = (at[:, :2] - np.array([column, row], np.float32)) * np.float32(zoom)
     colour *= 1 - _read(surface.creases, window)[:, None]
-  colour = colour * at[:, 2:5] + 90 * at[:, 5:6]
+  colour *= at[:, 2:5]
+  colour += 90 * at[:, 5:]
   picture = cv2.resize(background, (side, side), interpolation=cv2.INTER_LINEAR)
   picture.reshape(-1, 3)[seen] = colour
   picture = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)

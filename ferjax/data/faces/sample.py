@@ -152,7 +152,11 @@ def draw(config: Config, row: Row) -> Sample:
   middle = (config.size - 1) / 2
   centre = middle + config.size * np.clip(rng.normal(0, 0.022, 2), -0.05, 0.05)
   camera = render.Camera(
-    float(yaw), float(pitch), float(roll), float(scale), tuple(centre.tolist()),
+    float(yaw),
+    float(pitch),
+    float(roll),
+    float(scale),
+    tuple(centre.tolist()),
     float(rng.uniform(600, 1400)),
   )
   gaze = rng.normal(0, (2.2, 1.0))
@@ -167,6 +171,7 @@ def draw(config: Config, row: Row) -> Sample:
     background,
     swell=model.hair * np.float32(who.look.hair),
     gaze=(float(gaze[0]), float(gaze[1])),
+    long_hair=who.look.long_hair,
   )
   softness = rng.uniform(0, 0.25 + 0.55 * hard) * config.size / 112
   if softness > 0.3:

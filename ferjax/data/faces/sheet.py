@@ -12,7 +12,12 @@ _POSES = (0, 0, 0, 30, -30, 60, -60, 0)
 
 
 def sheet(
-  *, size: int = 112, seed: int = 0, difficulty: float = 0.5, first: int = 0, landmarks: bool = False
+  *,
+  size: int = 112,
+  seed: int = 0,
+  difficulty: float = 0.5,
+  first: int = 0,
+  landmarks: bool = False,
 ) -> np.ndarray:
   """One column for each expression, one row for each of eight people, u8[h, w, 3] RGB."""
   config = sample.Config(num=5000, size=size, seed=seed, difficulty=difficulty, subjects=100)

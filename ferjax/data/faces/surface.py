@@ -8,7 +8,9 @@ import numpy as np
 
 TOP, BOTTOM = 112.0, -215.0
 
-_HEIGHTS = np.array([-215, -160, -130, -110, -90, -60, -30, 0, 30, 60, 80, 95, 105, 109, 111.3, 112])
+_HEIGHTS = np.array(
+  [-215, -160, -130, -110, -90, -60, -30, 0, 30, 60, 80, 95, 105, 109, 111.3, 112]
+)
 _WIDTH = np.array([52, 52, 52, 52, 55, 62, 69.5, 74, 76, 70.5, 60, 46.5, 31, 20, 10, 0.5])
 _FRONT = np.array([85, 85, 83, 82, 85, 86, 86, 86, 90, 85, 72, 55, 37, 24, 12, 0.5])
 _BACK = np.array([60, 60, 60, 62, 66, 74, 87, 100, 103, 95, 81, 62, 42, 27, 13, 0.5])
@@ -90,7 +92,7 @@ def bump(x, y, x0, y0, width, height):
 def relief(x: np.ndarray, y: np.ndarray) -> np.ndarray:
   """How far the features stand out from the bare head, f64[n] along z, for the front of it."""
   nose_width = _smooth(_NOSE_HEIGHTS, _NOSE_WIDTH, y)
-  nose = _smooth(_NOSE_HEIGHTS, _NOSE_DEPTH, y) * np.exp(-np.abs(x / nose_width) ** 2.4)
+  nose = _smooth(_NOSE_HEIGHTS, _NOSE_DEPTH, y) * np.exp(-(np.abs(x / nose_width) ** 2.4))
   hills = (
     (3.5, 27, 15, 17, 6),  # brow ridge
     (1.5, 0, 18, 12, 8),  # glabella

@@ -123,19 +123,22 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     )
     for row, drawn in stream.draw_split(config, split, processes=self._processes):
       yaw, pitch, roll = drawn.pose
-      yield row.index, {
-        'image': drawn.image,
-        'label': row.label,
-        'name': row.name,
-        'subject': f'{row.subject:03d}',
-        'landmarks': drawn.landmarks,
-        'au': drawn.au,
-        'yaw': yaw,
-        'pitch': pitch,
-        'roll': roll,
-        'yaw_bin': row.yaw_bin,
-        'distribution': drawn.distribution,
-      }
+      yield (
+        row.index,
+        {
+          'image': drawn.image,
+          'label': row.label,
+          'name': row.name,
+          'subject': f'{row.subject:03d}',
+          'landmarks': drawn.landmarks,
+          'au': drawn.au,
+          'yaw': yaw,
+          'pitch': pitch,
+          'roll': roll,
+          'yaw_bin': row.yaw_bin,
+          'distribution': drawn.distribution,
+        },
+      )
 
 
 def make(
@@ -162,10 +165,6 @@ def make(
   Raises:
     ValueError: An option is out of range.
   """
-  config = faces_config(
-    num=num, size=size, seed=seed, difficulty=difficulty, subjects=subjects
-  )
+  config = faces_config(num=num, size=size, seed=seed, difficulty=difficulty, subjects=subjects)
   known = config.name in Builder.builder_configs
-  return Builder(
-    data_dir=data_dir, config=config.name if known else config, processes=processes
-  )
+  return Builder(data_dir=data_dir, config=config.name if known else config, processes=processes)
