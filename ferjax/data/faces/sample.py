@@ -6,7 +6,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ferjax.data.faces import appearance, expressions, head, identity, render
+from ferjax.data.faces import appearance, expressions, head, ict_face_model, render
+from ferjax.data.faces.model import FaceModel
 from ferjax.data.labels import CLASSES
 
 YAWS = (-60, -30, 0, 30, 60)
@@ -17,7 +18,8 @@ class Config(NamedTuple):
   """A whole set of pictures.
 
   `num` pictures of `subjects` people, `size` pixels high and wide, drawn from `seed`; `difficulty`
-  0..1 makes expressions weaker and more often blended, light and sensor worse.
+  0..1 makes expressions weaker and more often blended, light and sensor worse. `ict_face_model` is
+  the folder of a checkout of that model, or empty for our own head.
   """
 
   num: int
@@ -25,6 +27,7 @@ class Config(NamedTuple):
   seed: int
   difficulty: float
   subjects: int
+  ict_face_model: str = ''
 
 
 class Row(NamedTuple):
@@ -87,14 +90,21 @@ def split_of(subject: int, subjects: int) -> str:
   return 'val' if subject < subjects - test else 'test'
 
 
+@functools.lru_cache(maxsize=2)
+def face_model(folder: str) -> FaceModel:
+  """The model of `Config.ict_face_model`; the folder is read once."""
+  return ict_face_model.load(folder) if folder else head.build()
+
+
 @functools.lru_cache(maxsize=8)
-def person(seed: int, subject: int) -> Person:
-  """The same person for the same numbers."""
+def person(seed: int, subject: int, folder: str = '') -> Person:
+  """The same person for the same numbers; `folder` as `Config.ict_face_model`."""
   rng = np.random.default_rng((seed, _PERSON, subject))
-  shape = np.clip(rng.standard_normal(len(identity.SHAPES)), -2.2, 2.2)
-  neutral = render.shape(head.build(), shape)
+  model = face_model(folder)
+  shape = np.clip(rng.standard_normal(len(model.identity)), -2.2, 2.2)
+  neutral = render.shape(model, shape)
   look = appearance.paint(rng)
-  lopsided = np.clip(rng.normal(0, 0.08, len(head.build().action_units)), -0.2, 0.2)
+  lopsided = np.clip(rng.normal(0, 0.08, len(model.action_units)), -0.2, 0.2)
   return Person(neutral, look, lopsided.astype(np.float32))
 
 
@@ -138,8 +148,8 @@ def draw(config: Config, row: Row) -> Sample:
     The picture with everything that is known of it.
   """
   rng = np.random.default_rng((config.seed, _PICTURE, row.subject, row.index))
-  who = person(config.seed, row.subject)
-  model = head.build()
+  who = person(config.seed, row.subject, config.ict_face_model)
+  model = face_model(config.ict_face_model)
   hard = config.difficulty
   expression = expressions.draw(rng, row.label, hard)
   tilt = np.clip(who.lopsided + rng.normal(0, 0.07, len(who.lopsided)), -0.35, 0.35)

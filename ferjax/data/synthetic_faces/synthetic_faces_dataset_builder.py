@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import zlib
 
 import tensorflow_datasets as tfds
 
@@ -23,6 +24,7 @@ class FacesConfig(tfds.core.BuilderConfig):
     seed: Seed of everything random.
     difficulty: 0 (strong, pure expressions, mild light) to 1.
     subjects: Number of people.
+    ict_face_model: Folder of the ICT-FaceKit model to draw instead of our own head, or empty.
   """
 
   num: int = 5000
@@ -30,6 +32,7 @@ class FacesConfig(tfds.core.BuilderConfig):
   seed: int = 0
   difficulty: float = 0.5
   subjects: int = 100
+  ict_face_model: str = ''
 
 
 def faces_config(
@@ -39,6 +42,7 @@ def faces_config(
   seed: int = 0,
   difficulty: float = 0.5,
   subjects: int | None = None,
+  ict_face_model: str | os.PathLike = '',
 ) -> FacesConfig:
   """The configuration with these options; its name holds all of them, so each is cached apart.
 
@@ -48,6 +52,8 @@ def faces_config(
     seed: Seed of everything random, 0 or more.
     difficulty: 0 to 1.
     subjects: Number of people; by default one for every 20 pictures, at least 5, at most 100.
+    ict_face_model: Folder `FaceXModel` of an ICT-FaceKit checkout, to draw that model's heads
+      instead of our own; the name holds a hash of its path.
 
   Raises:
     ValueError: An option is out of range.
@@ -64,9 +70,13 @@ def faces_config(
     if not low <= value <= high:
       raise ValueError(f'synthetic_faces: {name}={value} must lie within {low}..{high}')
   name = f'num{num}_size{size}_seed{seed}_difficulty{round(100 * difficulty):03d}_people{subjects}'
+  folder = os.path.abspath(ict_face_model) if ict_face_model else ''
+  if folder:
+    name += f'_ict{zlib.crc32(folder.encode()):08x}'
   return FacesConfig(
     name=name,
     description=f'{num} pictures of {subjects} people, {size} x {size} pixels',
+    ict_face_model=folder,
     num=num,
     size=size,
     seed=seed,
@@ -118,9 +128,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self, split):
     options = self.builder_config
-    config = sample.Config(
-      options.num, options.size, options.seed, options.difficulty, options.subjects
-    )
+    config = sample.Config(**{name: getattr(options, name) for name in sample.Config._fields})
     for row, drawn in stream.draw_split(config, split, processes=self._processes):
       yaw, pitch, roll = drawn.pose
       yield (
@@ -149,6 +157,7 @@ def make(
   seed: int = 0,
   difficulty: float = 0.5,
   subjects: int | None = None,
+  ict_face_model: str | os.PathLike = '',
   processes: int | None = None,
 ) -> Builder:
   """The builder for these options; `download_and_prepare()` draws what is not there yet.
@@ -160,11 +169,19 @@ def make(
     seed: Seed of everything random.
     difficulty: 0 (strong, pure expressions, mild light) to 1.
     subjects: Number of people; by default one for every 20 pictures, at least 5, at most 100.
+    ict_face_model: Folder `FaceXModel` of an ICT-FaceKit checkout, to draw that model's heads.
     processes: How many processes draw; the pictures do not depend on it.
 
   Raises:
     ValueError: An option is out of range.
   """
-  config = faces_config(num=num, size=size, seed=seed, difficulty=difficulty, subjects=subjects)
+  config = faces_config(
+    num=num,
+    size=size,
+    seed=seed,
+    difficulty=difficulty,
+    subjects=subjects,
+    ict_face_model=ict_face_model,
+  )
   known = config.name in Builder.builder_configs
   return Builder(data_dir=data_dir, config=config.name if known else config, processes=processes)
