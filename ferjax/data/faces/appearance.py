@@ -268,7 +268,7 @@ def paint(rng: np.random.Generator) -> Appearance:
   ragged = 4 * soft.mask * (1 - soft.mask) * ragged[soft.rows, soft.columns]
   covered = soft._replace(mask=np.clip((soft.mask + ragged - 0.5) * 5 + 0.5, 0, 1))
   strands = np.clip(0.17 * long_strands + 0.08 * _noise(rng, 20.0), -0.5, 0.7)
-  strands = hair * (1 + strands[..., None])
+  strands = hair.astype(np.float32) * (1 + strands[..., None])
   if bald:
     _blend(canvas, covered.times(rng.uniform(0, 0.25)), strands)
   else:
@@ -289,7 +289,7 @@ def paint(rng: np.random.Generator) -> Appearance:
     texture[y - head.SWATCH : y + head.SWATCH, x - head.SWATCH : x + head.SWATCH] = colour
   thickness = 0.0 if bald else rng.uniform(3, 16)
   long_hair = not bald and rng.uniform() < 0.4
-  texture = np.clip(texture, 0, 255).astype(np.uint8)
+  texture = np.clip(texture, 0, 255, out=texture).astype(np.uint8)
   return Appearance(texture, thickness, bool(long_hair), float(age), float(skin.mean()))
 
 

@@ -9,7 +9,7 @@ from ferjax.data.faces.model import FaceModel
 
 _SUPERSAMPLING = 1.5
 _SLACK = np.float32(1e-3)  # pixels by which triangles overlap, so that none falls between two
-_PIVOT = np.array([0.0, -16.0, 12.0], np.float32)  # what stays put when the head turns
+_PIVOT = np.array([0.0, -22.0, 14.0], np.float32)  # what stays put when the head turns
 
 
 class Camera(NamedTuple):
@@ -268,11 +268,11 @@ def render(
     texels = texels.copy()
     texels[model.eyes[:, 0]] -= np.asarray(gaze, np.float32)
   lit = illuminate(model, normal @ rotation(camera).T, light)
-  corners = triangles[which]
   values = np.concatenate([texels, lit], axis=-1)
-  at = values[corners[:, 0]] * weights[:, :1]
-  at += values[corners[:, 1]] * weights[:, 1:2]
-  at += values[corners[:, 2]] * weights[:, 2:]
+  corners = np.take(triangles, which, axis=0)
+  at = np.take(values, corners[:, 0], axis=0) * weights[:, :1]
+  at += np.take(values, corners[:, 1], axis=0) * weights[:, 1:2]
+  at += np.take(values, corners[:, 2], axis=0) * weights[:, 2:]
 
   colour = _read(surface.texture, at[:, :2]).astype(np.float32)
   if surface.creases is not None:

@@ -158,7 +158,7 @@ def draw(config: Config, row: Row) -> Sample:
   au = (left + right) / 2
   yaw = row.yaw_bin + np.clip(rng.normal(0, 4), -10, 10)
   pitch, roll = np.clip(rng.normal(0, 5.5, 2), -16, 16)
-  scale = 0.455 * config.size / 112 * np.exp(np.clip(rng.normal(0, 0.06), -0.14, 0.14))
+  scale = 0.52 * config.size / 112 * np.exp(np.clip(rng.normal(0, 0.06), -0.14, 0.14))
   middle = (config.size - 1) / 2
   centre = middle + config.size * np.clip(rng.normal(0, 0.022, 2), -0.05, 0.05)
   camera = render.Camera(
