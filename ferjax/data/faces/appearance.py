@@ -6,7 +6,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ferjax.data.faces import head, points, render, surface
+from ferjax.data.faces import head, points, render, resample, surface
 from ferjax.data.faces.action_units import ACTION_UNITS
 
 _SKIN = np.array(
@@ -106,7 +106,7 @@ def _noise(rng, grain):
   """Smooth noise of about unit deviation over the sheet, f32[h, w]; grain in millimetres."""
   columns, rows = (max(int(n / (grain * head.TEXELS_PER_MM)), 2) for n in head.SHEET)
   coarse = rng.standard_normal((rows, columns), dtype=np.float32)
-  return cv2.resize(coarse, head.SHEET, interpolation=cv2.INTER_CUBIC)
+  return resample.enlarge(coarse, *head.SHEET[::-1])
 
 
 @functools.cache
@@ -257,11 +257,9 @@ def paint(rng: np.random.Generator) -> Appearance:
 
   bald = rng.uniform() < 0.12 + 0.12 * age
   edge = _hair_edge(rng, rng.uniform(0, 1) ** 2 * (0.4 + 0.6 * age))
-  long_strands = cv2.resize(
-    rng.standard_normal((9, 420), dtype=np.float32), head.SHEET, interpolation=cv2.INTER_CUBIC
-  )
-  locks = cv2.resize(
-    rng.standard_normal((4, 70), dtype=np.float32), head.SHEET, interpolation=cv2.INTER_CUBIC
+  long_strands, locks = (
+    resample.enlarge(rng.standard_normal(shape, dtype=np.float32), *head.SHEET[::-1])
+    for shape in ((9, 420), (4, 70))
   )
   ragged = 0.12 * long_strands + rng.uniform(0.03, 0.22) * locks
   soft = _mask([edge], 5.0)
@@ -319,13 +317,13 @@ _CREASES = (
   ({'AU10': 0.6, 'AU09': 0.5}, 0.25, 1.4, ((15, -50), (14, -57), (17, -60))),
 )
 _WINDOW = ((-78.0, 66.0), (78.0, -116.0))  # the sheet's part that has creases
-_ZOOM = 0.5  # their texels for one of the texture
+_ZOOM = 0.5  # their texels for one of the texture, along each axis
 
 
 @functools.cache
 def _crease_maps():
   """One map for each crease and side, f32[2k, h * w], their units f32[2k, a], shape and place."""
-  (x0, y0), (x1, y1) = head.texel(np.array(_WINDOW)).astype(int)
+  (x0, y0), (x1, y1) = head.texel(np.array(_WINDOW)).astype(int) // 2 * 2
   maps, units = [], []
   density = head.TEXELS_PER_MM * _ZOOM
   for weights, depth, width, line in _CREASES:
@@ -334,11 +332,12 @@ def _crease_maps():
       canvas = np.zeros(head.SHEET[::-1], np.uint8)
       nodes = _fixed(_curve(line) * (side, 1))
       cv2.polylines(canvas, [nodes], False, 255, 2, cv2.LINE_AA, 3)
-      canvas = canvas[y0:y1, x0:x1].astype(np.float32)
-      canvas = cv2.resize(canvas, None, fx=_ZOOM, fy=_ZOOM, interpolation=cv2.INTER_AREA)
+      canvas = canvas[y0:y1, x0:x1].astype(np.uint16)
+      quarters = canvas[0::2, 0::2] + canvas[0::2, 1::2] + canvas[1::2, 0::2] + canvas[1::2, 1::2]
+      canvas = (quarters // 4).astype(np.uint8)
       sharp = cv2.GaussianBlur(canvas, (0, 0), width * density)
       wide = cv2.GaussianBlur(canvas, (0, 0), 2.6 * width * density)
-      crease = sharp / sharp.max() - 0.45 * wide / wide.max()
+      crease = sharp / float(sharp.max()) - 0.45 * wide / float(wide.max())
       maps.append((depth * crease.ravel()).astype(np.float32))
       units.append(by_unit)
   shift = 0.5 / _ZOOM - 0.5  # of texel centres between the two scales
@@ -348,7 +347,7 @@ def _crease_maps():
 def creases(
   left: np.ndarray, right: np.ndarray, age: float
 ) -> tuple[np.ndarray, tuple[float, float, float]]:
-  """How far lines of the skin darken it, f32[h, w], and its place as `render.Surface` wants it.
+  """How far lines of the skin darken it, u8[h, w], and their place, as `render.Surface` says.
 
   Args:
     left: Intensities f32[a], 0..5, of the subject's left half.
@@ -358,7 +357,8 @@ def creases(
   maps, units, extent, at = _crease_maps()
   intensity = np.stack([left, right]).astype(np.float32) / 5
   strength = np.empty(len(maps), np.float32)
-  strength[0::2] = units[0::2] @ intensity[0]
-  strength[1::2] = units[1::2] @ intensity[1]
+  strength[0::2] = (units[0::2] * intensity[0]).sum(axis=1)
+  strength[1::2] = (units[1::2] * intensity[1]).sum(axis=1)
   strength = np.minimum(strength * (0.75 + 0.5 * age) + 0.22 * age, 1.2).astype(np.float32)
-  return render.combine(strength, maps).reshape(extent), at
+  dark = render.combine(strength, maps).reshape(extent)
+  return np.clip(np.rint(100 + 100 * dark), 0, 255).astype(np.uint8), at

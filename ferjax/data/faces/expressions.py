@@ -135,6 +135,6 @@ def draw(rng: np.random.Generator, name: str, difficulty: float) -> Expression:
     units += (1 - share) * _draw_recipe(rng, second, 2 * difficulty)
   units *= strength
   habit = rng.uniform(0, 0.5 + 0.5 * difficulty, len(units)) * (rng.uniform(size=len(units)) < 0.25)
-  habit[ACTION_UNITS.index('AU26')] *= 0.4
+  habit[[ACTION_UNITS.index('AU25'), ACTION_UNITS.index('AU26')]] *= 0.35
   units = np.clip(units + habit, 0, MAXIMUM).astype(np.float32)
   return Expression(units, distribution(first, second, share, strength))

@@ -53,7 +53,7 @@ def displacements(vertices: np.ndarray) -> np.ndarray:
     'chin_width': (5 * np.tanh(x / 12) * bump(x, y, 18, -103, 12, 16) * front, zero, zero),
     'chin_forward': (zero, zero, 4.5 * chin),
     'cheekbones': (2.2 * side * cheek, zero, 2.8 * cheek),
-    'fullness': (4.0 * side * hollow, zero, 2.5 * hollow),
+    'fullness': (3.2 * side * hollow, zero, 2.0 * hollow),
     'forehead_height': (zero, 6 * forehead, zero),
     'forehead_slope': (zero, zero, -7 * forehead * front),
     'brow_ridge': (zero, -0.5 * brow, 2.6 * near(26, 15, 20, 8)),

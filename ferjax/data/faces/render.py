@@ -5,9 +5,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from ferjax.data.faces import resample
 from ferjax.data.faces.model import FaceModel
 
-_SUPERSAMPLING = 1.5
 _SLACK = np.float32(1e-3)  # pixels by which triangles overlap, so that none falls between two
 _PIVOT = np.array([0.0, -22.0, 14.0], np.float32)  # what stays put when the head turns
 
@@ -39,7 +39,7 @@ class Surface(NamedTuple):
   """What covers the mesh."""
 
   texture: np.ndarray  # u8[h, w, 3], RGB
-  creases: np.ndarray | None  # f32[ch, cw], how much to darken a window of the texture
+  creases: np.ndarray | None  # u8[ch, cw], percent by which to darken a window of it, plus 100
   creases_at: tuple[float, float, float]  # the window's first column and row, and its scale
 
 
@@ -103,6 +103,12 @@ def eye_centres(model: FaceModel, neutral: np.ndarray) -> np.ndarray:
   return model.eye_centres + np.stack(shift)
 
 
+def _turn(matrix, vectors):
+  """Vectors f32[n, 3] times a matrix f32[3, 3], summed in order."""
+  x, y, z = vectors.T
+  return np.stack([row[0] * x + row[1] * y + row[2] * z for row in matrix], axis=-1)
+
+
 def rotation(camera: Camera) -> np.ndarray:
   """The head's rotation matrix f32[3, 3]; apply as `points @ rotation.T`."""
   x, y, z = np.radians([camera.pitch, camera.yaw, camera.roll])
@@ -110,12 +116,12 @@ def rotation(camera: Camera) -> np.ndarray:
   about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
   about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
   about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-  return (about_z @ about_y @ about_x).astype(np.float32)
+  return np.einsum('ij,jk,kl->il', about_z, about_y, about_x).astype(np.float32)
 
 
 def project(vertices: np.ndarray, camera: Camera) -> np.ndarray:
   """Pixel coordinates and nearness of points, f32[v, 3]; pixel centres are at whole numbers."""
-  turned = (vertices - _PIVOT) @ rotation(camera).T
+  turned = _turn(rotation(camera), vertices - _PIVOT)
   near = np.float32(camera.distance) / (np.float32(camera.distance) - turned[:, 2])
   x = camera.centre[0] + camera.scale * turned[:, 0] * near
   y = camera.centre[1] - camera.scale * turned[:, 1] * near
@@ -201,25 +207,28 @@ def rasterise(
   return seen, kept[which].astype(np.int32), weights.astype(np.float32)
 
 
+def _unit(vector):
+  vector = np.asarray(vector, float)
+  return (vector / np.sqrt((vector * vector).sum())).astype(np.float32)
+
+
 def illuminate(model: FaceModel, normal: np.ndarray, light: Light) -> np.ndarray:
   """What each vertex sends on of red, green and blue, and its highlight, f32[v, 4]."""
-  direction = light.direction / np.linalg.norm(light.direction)
-  towards = normal @ direction.astype(np.float32)
+  direction = _unit(light.direction)
+  towards, ahead = _turn(np.stack([direction, _unit(direction + (0, 0, 1))]), normal).T
   diffuse = np.clip((towards + 0.25) / 1.25, 0, None)[:, None]
   above = (0.78 + 0.22 * normal[:, 1:2]) * model.occlusion[:, None]
   lit = light.ambient * above + light.colour * diffuse * np.sqrt(model.occlusion)[:, None]
-  half = direction + np.array([0, 0, 1.0])
-  half = (half / np.linalg.norm(half)).astype(np.float32)
-  squared = np.clip(normal @ half, 0, 1) ** 2
+  squared = np.clip(ahead, 0, 1) ** 2
   shine = model.gloss * squared**2 * squared**2 * squared**2 * squared * light.colour.mean()
   return np.concatenate([lit, shine[:, None]], axis=-1).astype(np.float32)
 
 
-def _read(texture, places):
-  """Bilinear samples of a texture at places f32[n, 2] (column, row); 0 outside."""
+def _read(texture, places, outside=0):
+  """Bilinear samples of a texture u8[h, w, ...] at places f32[n, 2] (column, row)."""
   folded = np.zeros((-(-len(places) // 256), 256, 2), np.float32)
   folded.reshape(-1, 2)[: len(places)] = places
-  read = cv2.remap(texture, folded, None, cv2.INTER_LINEAR)
+  read = cv2.remap(texture, folded, None, cv2.INTER_LINEAR, borderValue=outside)
   return read.reshape(-1, *texture.shape[2:])[: len(places)]
 
 
@@ -243,31 +252,31 @@ def render(
     surface: Texture and creases.
     camera: Pose and scale.
     light: The light.
-    background: f32[side, side, 3], RGB 0..255.
+    background: u8[side, side, 3], RGB.
     swell: f32[v], by how many millimetres each vertex is moved outwards (hair).
     gaze: By how many texels the iris moves right and down.
     long_hair: Whether the model's mane is drawn.
 
   Returns:
-    The picture f32[side, side, 3], RGB 0..255, and the landmarks f32[68, 2] in pixels, taken from
-    the same projection.
+    The picture u8[side, side, 3], RGB, and the landmarks f32[68, 2] in pixels, taken from the same
+    projection.
   """
   size = background.shape[0]
-  side = round(size * _SUPERSAMPLING)
-  factor = side / size
+  even = size + size % 2
+  side = even // 2 * 3
   triangles = np.concatenate([model.triangles, model.mane]) if long_hair else model.triangles
   normal = normals(vertices, triangles)
   drawn = vertices if swell is None else vertices + normal * swell[:, None]
   projected = project(drawn, camera)
   landmarks = project(vertices[model.landmarks], camera)[:, :2]
-  projected[:, :2] = (projected[:, :2] + 0.5) * factor - 0.5
+  projected[:, :2] = (projected[:, :2] + 0.5) * 1.5 - 0.5
   seen, which, weights = rasterise(projected, triangles, side)
 
   texels = model.texels
   if len(model.eyes):
     texels = texels.copy()
     texels[model.eyes[:, 0]] -= np.asarray(gaze, np.float32)
-  lit = illuminate(model, normal @ rotation(camera).T, light)
+  lit = illuminate(model, _turn(rotation(camera), normal), light)
   values = np.concatenate([texels, lit], axis=-1)
   corners = np.take(triangles, which, axis=0)
   at = np.take(values, corners[:, 0], axis=0) * weights[:, :1]
@@ -278,10 +287,9 @@ def render(
   if surface.creases is not None:
     column, row, zoom = surface.creases_at
     window = (at[:, :2] - np.array([column, row], np.float32)) * np.float32(zoom)
-    colour *= 1 - _read(surface.creases, window)[:, None]
+    colour *= np.float32(0.01) * (np.float32(200) - _read(surface.creases, window, 100)[:, None])
   colour *= at[:, 2:5]
   colour += 90 * at[:, 5:]
-  picture = cv2.resize(background, (side, side), interpolation=cv2.INTER_LINEAR)
-  picture.reshape(-1, 3)[seen] = colour
-  picture = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
-  return picture, landmarks
+  picture = cv2.resize(background, (side, side), interpolation=cv2.INTER_LINEAR_EXACT)
+  picture.reshape(-1, 3)[seen] = np.clip(np.rint(colour), 0, 255).astype(np.uint8)
+  return resample.reduce_3_to_2(picture)[:size, :size], landmarks

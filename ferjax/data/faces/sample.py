@@ -6,7 +6,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ferjax.data.faces import appearance, expressions, head, ict_face_model, render
+from ferjax.data.faces import appearance, expressions, head, ict_face_model, render, resample
 from ferjax.data.faces.model import FaceModel
 from ferjax.data.labels import CLASSES
 
@@ -101,7 +101,7 @@ def person(seed: int, subject: int, folder: str = '') -> Person:
   """The same person for the same numbers; `folder` as `Config.ict_face_model`."""
   rng = np.random.default_rng((seed, _PERSON, subject))
   model = face_model(folder)
-  shape = np.clip(rng.standard_normal(len(model.identity)), -2.2, 2.2)
+  shape = np.clip(rng.standard_normal(len(model.identity)), -1.9, 1.9)
   neutral = render.shape(model, shape)
   look = appearance.paint(rng)
   lopsided = np.clip(rng.normal(0, 0.08, len(model.action_units)), -0.2, 0.2)
@@ -112,7 +112,7 @@ def _background(rng, size):
   """Something out of focus: a gradient, large patches, sometimes a few edges."""
   base = rng.uniform(30, 220) + rng.normal(0, 22, 3)
   patches = base + rng.normal(0, rng.uniform(5, 40), (5, 5, 1)) + rng.normal(0, 9, (5, 5, 3))
-  picture = cv2.resize(patches.astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+  picture = np.clip(resample.enlarge(patches, size, size), 0, 255).astype(np.uint8)
   for _ in range(rng.integers(0, 5)):
     corner, extent = rng.uniform(-0.2, 1, 2) * size, rng.uniform(0.1, 0.7, 2) * size
     low, high = np.round(corner).astype(int), np.round(corner + extent).astype(int)
