@@ -106,7 +106,9 @@ def _noise(rng, grain):
   """Smooth noise of about unit deviation over the sheet, f32[h, w]; grain in millimetres."""
   columns, rows = (max(int(n / (grain * head.TEXELS_PER_MM)), 2) for n in head.SHEET)
   coarse = rng.standard_normal((rows, columns), dtype=np.float32)
-  return resample.enlarge(coarse, *head.SHEET[::-1])
+  coarse = np.clip(128 + 40 * coarse, 0, 255).astype(np.uint8)
+  fine = cv2.resize(coarse, head.SHEET, interpolation=cv2.INTER_LINEAR_EXACT)
+  return (fine.astype(np.float32) - 128) / np.float32(40)
 
 
 @functools.cache
