@@ -36,7 +36,7 @@ _HAIR = np.array(
   float,
 )
 _IRIS = np.array([(52, 32, 22), (86, 54, 30), (104, 92, 52), (84, 112, 132), (96, 122, 96)], float)
-_SHARP = 8  # sub-texel bits of OpenCV's drawing functions are 3: coordinates times 8
+_SHARP = 8  # OpenCV's drawing functions are given 3 binary places: coordinates times 8
 
 
 class Appearance(NamedTuple):

@@ -64,7 +64,8 @@ def _strip(rows, columns, turn=False):
   return triangles[:, ::-1] if turn else triangles
 
 
-def _eyeball(parts, skin, names, side):
+def _eyeball(parts, names, side):
+  """The front of an eyeball; returns its vertices."""
   centre = surface.EYE_CENTRE * (side, 1, 1)
   polar = np.linspace(0, np.radians(78), 8)
   around = np.linspace(0, 2 * np.pi, 17)
@@ -142,6 +143,7 @@ def _mouth(parts, skin):
 
 
 def _ears(parts, skin):
+  """Two bowls with a rim, turned backwards."""
   near = np.argmin(np.linalg.norm(skin.vertices - (74, -8, -4), axis=1))
   for side, anchor in ((1, near), (-1, skin.mirror[near])):
     around = np.linspace(0, 2 * np.pi, 19)
@@ -149,7 +151,7 @@ def _ears(parts, skin):
     lift = np.array([-2.0, -2.0, 1.5, 4.5, 2.0, -6.0])
     r, a = np.meshgrid(rings, around, indexing='ij')
     h = np.broadcast_to(lift[:, None], r.shape)
-    u = r * np.cos(a) * 13.5 * (1 - 0.22 * np.sin(a) * -1 * (np.sin(a) < 0))
+    u = r * np.cos(a) * 13.5 * (1 + 0.22 * np.minimum(np.sin(a), 0))
     v = r * np.sin(a) * 26.5
     tilt = np.radians(32)
     back = -u + 5
@@ -163,7 +165,7 @@ def _ears(parts, skin):
 
 
 def _mane(parts):
-  """Long hair around the back of the head, an outer and an inner sheet; returns its triangles."""
+  """Long hair behind the ears: its triangles and the first vertex of the inner sheet."""
   angles = np.radians(np.linspace(84, 276, 23))
   heights = np.array([64.0, 45, 25, 0, -25, -50, -75, -98, -118])
   angle, y = np.meshgrid(angles, heights)
@@ -175,13 +177,13 @@ def _mane(parts):
   lock = 2.0 * np.cos(np.arange(23) * 2.1)
   for depth, shade, turn in ((0.0, 0.95, False), (4.0, 0.35, True)):
     r = away + lock * np.clip((40 - y) / 60, 0, 1) - depth
-    points_ = np.stack([r * np.sin(angle), y - 3 * lock * (y < -90), r * np.cos(angle)], -1)
+    place = np.stack([r * np.sin(angle), y - 3 * lock * (y < -90), r * np.cos(angle)], -1)
     side = np.where(angle > np.pi, -1, 1)
     texels = texel(np.stack([beyond * points.ARC * side, 80 + 0.3 * y], -1)).reshape(-1, 2)
-    n = points_.size // 3
+    n = place.size // 3
     follow, share = np.zeros((n, 1), int), np.zeros((n, 1))
     grid = _strip(len(heights), len(angles), turn=turn)
-    start = parts.add(points_.reshape(-1, 3), grid[:0], texels, follow, share, shade, 0.25)
+    start = parts.add(place.reshape(-1, 3), grid[:0], texels, follow, share, shade, 0.25)
     triangles.append(grid + start)
   return np.concatenate(triangles), start
 
@@ -197,6 +199,14 @@ def _occlusion(vertices):
   return 1 - shade * front - 0.5 * below
 
 
+def _follow(parts, moves):
+  """Displacements of the skin's vertices and of those that follow them, f64[a, v, 3]."""
+  others = [
+    np.einsum('nm,anmd->and', share, moves[:, follow]) for follow, share in parts.follow[1:]
+  ]
+  return np.concatenate([moves, *others], axis=1)
+
+
 @functools.cache
 def build() -> FaceModel:
   """The head, the same on every call."""
@@ -208,7 +218,7 @@ def build() -> FaceModel:
   parts.gloss.append(gloss + 0.4 * surface.bump(*skin.vertices[:, :2].T, 0, -72, 16, 6))
   eyes, lids = [], []
   for which, (names, side) in enumerate(((skin.right, -1), (skin.left, 1))):
-    ball = _eyeball(parts, skin, names, side)
+    ball = _eyeball(parts, names, side)
     eyes.append(np.stack([ball, np.full_like(ball, which)], -1))
     _lid_margin(parts, skin, names, side)
     away = np.linalg.norm(skin.vertices - surface.EYE_CENTRE * (side, 1, 1), axis=1)
@@ -220,23 +230,18 @@ def build() -> FaceModel:
   mane, inner = _mane(parts)
   vertices = np.concatenate(parts.vertices)
 
-  moves = action_units.displacements(skin)
+  moves = _follow(parts, action_units.displacements(skin))
   shapes = identity.displacements(vertices)
-  extra_moves = [
-    np.einsum('nm,anmd->and', share, moves[:, follow]) for follow, share in parts.follow[1:]
-  ]
-  moves = np.concatenate([moves, *extra_moves], axis=1)
-  jaw = action_units.ACTION_UNITS.index('AU26')
-  chin_only = [a for a in range(len(moves)) if a != jaw]
-  tooth = np.flatnonzero(np.all(np.concatenate(parts.texels) == TOOTH, axis=1))
-  tongue = np.flatnonzero(np.all(np.concatenate(parts.texels) == TONGUE, axis=1))
-  for rigid in (tooth, tongue):
-    moves[np.ix_(chin_only, rigid)] = 0
-  for ball, centre in zip(eyes, (-31, 31), strict=True):
-    middle = identity.displacements(np.array([[centre, 0.0, 78.0]]))
-    shapes[:, ball[:, 0]] = middle
-  for start in (tooth, tongue):
-    shapes[:, start] = identity.displacements(np.array([[0, -90.0, 88.0]])) * (1, 1, 1)
+  texels = np.concatenate(parts.texels)
+  inside = np.flatnonzero(np.isin(texels[:, 0], (TOOTH[0], TONGUE[0])) & (texels[:, 1] == TOOTH[1]))
+  not_jaw = [i for i, name in enumerate(action_units.ACTION_UNITS) if name != 'AU26']
+  moves[np.ix_(not_jaw, inside)] = 0
+  for rigid, middle in (
+    (inside, (0, -90, 88)),
+    (eyes[0][:, 0], (-31, 0, 78)),
+    (eyes[1][:, 0], (31, 0, 78)),
+  ):
+    shapes[:, rigid] = identity.displacements(np.array([middle]))
   arc, height = np.abs(skin.domain[:, 0]), skin.domain[:, 1]
   hair = np.zeros(len(vertices))
   hair[: len(arc)] = np.clip((height - np.interp(arc, *HAIRLINE)) / 16, 0, 1)
@@ -245,19 +250,19 @@ def build() -> FaceModel:
   pairs += [(skin.right[f'it{i}'], skin.right[f'ib{i}']) for i in range(1, 5)]
   sides = (skin.left, skin.right)
   return FaceModel(
-    np.round(vertices, 4).astype(np.float32),
-    np.concatenate(parts.triangles).astype(np.int32),
-    mane.astype(np.int32),
-    np.round(shapes, 4).astype(np.float32),
-    np.round(moves, 4).astype(np.float32),
-    np.array([sides[right][name] for name, right in points.ibug68()], np.int32),
-    np.concatenate(parts.texels).astype(np.float32),
-    np.concatenate(parts.occlusion).astype(np.float32),
-    np.concatenate(parts.gloss).astype(np.float32),
-    np.concatenate(eyes).astype(np.int32),
-    (surface.EYE_CENTRE * np.array([[-1, 1, 1], [1, 1, 1]])).astype(np.float32),
-    surface.EYE_RADIUS,
-    np.concatenate(lids).astype(np.int32),
-    np.array(pairs, np.int32),
-    hair.astype(np.float32),
+    vertices=np.round(vertices, 4).astype(np.float32),
+    triangles=np.concatenate(parts.triangles).astype(np.int32),
+    mane=mane.astype(np.int32),
+    identity=np.round(shapes, 4).astype(np.float32),
+    action_units=np.round(moves, 4).astype(np.float32),
+    landmarks=np.array([sides[right][name] for name, right in points.ibug68()], np.int32),
+    texels=np.round(texels, 4).astype(np.float32),
+    occlusion=np.round(np.concatenate(parts.occlusion), 5).astype(np.float32),
+    gloss=np.round(np.concatenate(parts.gloss), 5).astype(np.float32),
+    eyes=np.concatenate(eyes).astype(np.int32),
+    eye_centres=(surface.EYE_CENTRE * np.array([[-1, 1, 1], [1, 1, 1]])).astype(np.float32),
+    eye_radius=surface.EYE_RADIUS,
+    lids=np.concatenate(lids).astype(np.int32),
+    lips=np.array(pairs, np.int32),
+    hair=np.round(hair, 5).astype(np.float32),
   )

@@ -98,15 +98,6 @@ _CHEEKS = {
 _JAW = ((0, None), (11, None), (23, None), (37, None), (54, None), (70, None))
 _JAW_HIGH = ((78, -40.0), (82, -20.0), (84, 0.0))
 
-LANDMARKS = (
-  *(f'jaw{i}' for i in range(9)),
-  *(f'brow{i}' for i in range(5)),
-  *('bridge0', 'bridge1', 'bridge2', 'tip', 'base0', 'base1', 'base2'),
-  *('eye_in', 'up2', 'up4', 'eye_out', 'lo4', 'lo2'),
-  *('mouth_top', 'mt2', 'mt3', 'corner', 'mb3', 'mb2', 'mouth_bottom'),
-  *('it0', 'it2', 'inner_corner', 'ib2', 'ib0'),
-)
-
 
 def ibug68() -> tuple[tuple[str, bool], ...]:
   """The 68 iBUG points in order, each as (name, whether it is on the subject's right)."""
@@ -126,7 +117,7 @@ def ibug68() -> tuple[tuple[str, bool], ...]:
 
 def _seam(x):
   """Height of the closed mouth's line."""
-  return -68.2 - 0.6 * (np.abs(x) / 20) ** 2 + 0.9 * np.exp(-0.5 * (x / 3.0) ** 2) * 0.3
+  return -68.2 - 0.6 * (x / 20) ** 2 + 0.27 * np.exp(-0.5 * (x / 3) ** 2)
 
 
 def named() -> Points:

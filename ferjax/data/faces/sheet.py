@@ -61,7 +61,8 @@ def main() -> None:
     first=options.first,
     landmarks=options.landmarks,
   )
-  if not cv2.imwrite(options.out, picture[..., ::-1]):
+  quality = (cv2.IMWRITE_JPEG_QUALITY, 85)
+  if not cv2.imwrite(options.out, picture[..., ::-1], quality):
     raise SystemExit(f'{options.out} could not be written: does its folder exist?')
 
 
