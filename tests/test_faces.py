@@ -295,9 +295,9 @@ def test_eyes_are_where_the_landmarks_say():
 
 
 def test_the_number_of_processes_changes_nothing():
-  config = sample.Config(num=24, size=48, seed=1, difficulty=0.7, subjects=12)
-  alone = list(stream.draw_split(config, 'train', processes=1))
-  together = list(stream.draw_split(config, 'train', processes=3))
+  config = sample.Config(num=20, size=48, seed=1, difficulty=0.7, subjects=10)
+  alone = list(stream.draw_all(config, processes=1))
+  together = list(stream.draw_all(config, processes=2))
   assert [row for row, _ in alone] == [row for row, _ in together]
   for (_, one), (_, other) in zip(alone, together, strict=True):
     assert one.image == other.image
@@ -307,7 +307,7 @@ def test_the_number_of_processes_changes_nothing():
 
 def test_stopping_early_ends_the_processes():
   config = sample.Config(num=40, size=48, seed=1, difficulty=0.7, subjects=20)
-  drawn = stream.draw_split(config, 'train', processes=2)
+  drawn = stream.draw_all(config, processes=2)
   assert next(drawn)[0].index == 0
   drawn.close()
 
@@ -315,7 +315,7 @@ def test_stopping_early_ends_the_processes():
 def test_a_process_that_fails_is_reported(capfd):
   config = sample.Config(num=8, size=48, seed=1, difficulty=0.7, subjects=4, ict_face_model='/no')
   with pytest.raises(RuntimeError, match='ended before row 0'):
-    list(stream.draw_split(config, 'train', processes=2))
+    list(stream.draw_all(config, processes=2))
   assert 'vertex_indices.json is missing' in capfd.readouterr().err
 
 

@@ -14,7 +14,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-from scipy.interpolate import RBFInterpolator
 
 from ferjax.data.faces import head, points
 from ferjax.data.faces.action_units import ACTION_UNITS
@@ -131,6 +130,8 @@ def _read_shape(path, base):
 
 def _texels(vertices, landmarks):
   """Where each vertex lies in our texture: the sheet is bent so that the landmarks agree."""
+  from scipy.interpolate import RBFInterpolator  # slow to import, and few need it
+
   ours = head.build()
   x, y, z = vertices.T
   sheet = np.stack([np.arctan2(x, z - z.mean()) * points.ARC, y], axis=-1)

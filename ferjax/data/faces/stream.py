@@ -25,7 +25,7 @@ from ferjax.data.labels import CLASSES
 QUALITY = 93  # of the JPEG
 _LENGTHS = (2 * 68, len(ACTION_UNITS), 3, len(CLASSES))
 _QUEUE = 512
-_ROWS_PER_PROCESS = 48  # fewer are not worth another process
+_ROWS_PER_PROCESS = 150  # fewer are not worth another process
 
 
 class Encoded(NamedTuple):
@@ -79,13 +79,11 @@ def available_processes() -> int:
   return os.cpu_count() or 1
 
 
-def _start(config, split, processes, which):
+def _start(config, processes, which):
   root = str(Path(sample.__file__).resolve().parents[3])
   path = os.pathsep.join([root, *filter(None, [os.environ.get('PYTHONPATH')])])
   one_thread = dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'), '1')
-  task = json.dumps(
-    {'config': config._asdict(), 'split': split, 'processes': processes, 'which': which}
-  )
+  task = json.dumps({'config': config._asdict(), 'processes': processes, 'which': which})
   return subprocess.Popen(
     [sys.executable, '-m', 'ferjax.data.faces.worker', task],
     stdin=subprocess.DEVNULL,
@@ -108,14 +106,13 @@ def _feed(worker, received, stop):
       return
 
 
-def draw_split(
-  config: sample.Config, split: str, *, processes: int | None = None
+def draw_all(
+  config: sample.Config, *, processes: int | None = None
 ) -> Iterator[tuple[sample.Row, Encoded]]:
-  """Draws the pictures of a split in order; the bytes do not depend on the number of processes.
+  """Draws all pictures in order; the bytes do not depend on the number of processes.
 
   Args:
     config: The set.
-    split: 'train', 'val' or 'test'.
     processes: How many draw; by default one for each processor, fewer for small sets. A single
       one is this process itself.
 
@@ -125,7 +122,7 @@ def draw_split(
   Raises:
     RuntimeError: A process ended early; what it had to say stands on the standard error.
   """
-  rows = [r for r in sample.rows(config) if sample.split_of(r.subject, config.subjects) == split]
+  rows = sample.rows(config)
   if processes is None:
     processes = min(available_processes(), max(len(rows) // _ROWS_PER_PROCESS, 1))
   if processes <= 1:
@@ -133,7 +130,7 @@ def draw_split(
     return
   order = {subject: i for i, subject in enumerate(dict.fromkeys(row.subject for row in rows))}
   stop = threading.Event()
-  workers = [_start(config, split, processes, which) for which in range(processes)]
+  workers = [_start(config, processes, which) for which in range(processes)]
   queues = [queue.Queue(_QUEUE) for _ in workers]
   threads = [
     threading.Thread(target=_feed, args=(worker, received, stop), daemon=True)

@@ -1,4 +1,4 @@
-"""A process that draws faces for `stream.draw_split` and writes them to its standard output."""
+"""A process that draws faces for `stream.draw_all` and writes them to its standard output."""
 
 import json
 import sys
@@ -12,14 +12,9 @@ def main() -> None:
   task = json.loads(sys.argv[1])
   cv2.setNumThreads(1)
   config = sample.Config(**task['config'])
-  rows = [
-    row
-    for row in sample.rows(config)
-    if sample.split_of(row.subject, config.subjects) == task['split']
-  ]
   out = sys.stdout.buffer
   try:
-    for row in stream.share(rows, task['processes'], task['which']):
+    for row in stream.share(sample.rows(config), task['processes'], task['which']):
       stream.write(stream.encode(sample.draw(config, row)), out)
     out.flush()
   except BrokenPipeError:

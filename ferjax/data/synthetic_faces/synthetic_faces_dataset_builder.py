@@ -1,6 +1,7 @@
 """synthetic_faces: drawn faces with known expression, action units, pose, landmarks and subject."""
 
 import dataclasses
+import itertools
 import os
 import zlib
 
@@ -124,12 +125,20 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager):
     del dl_manager
-    return {split: self._generate_examples(split) for split in SPLITS}
-
-  def _generate_examples(self, split):
     options = self.builder_config
     config = sample.Config(**{name: getattr(options, name) for name in sample.Config._fields})
-    for row, drawn in stream.draw_split(config, split, processes=self._processes):
+    drawn = stream.draw_all(config, processes=self._processes)
+    splits = itertools.groupby(
+      drawn, key=lambda pair: sample.split_of(pair[0].subject, config.subjects)
+    )
+    return {split: self._generate_examples(split, splits) for split in SPLITS}
+
+  def _generate_examples(self, split, splits):
+    """Examples of the next split; TFDS asks for them in the order of SPLITS."""
+    found, rows = next(splits)
+    if found != split:
+      raise RuntimeError(f'synthetic_faces: {split} was asked for before {found}')
+    for row, drawn in rows:
       yaw, pitch, roll = drawn.pose
       yield (
         row.index,
