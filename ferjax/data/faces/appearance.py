@@ -135,12 +135,9 @@ def _curve(nodes, count=24):
 
 
 def _blend(canvas, patch, colour):
-  """Lays a colour over a window of the canvas, in place."""
+  """Lays a colour, or a picture of the patch's size, over a window of the canvas, in place."""
   part = canvas[patch.rows, patch.columns]
-  colour = np.asarray(colour, np.float32)
-  if colour.ndim == 3:
-    colour = colour[patch.rows, patch.columns]
-  part += patch.mask[..., None] * (colour - part)
+  part += patch.mask[..., None] * (np.asarray(colour, np.float32) - part)
 
 
 def _paint_brows(canvas, rng, colour, grain):
@@ -263,11 +260,12 @@ def paint(rng: np.random.Generator) -> Appearance:
     resample.enlarge(rng.standard_normal(shape, dtype=np.float32), *head.SHEET[::-1])
     for shape in ((9, 420), (4, 70))
   )
-  ragged = 0.12 * long_strands + rng.uniform(0.03, 0.22) * locks
   soft = _mask([edge], 5.0)
-  ragged = 4 * soft.mask * (1 - soft.mask) * ragged[soft.rows, soft.columns]
+  window = soft.rows, soft.columns
+  ragged = 0.12 * long_strands[window] + rng.uniform(0.03, 0.22) * locks[window]
+  ragged *= 4 * soft.mask * (1 - soft.mask)
   covered = soft._replace(mask=np.clip((soft.mask + ragged - 0.5) * 5 + 0.5, 0, 1))
-  strands = np.clip(0.17 * long_strands + 0.08 * _noise(rng, 20.0), -0.5, 0.7)
+  strands = np.clip(0.17 * long_strands[window] + 0.08 * _noise(rng, 20.0)[window], -0.5, 0.7)
   strands = hair.astype(np.float32) * (1 + strands[..., None])
   if bald:
     _blend(canvas, covered.times(rng.uniform(0, 0.25)), strands)

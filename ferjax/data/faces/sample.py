@@ -109,7 +109,8 @@ def person(seed: int, subject: int, folder: str = '') -> Person:
 
 
 def _background(rng, size):
-  """Something out of focus: a gradient, large patches, sometimes a few edges."""
+  """Something out of focus: a gradient, large patches, sometimes a few edges; u8[size, size, 3]."""
+  full, size = size, (size + 1) // 2  # nothing in it is sharp
   base = rng.uniform(30, 220) + rng.normal(0, 22, 3)
   patches = base + rng.normal(0, rng.uniform(5, 40), (5, 5, 1)) + rng.normal(0, 9, (5, 5, 3))
   picture = np.clip(resample.enlarge(patches, size, size), 0, 255).astype(np.uint8)
@@ -118,7 +119,8 @@ def _background(rng, size):
     low, high = np.round(corner).astype(int), np.round(corner + extent).astype(int)
     colour = np.clip(base + rng.normal(0, 45) + rng.normal(0, 18, 3), 0, 255)
     cv2.rectangle(picture, low.tolist(), high.tolist(), colour.tolist(), -1)
-  return cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.008, 0.05) * size)
+  picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.008, 0.05) * size)
+  return cv2.resize(picture, (full, full), interpolation=cv2.INTER_LINEAR_EXACT)
 
 
 def _light(rng, difficulty, skin):
@@ -135,6 +137,17 @@ def _light(rng, difficulty, skin):
     ((strength - ambient) * tint).astype(np.float32),
     (ambient * (1 + rng.normal(0, 0.04, 3))).astype(np.float32),
   )
+
+
+def _noise(rng, shape):
+  """Noise of unit deviation, the sum of three uniform numbers, f32[shape]."""
+  count = int(np.prod(shape))
+  parts = np.frombuffer(rng.bytes(3 * count), np.uint8).reshape(3, count)
+  total = np.add(parts[0], parts[1], dtype=np.float32)
+  total += parts[2]
+  total -= np.float32(382.5)
+  total *= np.float32(1 / 128)
+  return total.reshape(shape)
 
 
 def draw(config: Config, row: Row) -> Sample:
@@ -188,10 +201,11 @@ def draw(config: Config, row: Row) -> Sample:
     picture = cv2.GaussianBlur(picture, (0, 0), softness)
   gain, bias = 1 + rng.normal(0, 0.05), rng.normal(0, 4)
   grain = rng.uniform(0.5, 1.5 + 5 * hard)
-  noise = rng.standard_normal(picture.shape, dtype=np.float32)
-  picture = picture * np.float32(gain) + np.float32(bias) + noise * np.float32(grain)
+  noise = _noise(rng, picture.shape)
+  noise *= np.float32(grain)
+  noise += picture * np.float32(gain) + np.float32(bias + 0.5)
   return Sample(
-    np.clip(np.rint(picture), 0, 255).astype(np.uint8),
+    np.clip(noise, 0, 255, out=noise).astype(np.uint8),
     landmarks.astype(np.float32),
     au,
     np.array([yaw, pitch, roll], np.float32),

@@ -61,7 +61,8 @@ def main() -> None:
     first=options.first,
     landmarks=options.landmarks,
   )
-  quality = (cv2.IMWRITE_JPEG_QUALITY, 85)
+  jpeg = options.out.lower().endswith(('.jpg', '.jpeg'))
+  quality = (cv2.IMWRITE_JPEG_QUALITY, 85) if jpeg else ()
   if not cv2.imwrite(options.out, picture[..., ::-1], quality):
     raise SystemExit(f'{options.out} could not be written: does its folder exist?')
 
