@@ -1,0 +1,91 @@
+"""The embedded data set as TFDS reads it."""
+
+import numpy as np
+import pytest
+
+from ferjax.data import synthetic_faces
+from ferjax.data.faces import sample
+from ferjax.data.faces.action_units import ACTION_UNITS
+from ferjax.data.labels import CLASSES
+from ferjax.data.synthetic_faces import synthetic_faces_dataset_builder as module
+
+
+@pytest.fixture(scope='module')
+def prepared(tmp_path_factory):
+  builder = synthetic_faces.make(
+    tmp_path_factory.mktemp('tfds'), num=40, size=32, subjects=10, processes=1
+  )
+  builder.download_and_prepare()
+  return builder
+
+
+def test_splits_and_order(prepared):
+  counts = {name: split.num_examples for name, split in prepared.info.splits.items()}
+  assert counts == {'train': 28, 'val': 4, 'test': 8}
+  config = sample.Config(40, 32, 0, 0.5, 10)
+  names = [row.name for row in sample.rows(config)]
+  read = [
+    example['name'].decode()
+    for split in module.SPLITS
+    for example in prepared.as_data_source(split)
+  ]
+  assert read == names
+
+
+def test_people_are_in_one_split_only(prepared):
+  people = [{e['subject'] for e in prepared.as_data_source(split)} for split in module.SPLITS]
+  assert sum(map(len, people)) == len(set.union(*people)) == 10
+
+
+def test_features(prepared):
+  source = prepared.as_data_source('test')
+  config = sample.Config(40, 32, 0, 0.5, 10)
+  row = sample.rows(config)[32]
+  example, drawn = source[0], sample.draw(config, row)
+  assert example['image'].shape == (32, 32, 3) and example['image'].dtype == np.uint8
+  assert np.abs(example['image'].astype(float) - drawn.image).mean() < 12
+  assert CLASSES[example['label']] == row.label == CLASSES[np.argmax(example['distribution'])]
+  assert example['yaw_bin'] == row.yaw_bin
+  assert example['subject'] == row.subject
+  np.testing.assert_array_equal(example['landmarks'], drawn.landmarks)
+  np.testing.assert_array_equal(example['au'], drawn.au)
+  pose = [example[name] for name in ('yaw', 'pitch', 'roll')]
+  np.testing.assert_array_equal(np.float32(pose), drawn.pose)
+  assert prepared.info.metadata['action_units'] == list(ACTION_UNITS)
+  assert prepared.info.metadata['landmark_scheme'] == 'ibug68'
+  assert prepared.info.features['label'].names == list(CLASSES)
+
+
+def test_a_second_preparation_finds_the_first(prepared):
+  again = synthetic_faces.make(
+    prepared.data_dir.split('/synthetic_faces/')[0], num=40, size=32, subjects=10
+  )
+  assert again.data_dir == prepared.data_dir
+  assert again.info.splits['train'].num_examples == 28
+
+
+def test_each_option_has_its_own_place():
+  names = {
+    module.faces_config(**options).name
+    for options in (
+      {},
+      {'num': 200},
+      {'size': 64},
+      {'seed': 1},
+      {'difficulty': 0.51},
+      {'subjects': 50},
+      {'ict_face_model': 'somewhere'},
+      {'ict_face_model': 'elsewhere'},
+    )
+  }
+  assert len(names) == 8
+  assert module.faces_config(num=200).subjects == 10
+  assert module.faces_config().subjects == 100
+
+
+@pytest.mark.parametrize(
+  'option', [{'size': 8}, {'difficulty': 2}, {'num': 3}, {'subjects': 1}, {'seed': -1}]
+)
+def test_options_out_of_range(option):
+  with pytest.raises(ValueError, match='must lie within'):
+    synthetic_faces.make(**option)
