@@ -100,12 +100,12 @@ def conv_general_dilated(
   return _conv(lhs, rhs, window, feature_group_count, precision)
 
 
-def _positions(window, shape):
+def _positions(window, shape, arange=np.arange):
   """Rows i[h', kh] and columns i[w', kw] that the taps see of images of shape [n, h, w, c]."""
   positions = []
   for size, k, stride, (low, high), dilation in zip(shape[1:3], *window, strict=True):
     steps = (size + low + high - (k - 1) * dilation - 1) // stride + 1
-    positions.append(np.arange(steps)[:, None] * stride + np.arange(k) * dilation - low)
+    positions.append(arange(steps)[:, None] * stride + arange(k) * dilation - low)
   return positions
 
 
@@ -139,10 +139,11 @@ def _patches(x, window):
   n, h, w, c = x.shape
   if window.size == (1, 1):
     return _taps(x, window)[0].reshape(-1, c)
-  rows, columns = _positions(window, x.shape)
+  # Traced, since constants would be lifted into the programs of other platforms.
+  rows, columns = _positions(window, x.shape, jnp.arange)
   rows, columns = rows[:, None, :, None], columns[:, None]
   inside = (rows >= 0) & (rows < h) & (columns >= 0) & (columns < w)
-  index = np.where(inside, rows * w + columns, h * w).ravel()
+  index = jnp.where(inside, rows * w + columns, h * w).ravel()
   patches = x.reshape(n, h * w, c).at[:, index].get(mode='fill', fill_value=0)
   return patches.reshape(-1, math.prod(window.size) * c)
 
