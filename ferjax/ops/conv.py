@@ -10,20 +10,22 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
 
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
+MOST_SPLITS = 32  # groups that become convolutions of their own
+MOST_PATCHES = 2**25  # bytes of patches: with more, memory is slower than XLA's convolution
 
 
-class Geometry(NamedTuple):
-  """The static part of a convolution: pairs for height and width."""
+class Window(NamedTuple):
+  """A window sliding over height and width; the fields hold a value for each."""
 
+  size: tuple[int, int]
   strides: tuple[int, int]
   padding: tuple[tuple[int, int], tuple[int, int]]
-  dilation: tuple[int, int]
-  groups: int
-  precision: lax.PrecisionLike
+  dilation: tuple[int, int] = (1, 1)
 
 
 def conv_general_dilated(
@@ -39,7 +41,7 @@ def conv_general_dilated(
   precision=None,
   preferred_element_type=None,
 ):
-  """`jax.lax.conv_general_dilated`, faster on a CPU; for `flax.linen.Conv(conv_general_dilated=...)`.
+  """`jax.lax.conv_general_dilated`, faster on a CPU; `flax.linen.Conv` takes it by this name.
 
   Convolutions of two spatial dimensions in Flax's layout (NHWC images, HWIO kernels) have the fast
   form; any other, and any with dilated input or integers, is the native one. Reverse-mode
@@ -94,221 +96,241 @@ def conv_general_dilated(
     window = [(k - 1) * d + 1 for k, d in zip(rhs.shape, dilation, strict=False)]
     padding = lax.padtype_to_pads(lhs.shape[1:3], window, strides, padding)
   padding = tuple((int(low), int(high)) for low, high in padding)
-  return _conv(lhs, rhs, Geometry(strides, padding, dilation, feature_group_count, precision))
+  window = Window(rhs.shape[:2], strides, padding, dilation)
+  return _conv(lhs, rhs, window, feature_group_count, precision)
 
 
-def _native(x, w, geometry, lhs_dilation=None):
-  strides, padding, dilation, groups, precision = geometry
+def _positions(window, shape, arange=np.arange):
+  """Rows i[h', kh] and columns i[w', kw] that the taps see of images of shape [n, h, w, c]."""
+  positions = []
+  for size, k, stride, (low, high), dilation in zip(shape[1:3], *window, strict=True):
+    steps = (size + low + high - (k - 1) * dilation - 1) // stride + 1
+    positions.append(arange(steps)[:, None] * stride + arange(k) * dilation - low)
+  return positions
+
+
+def _taps(x, window, fill=0.0):
+  """What each tap of the window sees, row by row: a list of f[n, h', w', c]."""
+  rows, columns = _positions(window, x.shape)
+  (top, _), (left, _) = window.padding
+  pads = ((0, 0, 0), *((*pair, 0) for pair in window.padding), (0, 0, 0))
+  x = lax.pad(x, jnp.array(fill, x.dtype), pads)
+  n, _, _, c = x.shape
+  return [
+    lax.slice(
+      x,
+      (0, row[0] + top, column[0] + left, 0),
+      (n, row[-1] + top + 1, column[-1] + left + 1, c),
+      (1, *window.strides, 1),
+    )
+    for row in rows.T
+    for column in columns.T
+  ]
+
+
+def _taps_transposed(taps, window, shape):
+  """The sum of the taps, each put back where it was seen: f[n, h, w, c] of the given shape."""
+  x = jax.ShapeDtypeStruct(shape, taps[0].dtype)
+  return jax.linear_transpose(functools.partial(_taps, window=window), x)(taps)[0]
+
+
+def _patches(x, window):
+  """What the window sees: f[n h' w', kh kw c]."""
+  n, h, w, c = x.shape
+  if window.size == (1, 1):
+    return _taps(x, window)[0].reshape(-1, c)
+  # Traced, since constants would be lifted into the programs of other platforms.
+  rows, columns = _positions(window, x.shape, jnp.arange)
+  rows, columns = rows[:, None, :, None], columns[:, None]
+  inside = (rows >= 0) & (rows < h) & (columns >= 0) & (columns < w)
+  index = jnp.where(inside, rows * w + columns, h * w).ravel()
+  patches = x.reshape(n, h * w, c).at[:, index].get(mode='fill', fill_value=0)
+  return patches.reshape(-1, math.prod(window.size) * c)
+
+
+def _native(x, w, window, groups, precision):
+  _, strides, padding, dilation = window
   return lax.conv_general_dilated(
-    x, w, strides, padding, lhs_dilation, dilation, LAYOUT, groups, precision=precision
+    x, w, strides, padding, None, dilation, LAYOUT, groups, precision=precision
   )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv(x, w, geometry):
-  return lax.platform_dependent(
-    x,
-    w,
-    cpu=functools.partial(_forward, geometry=geometry),
-    default=functools.partial(_native, geometry=geometry),
-  )
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _conv(x, w, window, groups, precision):
+  static = dict(window=window, groups=groups, precision=precision)
+  cpu = functools.partial(_value, **static)
+  return lax.platform_dependent(x, w, cpu=cpu, default=functools.partial(_native, **static))
 
 
-def _conv_fwd(x, w, geometry):
-  return _conv(x, w, geometry), (x, w)
+def _conv_fwd(x, w, *static):
+  return _conv(x, w, *static), (x, w)
 
 
-def _conv_bwd(geometry, residuals, dy):
-  def native(x, w, dy):
-    return jax.vjp(functools.partial(_native, geometry=geometry), x, w)[1](dy)
+def _conv_bwd(*args):
+  *static, (x, w), dy = args
 
   def cpu(x, w, dy):
-    return _input_gradient(x.shape, w, dy, geometry), _weight_gradient(x, w.shape, dy, geometry)
+    dx = _input_gradient(w, dy, x.shape, *static)
+    return dx, _kernel_gradient(x, dy, w.shape, *static)
 
-  return lax.platform_dependent(*residuals, dy, cpu=cpu, default=native)
+  def default(x, w, dy):
+    return jax.vjp(lambda x, w: _native(x, w, *static), x, w)[1](dy)
+
+  return lax.platform_dependent(x, w, dy, cpu=cpu, default=default)
 
 
 _conv.defvjp(_conv_fwd, _conv_bwd)
 
 
-def _as_products(kernel_shape, out_shape):
-  """Whether one matrix product over patches beats XLA's convolution.
+def _by_group(f, groups, *arrays):
+  parts = zip(*(jnp.split(array, groups, -1) for array in arrays), strict=True)
+  return jnp.concatenate([f(*part) for part in parts], -1)
 
-  It does for a single tap, where the images are their own patches (28x28x256 to 64 channels: 3
-  against 8 ms), and for maps of fewer pixels than taps, where XLA exchanges image and kernel and
-  then runs a scalar loop (3x3 on 2x2x512, 32 images: 2 against 200 ms).
+
+def _is_depthwise(groups, x_shape, w_shape):
+  return 1 < groups == x_shape[-1] == w_shape[-1]
+
+
+def _needs_products(w_shape, y_shape):
+  """Whether XLA's own convolution is far from a matrix product at this shape.
+
+  It is with one tap, where the images are their own patches (gradient of a 1x1 kernel, 28x28x256
+  to 64 channels, 32 images: 27 ms against 8), and with more taps than pixels, where XLA makes the
+  image the kernel and runs a scalar loop (3x3 on 2x2x512: 200 ms against 2).
   """
-  taps = math.prod(kernel_shape[:2])
-  return taps == 1 or taps > math.prod(out_shape[1:3])
+  taps = math.prod(w_shape[:2])
+  return taps == 1 or taps > math.prod(y_shape[1:3])
 
 
-def _taps(x, kernel_shape, out_shape, geometry):
-  """What each tap of the kernel sees: a list of f[n, h', w', c]."""
-  strides, padding, dilation, _, _ = geometry
-  x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*p, 0) for p in padding), (0, 0, 0)))
-  n, _, _, c = x.shape
-  extent = [s * (size - 1) + 1 for s, size in zip(strides, out_shape[1:3], strict=True)]
-  starts = [
-    (i * dilation[0], j * dilation[1])
-    for i in range(kernel_shape[0])
-    for j in range(kernel_shape[1])
-  ]
-  return [
-    lax.slice(x, (0, i, j, 0), (n, i + extent[0], j + extent[1], c), (1, *strides, 1))
-    for i, j in starts
-  ]
+def _value(x, w, window, groups, precision):
+  y_shape = (x.shape[0], *map(len, _positions(window, x.shape)), w.shape[-1])
+  if _is_depthwise(groups, x.shape, w.shape):
+    taps, factors = _taps(_wide(x), window), _wide(w).reshape(-1, x.shape[-1])
+    return sum(map(jnp.multiply, taps, factors)).astype(x.dtype)
+  if 1 < groups <= MOST_SPLITS:
+    return _by_group(lambda x, w: _value(x, w, window, 1, precision), groups, x, w)
+  if groups > 1 or not _needs_products(w.shape, y_shape):
+    return _native(x, w, window, groups, precision)
+  y = jnp.matmul(_patches(x, window), w.reshape(-1, w.shape[-1]), precision=precision)
+  return y.reshape(y_shape)
 
 
-def _patches(x, kernel_shape, out_shape, geometry):
-  """f[n h' w', kh kw c]."""
-  patches = jnp.concatenate(_taps(x, kernel_shape, out_shape, geometry), -1)
-  return patches.reshape(-1, patches.shape[-1])
-
-
-def _depthwise(x_shape, w_shape, geometry):
-  return geometry.groups == x_shape[-1] == w_shape[-1]
-
-
-def _forward(x, w, geometry):
-  out_shape = jax.eval_shape(functools.partial(_native, geometry=geometry), x, w).shape
-  if geometry.groups == 1 and _as_products(w.shape, out_shape):
-    patches = _patches(x, w.shape, out_shape, geometry)
-    y = jnp.matmul(patches, w.reshape(-1, w.shape[-1]), precision=geometry.precision)
-    return y.reshape(out_shape)
-  if geometry.groups == 1:
-    return _native(x, w, geometry)
-  if _depthwise(x.shape, w.shape, geometry):
-    taps = _taps(x, w.shape, out_shape, geometry)
-    return _sum_of_products(taps, w.reshape(-1, w.shape[-1]))
-  one = geometry._replace(groups=1)
-  pairs = zip(jnp.split(x, geometry.groups, -1), jnp.split(w, geometry.groups, -1), strict=True)
-  return jnp.concatenate([_forward(x, w, one) for x, w in pairs], -1)
-
-
-def _sum_of_products(xs, ws):
-  wide = jnp.promote_types(xs[0].dtype, jnp.float32)
-  products = (x.astype(wide) * w.astype(wide) for x, w in zip(xs, ws, strict=True))
-  return sum(products).astype(xs[0].dtype)
-
-
-def _weight_gradient(x, w_shape, dy, geometry):
-  if geometry.groups == 1 and _as_products(w_shape, dy.shape):
-    patches = _patches(x, w_shape, dy.shape, geometry)
-    dy = dy.reshape(-1, dy.shape[-1])
-    return jnp.matmul(patches.T, dy, precision=geometry.precision).reshape(w_shape)
-  if geometry.groups == 1:
+def _kernel_gradient(x, dy, w_shape, window, groups, precision):
+  """Products also where patches fit: 14x14x128, 32 images: 14 ms against 18."""
+  if _is_depthwise(groups, x.shape, w_shape):
+    return _depthwise_kernel_gradient(x, dy, window).reshape(w_shape).astype(x.dtype)
+  if 1 < groups <= MOST_SPLITS:
+    shape = (*w_shape[:3], w_shape[3] // groups)
+    one = functools.partial(
+      _kernel_gradient, w_shape=shape, window=window, groups=1, precision=precision
+    )
+    return _by_group(one, groups, x, dy)
+  patches = dy.size // w_shape[3] * math.prod(w_shape[:3]) * x.dtype.itemsize
+  fits = w_shape[2] >= 16 and patches <= MOST_PATCHES
+  if groups > 1 or not (fits or _needs_products(w_shape, dy.shape)):
     w = jax.ShapeDtypeStruct(w_shape, x.dtype)
-    conv = functools.partial(_native, x, geometry=geometry)
-    return jax.linear_transpose(conv, w)(dy)[0]
-  if _depthwise(x.shape, w_shape, geometry):
-    taps = _taps(x, w_shape, dy.shape, geometry)
-    return jnp.stack([jnp.sum(tap * dy, (0, 1, 2)) for tap in taps]).reshape(w_shape)
-  one = geometry._replace(groups=1)
-  shape = (*w_shape[:3], w_shape[3] // geometry.groups)
-  pairs = zip(jnp.split(x, geometry.groups, -1), jnp.split(dy, geometry.groups, -1), strict=True)
-  return jnp.concatenate([_weight_gradient(x, shape, dy, one) for x, dy in pairs], -1)
+    native = functools.partial(_native, x, window=window, groups=groups, precision=precision)
+    return jax.linear_transpose(native, w)(dy)[0]
+  dy = dy.reshape(-1, w_shape[3])
+  # The barrier keeps this order of factors, the faster one.
+  dw = lax.optimization_barrier(jnp.matmul(dy.T, _patches(x, window), precision=precision))
+  return dw.T.reshape(w_shape)
 
 
-def _input_gradient(x_shape, w, dy, geometry):
-  depthwise = _depthwise(x_shape, w.shape, geometry)
-  if geometry.groups == 1 and not _as_products(w.shape, dy.shape):
+def _depthwise_kernel_gradient(x, dy, window):
+  """Image by image, since the products of all at once are bound by memory: f[kh kw, c]."""
+
+  def add(dw, image):
+    x, dy = image
+    taps = jnp.concatenate(_taps(_wide(x)[None], window))
+    return dw + (taps * _wide(dy)).sum((1, 2)), None
+
+  zero = jnp.zeros((math.prod(window.size), x.shape[-1]), jnp.promote_types(x.dtype, jnp.float32))
+  return lax.scan(add, zero, (x, dy))[0]
+
+
+def _input_gradient(w, dy, x_shape, window, groups, precision):
+  """Products also where the kernel is larger than the map: 4x4x512, 32 images: 13 ms against 18."""
+  if _is_depthwise(groups, x_shape, w.shape):
+    taps = [_wide(dy) * factor for factor in _wide(w).reshape(-1, w.shape[-1])]
+    return _taps_transposed(taps, window, x_shape).astype(dy.dtype)
+  if 1 < groups <= MOST_SPLITS:
+    shape = (*x_shape[:3], x_shape[3] // groups)
+    one = functools.partial(
+      _input_gradient, x_shape=shape, window=window, groups=1, precision=precision
+    )
+    return _by_group(one, groups, w, dy)
+  if groups > 1 or not (_needs_products(w.shape, dy.shape) or w.size > dy.size):
     x = jax.ShapeDtypeStruct(x_shape, dy.dtype)
-    return jax.linear_transpose(lambda x: _native(x, w, geometry), x)(dy)[0]
-  if geometry.groups > 1 and not depthwise:
-    one = geometry._replace(groups=1)
-    shape = (*x_shape[:3], x_shape[3] // geometry.groups)
-    pairs = zip(jnp.split(w, geometry.groups, -1), jnp.split(dy, geometry.groups, -1), strict=True)
-    return jnp.concatenate([_input_gradient(shape, w, dy, one) for w, dy in pairs], -1)
-  if w.shape[:2] == (1, 1):
-    # The product first: the zeros between strides need none.
-    dy = dy * w[0, 0, 0] if depthwise else jnp.matmul(dy, w[0, 0].T, precision=geometry.precision)
-    w = None
-  padding = []
-  for axis, (low, _) in enumerate(geometry.padding):
-    reach = geometry.dilation[axis] * ((w.shape[axis] if w is not None else 1) - 1)
-    dilated = geometry.strides[axis] * (dy.shape[axis + 1] - 1) + 1
-    low = reach - low
-    padding.append((low, x_shape[axis + 1] + reach - low - dilated, geometry.strides[axis] - 1))
-  dy = lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0), *padding, (0, 0, 0)))
-  if w is None:
-    return dy
-  w = jnp.flip(w, (0, 1))
-  flat = geometry._replace(strides=(1, 1), padding=((0, 0), (0, 0)))
-  taps = _taps(dy, w.shape, x_shape, flat)
-  if depthwise:
-    return _sum_of_products(taps, w.reshape(-1, w.shape[-1]))
-  patches = jnp.concatenate(taps, -1)
-  w = w.swapaxes(2, 3).reshape(-1, x_shape[-1])
-  return jnp.matmul(patches, w, precision=geometry.precision)
+    return jax.linear_transpose(lambda x: _native(x, w, window, groups, precision), x)(dy)[0]
+  w = w.reshape(-1, *w.shape[2:])
+  taps = jnp.einsum('nhwo,tco->nhwtc', dy, w, precision=precision)
+  return _taps_transposed([taps[..., t, :] for t in range(w.shape[0])], window, x_shape)
+
+
+def _wide(array):
+  """At least float32, for sums."""
+  return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
 def max_pool(inputs, window_shape, strides=None, padding='VALID'):
-  """`flax.linen.max_pool` with a gradient that is fast on a CPU.
+  """`flax.linen.max_pool` with a gradient that is fast on a CPU; reverse-mode only.
 
-  Where several elements of a window share its maximum, the gradient goes to the first of them in
-  row-major order, as it does natively.
+  Where elements of a window share its maximum, the gradient goes to the first of them, row by row,
+  as it does natively.
 
   Args:
-    inputs: f[..., h, w, c]; other than two window dimensions take the native form.
+    inputs: f[..., h, w, c]; integers and windows of other than two dimensions take the native form.
     window_shape: (kh, kw).
     strides: two strides, 1 unless given.
-    padding: 'SAME', 'VALID' or two (low, high) pairs.
+    padding: 'SAME', 'SAME_LOWER', 'VALID' or two (low, high) pairs.
 
   Returns:
     f[..., h', w', c], the maximum of each window.
+
+  Raises:
+    AssertionError, ValueError: as `flax.linen.max_pool` does.
   """
-  native = functools.partial(
-    nn.max_pool, window_shape=window_shape, strides=strides, padding=padding
-  )
-  if len(window_shape) != 2 or not jnp.issubdtype(inputs.dtype, jnp.floating):
-    return native(inputs)
-  window = tuple(window_shape)
+  out = jax.eval_shape(lambda x: nn.max_pool(x, window_shape, strides, padding), inputs)
+  floating = jnp.issubdtype(inputs.dtype, jnp.floating)
+  if len(window_shape) != 2 or not floating or 0 in (inputs.size, out.size):
+    return nn.max_pool(inputs, window_shape, strides, padding)
   strides = tuple(strides or (1, 1))
   if isinstance(padding, str):
-    padding = lax.padtype_to_pads(inputs.shape[-3:-1], window, strides, padding)
+    padding = lax.padtype_to_pads(inputs.shape[-3:-1], window_shape, strides, padding)
   padding = tuple((int(low), int(high)) for low, high in padding)
   x = inputs.reshape(-1, *inputs.shape[-3:])
-  y = _max_pool(x, window, strides, padding)
-  return y.reshape(*inputs.shape[:-3], *y.shape[1:])
+  return _max_pool(x, Window(tuple(window_shape), strides, padding)).reshape(out.shape)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _max_pool(x, window, strides, padding):
-  return nn.max_pool(x, window, strides, padding)
+def _native_max_pool(x, window):
+  return nn.max_pool(x, window.size, window.strides, window.padding)
 
 
-def _max_pool_fwd(x, window, strides, padding):
-  y = _max_pool(x, window, strides, padding)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _max_pool(x, window):
+  return _native_max_pool(x, window)
+
+
+def _max_pool_fwd(x, window):
+  y = _max_pool(x, window)
   return y, (x, y)
 
 
-def _max_pool_bwd(window, strides, padding, residuals, dy):
-  def native(x, y, dy):
-    del y
-    return jax.vjp(lambda x: nn.max_pool(x, window, strides, padding), x)[1](dy)[0]
-
+def _max_pool_bwd(window, residuals, dy):
   def cpu(x, y, dy):
-    n, h, w, c = x.shape
-    low, lowest = [p[0] for p in padding], jnp.array(-jnp.inf, x.dtype)
-    padded = lax.pad(x, lowest, ((0, 0, 0), *((*p, 0) for p in padding), (0, 0, 0)))
-    zero = jnp.zeros((), dy.dtype)
-    rest = [[s - 1 for s in strides]]
-    free = jnp.ones(y.shape, bool)
-    dx = jnp.zeros(padded.shape, dy.dtype)
-    for i in range(window[0]):
-      for j in range(window[1]):
-        stop = [o + s * (size - 1) + 1 for o, s, size in zip((i, j), strides, y.shape[1:3])]
-        tap = lax.slice(padded, (0, i, j, 0), (n, *stop, c), (1, *strides, 1))
-        taken = free & (tap == y)
-        free &= ~taken
-        config = [
-          (o, size - t, s - 1) for o, size, t, s in zip((i, j), padded.shape[1:3], stop, strides)
-        ]
-        dx += lax.pad(jnp.where(taken, dy, 0), zero, ((0, 0, 0), *config, (0, 0, 0)))
-    del rest
-    return dx[:, low[0] : low[0] + h, low[1] : low[1] + w]
+    waiting, gradients = jnp.ones(y.shape, bool), []
+    for tap in _taps(x, window, -jnp.inf):
+      first = waiting & (tap == y)
+      waiting &= ~first
+      gradients.append(jnp.where(first, dy, 0))
+    return _taps_transposed(gradients, window, x.shape)
 
-  return (lax.platform_dependent(*residuals, dy, cpu=cpu, default=native),)
+  def default(x, y, dy):
+    del y
+    return jax.vjp(lambda x: _native_max_pool(x, window), x)[1](dy)[0]
+
+  return (lax.platform_dependent(*residuals, dy, cpu=cpu, default=default),)
 
 
 _max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
