@@ -48,7 +48,7 @@ class Sample(NamedTuple):
   """A picture and its labels."""
 
   image: np.ndarray  # u8[size, size, 3], RGB
-  landmarks: np.ndarray  # f32[68, 2], pixels
+  landmarks: np.ndarray  # f32[68, 2], pixels, in steps of 1/1024
   au: np.ndarray  # f32[a], 0..5
   pose: np.ndarray  # f32[3], yaw, pitch and roll in degrees
   distribution: np.ndarray  # f32[C]
@@ -206,7 +206,7 @@ def draw(config: Config, row: Row) -> Sample:
   noise += picture * np.float32(gain) + np.float32(bias + 0.5)
   return Sample(
     np.clip(noise, 0, 255, out=noise).astype(np.uint8),
-    landmarks.astype(np.float32),
+    np.round(landmarks * np.float32(1024)) / np.float32(1024),
     au,
     np.array([yaw, pitch, roll], np.float32),
     expression.distribution,
