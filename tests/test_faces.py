@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -321,6 +322,7 @@ def test_vector_instructions_change_nothing():
     '  digest.update(encoded.image + encoded.landmarks.tobytes() + encoded.au.tobytes())\n'
     'print(digest.hexdigest())\n'
   )
+  root = str(Path(sample.__file__).resolve().parents[3])
   narrow = {
     'NPY_DISABLE_CPU_FEATURES': 'X86_V3 X86_V4' if platform.machine() == 'x86_64' else '',
     'OPENBLAS_CORETYPE': 'Prescott' if platform.machine() == 'x86_64' else '',
@@ -328,7 +330,9 @@ def test_vector_instructions_change_nothing():
   }
   running = [
     subprocess.Popen(
-      [sys.executable, '-c', script], env={**os.environ, **more}, stdout=subprocess.PIPE
+      [sys.executable, '-c', script],
+      env={**os.environ, 'PYTHONPATH': root, **more},
+      stdout=subprocess.PIPE,
     )
     for more in ({}, {name: value for name, value in narrow.items() if value})
   ]
