@@ -6,7 +6,15 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ferjax.data.faces import appearance, expressions, head, ict_face_model, render, resample
+from ferjax.data.faces import (
+  appearance,
+  creases,
+  expressions,
+  head,
+  ict_face_model,
+  render,
+  resample,
+)
 from ferjax.data.faces.model import FaceModel
 from ferjax.data.labels import CLASSES
 
@@ -184,7 +192,7 @@ def draw(config: Config, row: Row) -> Sample:
   )
   gaze = rng.normal(0, (2.2, 1.0))
   background = _background(rng, config.size)
-  darkness, at = appearance.creases(left, right, who.look.age)
+  darkness, at = creases.draw(left, right, who.look.age)
   picture, landmarks = render.render(
     model,
     render.express(model, who.neutral, left, right),
