@@ -6,8 +6,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ferjax.data.faces import head, points, render, resample, surface
-from ferjax.data.faces.action_units import ACTION_UNITS
+from ferjax.data.faces import head, points, resample, surface
 
 _SKIN = np.array(
   [
@@ -36,7 +35,6 @@ _HAIR = np.array(
   float,
 )
 _IRIS = np.array([(52, 32, 22), (86, 54, 30), (104, 92, 52), (84, 112, 132), (96, 122, 96)], float)
-_SHARP = 8  # OpenCV's drawing functions are given 3 binary places: coordinates times 8
 
 
 class Appearance(NamedTuple):
@@ -47,10 +45,6 @@ class Appearance(NamedTuple):
   long_hair: bool
   age: float  # 0..1, how deep the lines are at rest
   skin: float  # mean of the skin's red, green and blue, 0..255
-
-
-def _fixed(domain):
-  return np.round(head.texel(domain) * _SHARP).astype(np.int32)
 
 
 class _Patch(NamedTuple):
@@ -83,7 +77,8 @@ def _mask(polygons, blur):
   canvas = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.uint8)
   for polygon in both:
     places = head.texel(polygon) - (columns.start, rows.start)
-    cv2.fillPoly(canvas, [np.round(places * _SHARP).astype(np.int32)], 255, cv2.LINE_AA, 3)
+    eighths = np.round(places * 8).astype(np.int32)
+    cv2.fillPoly(canvas, [eighths], 255, cv2.LINE_AA, 3)
   if blur:
     canvas = cv2.GaussianBlur(canvas, (0, 0), blur * head.TEXELS_PER_MM)
   return _Patch(rows, columns, canvas.astype(np.float32) / 255)
@@ -122,18 +117,6 @@ def _outline(names):
   return np.array([at[name] for name in names])
 
 
-def _curve(nodes, count=24):
-  """A smooth line through nodes, f64[count, 2]."""
-  nodes = np.asarray(nodes, float)
-  length = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(nodes, axis=0), axis=1))])
-  t = np.linspace(0, length[-1], count)
-  padded = np.concatenate([2 * nodes[:1] - nodes[1:2], nodes, 2 * nodes[-1:] - nodes[-2:-1]])
-  i = np.clip(np.searchsorted(length, t, side='right') - 1, 0, len(nodes) - 2)
-  f = ((t - length[i]) / (length[i + 1] - length[i]))[:, None]
-  p, q, r, s = (padded[i + k] for k in range(4))
-  return q + 0.5 * f * (r - p + f * (2 * p - 5 * q + 4 * r - s + f * (3 * (q - r) + s - p)))
-
-
 def _blend(canvas, patch, colour):
   """Lays a colour, or a picture of the patch's size, over a window of the canvas, in place."""
   part = canvas[patch.rows, patch.columns]
@@ -144,7 +127,7 @@ def _paint_brows(canvas, rng, colour, grain):
   thick = rng.uniform(5.0, 9.5)
   taper = rng.uniform(0.25, 0.6)
   density = rng.uniform(0.72, 0.95)
-  line = _curve(_outline([f'brow{i}' for i in range(5)]))
+  line = points.curve(_outline([f'brow{i}' for i in range(5)]))
   t = np.linspace(0, 1, len(line))
   half = thick / 2 * np.minimum(1, 0.75 + 3 * t) * (1 - (1 - taper) * t**2)
   middle = line - np.stack([np.zeros_like(t), 0.25 * half], -1)
@@ -171,11 +154,13 @@ def _paint_lids(canvas, rng, skin):
   eye = np.concatenate([upper, lower[-2:0:-1]])
   shade = _mask([centre + (eye - centre) * (1.35, 2.1)], 3)
   _blend(canvas, shade.times(0.28), skin * (0.7, 0.55, 0.55))
-  lash = np.concatenate([_curve(upper) + (0, rng.uniform(1.3, 2.2)), _curve(upper)[::-1] - (0, 3)])
+  lash = np.concatenate(
+    [points.curve(upper) + (0, rng.uniform(1.3, 2.2)), points.curve(upper)[::-1] - (0, 3)]
+  )
   _blend(canvas, _mask([lash], 0.35).times(0.95), np.array([24, 18, 18]))
-  lower_lash = np.concatenate([_curve(lower) - (0, 0.7), _curve(lower)[::-1] + (0, 2)])
+  lower_lash = np.concatenate([points.curve(lower) - (0, 0.7), points.curve(lower)[::-1] + (0, 2)])
   _blend(canvas, _mask([lower_lash], 0.4).times(0.5), skin * 0.35)
-  crease = _curve(upper[1:]) + (0.5, rng.uniform(3.6, 5.0))
+  crease = points.curve(upper[1:]) + (0.5, rng.uniform(3.6, 5.0))
   crease = np.concatenate([crease, (crease - (0, 1.2))[::-1]])
   _blend(canvas, _mask([crease], 0.6).times(rng.uniform(0.25, 0.6)), skin * 0.45)
 
@@ -190,7 +175,7 @@ def _hair_edge(rng, receding):
   arc = np.concatenate([arc, [points.BACK + 2, points.BACK + 2, 0]])
   height = np.concatenate([height, [height[-1], surface.TOP + 4, surface.TOP + 4]])
   edge = np.stack([arc, height], axis=-1)
-  return np.concatenate([_curve(edge[:3], 12), edge[3:]])
+  return np.concatenate([points.curve(edge[:3], 12), edge[3:]])
 
 
 def _paint_eye(canvas, rng, light):
@@ -289,76 +274,3 @@ def paint(rng: np.random.Generator) -> Appearance:
   long_hair = not bald and rng.uniform() < 0.4
   texture = np.clip(texture, 0, 255, out=texture).astype(np.uint8)
   return Appearance(texture, thickness, bool(long_hair), float(age), float(skin.mean()))
-
-
-# Lines of the skin on the left half of the sheet: action units that deepen them, depth, width in
-# millimetres, and the line. The first number of each pair grows away from the nose.
-_CREASES = (
-  ({'AU01': 0.55, 'AU02': 0.45}, 0.24, 1.7, ((0, 50), (16, 51), (36, 49), (50, 42))),
-  ({'AU01': 0.55, 'AU02': 0.45}, 0.22, 1.7, ((0, 40), (16, 41), (36, 40), (52, 34))),
-  ({'AU01': 0.6, 'AU02': 0.3}, 0.2, 1.5, ((0, 32), (14, 33), (34, 33))),
-  ({'AU04': 1.0}, 0.55, 1.3, ((5, 12), (6, 20), (6.5, 30))),
-  ({'AU04': 0.6, 'AU09': 0.5}, 0.40, 1.2, ((0, 9), (5, 8.5), (9, 10))),
-  ({'AU09': 1.0}, 0.50, 1.1, ((1, 1), (6, -3), (10, -9))),
-  ({'AU09': 1.0}, 0.50, 1.1, ((1, -6), (6, -10), (10, -16))),
-  ({'AU06': 1.0}, 0.34, 0.9, ((54, 3), (60, 7), (66, 9))),
-  ({'AU06': 1.0}, 0.34, 0.9, ((55, -1), (62, -2), (68, -3))),
-  ({'AU06': 0.7, 'AU07': 0.5}, 0.32, 1.2, ((21, -9), (30, -11.5), (40, -10), (47, -6))),
-  (
-    {'AU12': 0.7, 'AU10': 0.6, 'AU09': 0.55, 'AU14': 0.3, 'AU20': 0.3},
-    0.58,
-    1.6,
-    ((17, -40), (22, -47), (27, -56), (31, -67)),
-  ),
-  ({'AU12': 0.6, 'AU14': 1.0, 'AU20': 0.6}, 0.45, 1.4, ((30, -62), (31.5, -69), (30, -75))),
-  ({'AU15': 1.0, 'AU17': 0.3}, 0.50, 1.5, ((27, -71), (30, -78), (31, -88))),
-  ({'AU17': 1.0}, 0.45, 1.6, ((0, -87), (8, -88), (15, -92))),
-  ({'AU17': 0.8}, 0.22, 1.8, ((4, -97), (8, -102), (3, -107))),
-  ({'AU10': 0.6, 'AU09': 0.5}, 0.25, 1.4, ((15, -50), (14, -57), (17, -60))),
-)
-_WINDOW = ((-78.0, 66.0), (78.0, -116.0))  # the sheet's part that has creases
-_ZOOM = 0.5  # their texels for one of the texture, along each axis
-
-
-@functools.cache
-def _crease_maps():
-  """One map for each crease and side, f32[2k, h * w], their units f32[2k, a], shape and place."""
-  (x0, y0), (x1, y1) = head.texel(np.array(_WINDOW)).astype(int) // 2 * 2
-  maps, units = [], []
-  density = head.TEXELS_PER_MM * _ZOOM
-  for weights, depth, width, line in _CREASES:
-    by_unit = np.array([weights.get(name, 0.0) for name in ACTION_UNITS], np.float32)
-    for side in (1, -1):
-      canvas = np.zeros(head.SHEET[::-1], np.uint8)
-      nodes = _fixed(_curve(line) * (side, 1))
-      cv2.polylines(canvas, [nodes], False, 255, 2, cv2.LINE_AA, 3)
-      canvas = canvas[y0:y1, x0:x1].astype(np.uint16)
-      quarters = canvas[0::2, 0::2] + canvas[0::2, 1::2] + canvas[1::2, 0::2] + canvas[1::2, 1::2]
-      canvas = (quarters // 4).astype(np.uint8)
-      sharp = cv2.GaussianBlur(canvas, (0, 0), width * density)
-      wide = cv2.GaussianBlur(canvas, (0, 0), 2.6 * width * density)
-      crease = sharp / float(sharp.max()) - 0.45 * wide / float(wide.max())
-      maps.append((depth * crease.ravel()).astype(np.float32))
-      units.append(by_unit)
-  shift = 0.5 / _ZOOM - 0.5  # of texel centres between the two scales
-  return np.stack(maps), np.stack(units), canvas.shape, (x0 + shift, y0 + shift, _ZOOM)
-
-
-def creases(
-  left: np.ndarray, right: np.ndarray, age: float
-) -> tuple[np.ndarray, tuple[float, float, float]]:
-  """How far lines of the skin darken it, u8[h, w], and their place, as `render.Surface` says.
-
-  Args:
-    left: Intensities f32[a], 0..5, of the subject's left half.
-    right: The same of the right half.
-    age: 0..1, depth of the lines of a face at rest.
-  """
-  maps, units, extent, at = _crease_maps()
-  intensity = np.stack([left, right]).astype(np.float32) / 5
-  strength = np.empty(len(maps), np.float32)
-  strength[0::2] = (units[0::2] * intensity[0]).sum(axis=1)
-  strength[1::2] = (units[1::2] * intensity[1]).sum(axis=1)
-  strength = np.minimum(strength * (0.75 + 0.5 * age) + 0.22 * age, 1.2).astype(np.float32)
-  dark = render.combine(strength, maps).reshape(extent)
-  return np.clip(np.rint(100 + 100 * dark), 0, 255).astype(np.uint8), at

@@ -160,3 +160,15 @@ def named() -> Points:
   return Points(
     tuple(names), domain, heights, np.concatenate([[lift[n] for n in flat], np.zeros(9)])
   )
+
+
+def curve(nodes: np.ndarray, count: int = 24) -> np.ndarray:
+  """A smooth line through nodes f64[n, 2] at even steps, f64[count, 2]."""
+  nodes = np.asarray(nodes, float)
+  length = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(nodes, axis=0), axis=1))])
+  t = np.linspace(0, length[-1], count)
+  padded = np.concatenate([2 * nodes[:1] - nodes[1:2], nodes, 2 * nodes[-1:] - nodes[-2:-1]])
+  i = np.clip(np.searchsorted(length, t, side='right') - 1, 0, len(nodes) - 2)
+  f = ((t - length[i]) / (length[i + 1] - length[i]))[:, None]
+  p, q, r, s = (padded[i + k] for k in range(4))
+  return q + 0.5 * f * (r - p + f * (2 * p - 5 * q + 4 * r - s + f * (3 * (q - r) + s - p)))

@@ -6,7 +6,15 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ferjax.data.faces import appearance, expressions, head, ict_face_model, render, resample
+from ferjax.data.faces import (
+  appearance,
+  creases,
+  expressions,
+  head,
+  ict_face_model,
+  render,
+  resample,
+)
 from ferjax.data.faces.model import FaceModel
 from ferjax.data.labels import CLASSES
 
@@ -48,7 +56,7 @@ class Sample(NamedTuple):
   """A picture and its labels."""
 
   image: np.ndarray  # u8[size, size, 3], RGB
-  landmarks: np.ndarray  # f32[68, 2], pixels
+  landmarks: np.ndarray  # f32[68, 2], pixels, in steps of 1/1024
   au: np.ndarray  # f32[a], 0..5
   pose: np.ndarray  # f32[3], yaw, pitch and roll in degrees
   distribution: np.ndarray  # f32[C]
@@ -184,7 +192,7 @@ def draw(config: Config, row: Row) -> Sample:
   )
   gaze = rng.normal(0, (2.2, 1.0))
   background = _background(rng, config.size)
-  darkness, at = appearance.creases(left, right, who.look.age)
+  darkness, at = creases.draw(left, right, who.look.age)
   picture, landmarks = render.render(
     model,
     render.express(model, who.neutral, left, right),
@@ -206,7 +214,7 @@ def draw(config: Config, row: Row) -> Sample:
   noise += picture * np.float32(gain) + np.float32(bias + 0.5)
   return Sample(
     np.clip(noise, 0, 255, out=noise).astype(np.uint8),
-    landmarks.astype(np.float32),
+    np.round(landmarks * np.float32(1024)) / np.float32(1024),
     au,
     np.array([yaw, pitch, roll], np.float32),
     expression.distribution,
