@@ -42,7 +42,9 @@ def base() -> ml_collections.ConfigDict:
         'name': 'synthetic_faces',
         'path': '',
         'dir': '',
-        'options': {'synthetic_faces': {'num': 5000, 'size': 112, 'seed': 0}},
+        'options': {
+          'synthetic_faces': {'num': 5000, 'size': 112, 'seed': 0, 'difficulty': 0.5},
+        },
         'image_size': 64,
         'classes': (),
         'landmarks': (),

@@ -12,6 +12,8 @@ from ferjax import checkpoint, evaluate, logs, metrics
 from ferjax.core import TrainState
 from ferjax.data import dataset
 
+COLOURS = {'train': 'tab:blue', 'val': 'tab:orange', 'test': 'tab:green'}
+
 
 def finish(
   workdir: Path,
@@ -104,10 +106,11 @@ def learning_curves(path: Path, lines: Iterable[Mapping], title: str) -> None:
         continue
       steps, values = np.array(points, float).T
       if split == 'train':
-        axes.plot(steps, values, color='tab:blue', alpha=0.25, linewidth=0.8)
-        axes.plot(steps, _running_mean(values), color='tab:blue', label='train (running mean)')
+        colour = COLOURS[split]
+        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+        axes.plot(steps, _running_mean(values), color=colour, label='train (running mean)')
       else:
-        axes.plot(steps, values, marker='.', label=split)
+        axes.plot(steps, values, color=COLOURS[split], marker='.', label=split)
     axes.set_xlabel('step')
     axes.set_ylabel(label)
     axes.grid(alpha=0.3)

@@ -24,6 +24,7 @@ from ferjax.data.faces import (
 )
 from ferjax.data.faces.action_units import ACTION_UNITS
 from ferjax.data.labels import CLASSES
+from ferjax.errors import InputError
 
 CONFIG = sample.Config(num=60, size=64, seed=3, difficulty=0.5, subjects=4)
 MIRRORED = np.array(
@@ -408,24 +409,24 @@ def test_ict_face_model_is_read_and_drawn(ict_folder):
 @pytest.mark.parametrize(
   ('spoil', 'error', 'message'),
   [
-    (lambda f: (f / 'vertex_indices.json').unlink(), FileNotFoundError, 'FaceXModel'),
-    (lambda f: (f / 'vertex_indices.json').write_text('{'), ValueError, 'not JSON'),
-    (lambda f: (f / 'vertex_indices.json').write_text('{}'), ValueError, "no 'expressions'"),
+    (lambda f: (f / 'vertex_indices.json').unlink(), InputError, 'FaceXModel'),
+    (lambda f: (f / 'vertex_indices.json').write_text('{'), InputError, 'not JSON'),
+    (lambda f: (f / 'vertex_indices.json').write_text('{}'), InputError, "no 'expressions'"),
     (
       lambda f: (f / 'vertex_indices.json').write_text(
         json.dumps({'expressions': [], 'idx_to_landmark_verts': [1, 2]})
       ),
-      ValueError,
+      InputError,
       '68 vertex numbers',
     ),
-    (lambda f: (f / 'generic_neutral_mesh.obj').unlink(), FileNotFoundError, 'neutral_mesh.obj is'),
-    (lambda f: (f / 'identity001.obj').write_text('v 1 2\n'), ValueError, 'line 1'),
-    (lambda f: (f / 'identity001.obj').write_text('v 1 2 3\n'), ValueError, 'has 1 vertices'),
-    (lambda f: (f / 'jawOpen_L.obj').unlink(), FileNotFoundError, 'jawOpen_L.obj is missing'),
-    (lambda f: (f / 'jawOpen_L.obj').write_text('version http\n'), ValueError, 'LFS pointer'),
+    (lambda f: (f / 'generic_neutral_mesh.obj').unlink(), InputError, 'neutral_mesh.obj is'),
+    (lambda f: (f / 'identity001.obj').write_text('v 1 2\n'), InputError, 'line 1'),
+    (lambda f: (f / 'identity001.obj').write_text('v 1 2 3\n'), InputError, 'has 1 vertices'),
+    (lambda f: (f / 'jawOpen_L.obj').unlink(), InputError, 'jawOpen_L.obj is missing'),
+    (lambda f: (f / 'jawOpen_L.obj').write_text('version http\n'), InputError, 'LFS pointer'),
     (
       lambda f: (f / 'generic_neutral_mesh.obj').write_text('v 1 2 3\nf 1 2 3\n'),
-      ValueError,
+      InputError,
       'names vertex 3 of 1',
     ),
   ],

@@ -8,6 +8,7 @@ from ferjax.data.faces import sample
 from ferjax.data.faces.action_units import ACTION_UNITS
 from ferjax.data.labels import CLASSES
 from ferjax.data.synthetic_faces import synthetic_faces_dataset_builder as module
+from ferjax.errors import InputError
 
 
 @pytest.fixture(scope='module')
@@ -87,5 +88,5 @@ def test_each_option_has_its_own_place():
   'option', [{'size': 8}, {'difficulty': 2}, {'num': 3}, {'subjects': 1}, {'seed': -1}]
 )
 def test_options_out_of_range(option):
-  with pytest.raises(ValueError, match='must lie within'):
+  with pytest.raises(InputError, match='must lie within'):
     synthetic_faces.make(**option)

@@ -18,6 +18,7 @@ import numpy as np
 from ferjax.data.faces import head, points
 from ferjax.data.faces.action_units import ACTION_UNITS
 from ferjax.data.faces.model import FaceModel
+from ferjax.errors import InputError
 
 NEUTRAL = 'generic_neutral_mesh.obj'
 INDICES = 'vertex_indices.json'
@@ -55,8 +56,8 @@ def read_obj(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     f32[v, 3] and i32[t, 3].
 
   Raises:
-    FileNotFoundError: There is no such file.
-    ValueError: A line cannot be read or names a vertex that does not exist.
+    InputError: There is no such file, or a line cannot be read or names a vertex that does not
+      exist.
   """
   vertices, triangles = [], []
   with open(path, encoding='utf-8') as lines:
@@ -72,16 +73,16 @@ def read_obj(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
           corners = [c - 1 if c > 0 else len(vertices) + c for c in corners]
           triangles += [(corners[0], *pair) for pair in zip(corners[1:], corners[2:], strict=False)]
       except ValueError as error:
-        raise ValueError(
+        raise InputError(
           f'{path}, line {number}: {line.strip()!r} is not Wavefront OBJ ({error}). '
           'Check out the model again: the file may be a Git LFS pointer or cut short.'
         ) from None
   vertices = np.array(vertices, np.float32).reshape(-1, 3)
   triangles = np.array(triangles, np.int32).reshape(-1, 3)
   if not len(vertices):
-    raise ValueError(f'{path} holds no vertex: is it a Git LFS pointer? Check out the model again.')
+    raise InputError(f'{path} holds no vertex: is it a Git LFS pointer? Check out the model again.')
   if len(triangles) and not 0 <= triangles.min() <= triangles.max() < len(vertices):
-    raise ValueError(
+    raise InputError(
       f'{path}: a face names vertex {triangles.max() + 1} of {len(vertices)}; the file is damaged, '
       'check out the model again.'
     )
@@ -91,22 +92,22 @@ def read_obj(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
 def _read_indices(folder):
   path = folder / INDICES
   if not path.is_file():
-    raise FileNotFoundError(
+    raise InputError(
       f'{path} is missing: give the folder FaceXModel of an ICT-FaceKit checkout, the one with '
       f'{NEUTRAL} and {INDICES}.'
     )
   try:
     indices = json.loads(path.read_text(encoding='utf-8'))
   except json.JSONDecodeError as error:
-    raise ValueError(f'{path} is not JSON ({error}): check out the model again.') from None
+    raise InputError(f'{path} is not JSON ({error}): check out the model again.') from None
   for key in ('expressions', 'idx_to_landmark_verts'):
     if key not in indices:
-      raise ValueError(
+      raise InputError(
         f'{path} has no {key!r} (it has {sorted(indices)}): is this ICT-FaceKit version 1 or later?'
       )
   landmarks = np.asarray(indices['idx_to_landmark_verts']).ravel()
   if landmarks.shape != (68,) or landmarks.dtype.kind not in 'iu':
-    raise ValueError(
+    raise InputError(
       f"{path}: 'idx_to_landmark_verts' must be 68 vertex numbers, one for each iBUG landmark; "
       f'found {len(landmarks)} of kind {landmarks.dtype}.'
     )
@@ -115,13 +116,13 @@ def _read_indices(folder):
 
 def _read_shape(path, base):
   if not path.is_file():
-    raise FileNotFoundError(
+    raise InputError(
       f'{path} is missing though {INDICES} lists it: the checkout is incomplete, '
       'check it out again.'
     )
   vertices, _ = read_obj(path)
   if len(vertices) != len(base):
-    raise ValueError(
+    raise InputError(
       f'{path} has {len(vertices)} vertices, {NEUTRAL} has {len(base)}: meshes of different '
       'versions are mixed. Check out one version.'
     )
@@ -167,24 +168,24 @@ def load(folder: str | os.PathLike, *, identities: int | None = None) -> FaceMod
     The model, with this package's action units and 68 landmarks.
 
   Raises:
-    FileNotFoundError: A file is missing; the message says which and what to do.
-    ValueError: A file cannot be read or does not fit the others.
+    InputError: A file is missing, cannot be read, or does not fit the others; the message says
+      which and what to do.
   """
   folder = Path(folder)
   names, landmarks = _read_indices(folder)
   if not (folder / NEUTRAL).is_file():
-    raise FileNotFoundError(
+    raise InputError(
       f'{folder / NEUTRAL} is missing: give the folder FaceXModel of an ICT-FaceKit checkout.'
     )
   base, triangles = read_obj(folder / NEUTRAL)
   if not 0 <= landmarks.min() <= landmarks.max() < len(base):
-    raise ValueError(
+    raise InputError(
       f"{folder / INDICES}: 'idx_to_landmark_verts' names vertex {landmarks.max()}, but {NEUTRAL} "
       f'has {len(base)}. Check out one version.'
     )
   files = sorted(folder.glob('identity*.obj'))[:identities]
   if not files:
-    raise FileNotFoundError(
+    raise InputError(
       f'{folder} has no identity000.obj: the checkout is incomplete, check it out again.'
     )
   identity = np.stack([_read_shape(path, base) for path in files])
@@ -193,7 +194,7 @@ def load(folder: str | os.PathLike, *, identities: int | None = None) -> FaceMod
     wanted = {f'{n}{side}': w for n, w in SHAPES[unit].items() for side in ('', '_L', '_R')}
     present = [name for name in wanted if name in names]
     if not present:
-      raise ValueError(
+      raise InputError(
         f"{folder / INDICES}: 'expressions' has none of {sorted(SHAPES[unit])}, which {unit} is "
         'made of. Is this ICT-FaceKit?'
       )

@@ -11,6 +11,7 @@ from ferjax.data.faces import sample, stream
 from ferjax.data.faces.action_units import ACTION_UNITS
 from ferjax.data.features import face_features
 from ferjax.data.labels import CLASSES
+from ferjax.errors import InputError
 
 SPLITS = ('train', 'val', 'test')
 
@@ -57,7 +58,7 @@ def faces_config(
       instead of our own; the name holds a hash of its path.
 
   Raises:
-    ValueError: An option is out of range.
+    InputError: An option is out of range.
   """
   if subjects is None:
     subjects = min(max(num // 20, 5), 100)
@@ -69,7 +70,7 @@ def faces_config(
     ('num', num, subjects, 10_000_000),
   ):
     if not low <= value <= high:
-      raise ValueError(f'synthetic_faces: {name}={value} must lie within {low}..{high}')
+      raise InputError(f'synthetic_faces: {name}={value} must lie within {low}..{high}')
   name = f'num{num}_size{size}_seed{seed}_difficulty{round(100 * difficulty):03d}_people{subjects}'
   folder = os.path.abspath(ict_face_model) if ict_face_model else ''
   if folder:
@@ -182,7 +183,7 @@ def make(
     processes: How many processes draw; the pictures do not depend on it.
 
   Raises:
-    ValueError: An option is out of range.
+    InputError: An option is out of range.
   """
   config = faces_config(
     num=num,
