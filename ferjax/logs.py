@@ -113,7 +113,6 @@ class Logs:
         rich.progress.MofNCompleteColumn(),
         rich.progress.BarColumn(),
         rich.progress.TextColumn('{task.fields[note]}'),
-        rich.progress.TimeElapsedColumn(),
         rich.progress.TextColumn('ETA'),
         rich.progress.TimeRemainingColumn(),
         console=console,
@@ -132,15 +131,16 @@ class Logs:
       self._events.close()
       self._file.close()
 
-  def speed(self, step: int) -> float:
-    """Images a second since the last call (or the start)."""
+  def speed(self, step: int) -> float | None:
+    """Images a second since the clock was last read or restarted; None when no step was done."""
     now = time.perf_counter()
-    rate = (step - self._step) * self._batch / max(now - self._time, 1e-9)
+    images = (step - self._step) * self._batch
+    rate = images / max(now - self._time, 1e-9) if images else None
     self._time, self._step = now, step
     return rate
 
   def restart_clock(self, step: int) -> None:
-    """Leaves the time since the last `speed` out of the next one (evaluation, saving)."""
+    """Leaves the time since then out of the next `speed` (compiling, evaluation, saving)."""
     self._time, self._step = time.perf_counter(), step
 
   def write(self, step: int, split: str, values: Mapping[str, float | None]) -> None:
@@ -152,8 +152,8 @@ class Logs:
     for name, value in values.items():
       if value is not None:
         self._events.add_scalar(f'{split}/{name}', np.float64(value), step)
-    shown = ('loss', 'acc', 'images_per_s')
-    note = ' '.join(f'{k} {values[k]:.4g}' for k in shown if values.get(k) is not None)
+    shown = {'loss': 'loss {:.3f}', 'acc': 'acc {:.3f}', 'images_per_s': '{:.0f} images/s'}
+    note = ' '.join(t.format(values[k]) for k, t in shown.items() if values.get(k) is not None)
     if self._bar:
       self._bar.update(self._task, completed=step, note=f'{split} {note}')
       if split != 'train':

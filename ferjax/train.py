@@ -119,6 +119,8 @@ def _train(config, workdir):
         pending.append((step + 1, metrics))
         # At most three steps under way: batches wait on the host, not on the device.
         jax.block_until_ready(pending[max(0, len(pending) - 3)][1])
+      if step == start:
+        log.restart_clock(step + 1)
       if (step + 1) % config.log_every == 0:
         *_, (_, values) = logs.check_finite(pending)
         pending = []
