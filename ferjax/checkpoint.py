@@ -1,6 +1,7 @@
 """Checkpoints: the whole training state, through Orbax; the last few and the best by validation."""
 
 import hashlib
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,22 +15,18 @@ from ferjax.errors import InputError
 
 LOGGER = logging.getLogger(__name__)
 
-BEST = 'val_acc'
-
 
 def open_checkpoints(workdir: Path, keep: int) -> ocp.training.Checkpointer:
-  """The checkpoints of a run (a context manager; leaving it waits for saves under way).
+  """Where a run saves (a context manager; leaving it waits for saves under way).
 
   Args:
     workdir: The run's folder.
     keep: How many of the last checkpoints to keep, besides the best by validation accuracy.
   """
   policies = ocp.training.preservation_policies
-  best = policies.BestN(
-    get_metric_fn=lambda metrics: metrics[BEST], n=1, keep_checkpoints_without_metrics=False
-  )
+  best = policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)
   return ocp.training.Checkpointer(
-    Path(workdir).resolve() / 'checkpoints',
+    _folder(workdir),
     preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
     cleanup_tmp_directories=True,
   )
@@ -37,47 +34,41 @@ def open_checkpoints(workdir: Path, keep: int) -> ocp.training.Checkpointer:
 
 def save(checkpoints: ocp.training.Checkpointer, state: TrainState, val_acc: float | None) -> None:
   """Saves the state in the background, with its validation accuracy where it was just measured."""
-  metrics = None if val_acc is None else {BEST: val_acc}
-  checkpoints.save_async(int(state.step), state, force=True, metrics=metrics)
+  step = int(state.step)
+  metrics = None if val_acc is None else {'val_acc': val_acc, 'step': step}
+  checkpoints.save_async(step, state, force=True, metrics=metrics)
 
 
-def restore_latest(workdir: Path, keep: int, like: TrainState) -> TrainState | None:
-  """The newest state that can be read; unreadable ones are set aside, and said so.
+def restore_latest(workdir: Path, like: TrainState) -> TrainState | None:
+  """The newest state that can be read; damaged checkpoints are set aside, and said so.
 
   Args:
     workdir: The run's folder.
-    keep: As for `open_checkpoints`.
     like: A state of the same shapes, placed as the restored one shall be.
 
   Returns:
     The state, or None where no checkpoint was ever saved.
 
   Raises:
-    InputError: there are checkpoints and none can be read.
+    InputError: there are checkpoints and none can be read, or the newest is of another model.
   """
-  folder = Path(workdir) / 'checkpoints'
   set_aside = []
-  while True:
-    steps = sorted((int(p.name) for p in folder.glob('*') if p.name.isdigit()), reverse=True)
-    if not steps:
-      break
+  for step in sorted(_saved(workdir), reverse=True):
     try:
-      return _load(workdir, keep, steps[0], like)
+      _metrics(workdir, step)  # Orbax reads those of every checkpoint before it saves another
+    except (OSError, ValueError) as error:
+      set_aside.append(_set_aside(workdir, step, error))
+  for step in sorted(_saved(workdir), reverse=True):
+    path = _folder(workdir) / str(step)
+    try:
+      return ocp.load(path, like)
     except Exception as error:  # Orbax and its storage raise many kinds for a damaged checkpoint
-      aside = Path(workdir) / 'checkpoints_unreadable' / str(steps[0])
-      aside.parent.mkdir(exist_ok=True)
-      number = 0
-      while aside.exists():
-        number += 1
-        aside = aside.with_name(f'{steps[0]}.{number}')
-      (folder / str(steps[0])).rename(aside)
-      set_aside.append(str(aside))
-      LOGGER.warning(
-        'checkpoint %d cannot be read (%s); moved to %s, trying the one before it',
-        steps[0],
-        _first_line(error),
-        aside,
-      )
+      if _is_whole(path):
+        raise InputError(
+          f'{path} holds another model than this config makes with these versions: '
+          f'{_first_line(error)}'
+        ) from error
+      set_aside.append(_set_aside(workdir, step, error))
   if set_aside:
     raise InputError(
       f'no checkpoint of {workdir} can be read; they were moved to {", ".join(set_aside)}. '
@@ -86,13 +77,12 @@ def restore_latest(workdir: Path, keep: int, like: TrainState) -> TrainState | N
   return None
 
 
-def restore(workdir: Path, keep: int, which: str) -> dict[str, Any]:
-  """The state of one checkpoint, without knowing its shapes.
+def restore(workdir: Path, which: str) -> dict[str, Any]:
+  """The state of one checkpoint, without knowing its shapes; changes nothing in the folder.
 
   Args:
     workdir: The run's folder.
-    keep: As for `open_checkpoints`.
-    which: `last`, `best` (by validation accuracy), or a step.
+    which: `last`, `best` (by validation accuracy, the earliest of equals), or a step.
 
   Returns:
     The fields of `TrainState` by name, as nested dicts of NumPy arrays.
@@ -100,37 +90,67 @@ def restore(workdir: Path, keep: int, which: str) -> dict[str, Any]:
   Raises:
     InputError: there is no such checkpoint, or it cannot be read.
   """
-  folder = Path(workdir) / 'checkpoints'
-  if not folder.is_dir():
+  steps = _saved(workdir)
+  if not steps:
     raise InputError(f'{workdir} holds no checkpoint: train there first')
-  with open_checkpoints(workdir, keep) as checkpoints:
-    found = {c.step: c.metrics for c in checkpoints.checkpoints}
-  measured = {step: m[BEST] for step, m in found.items() if m}
-  if which == 'last' and found:
-    step = max(found)
-  elif which == 'best' and measured:
-    step = max(measured, key=lambda s: (measured[s], -s))
-  elif which.isdigit() and int(which) in found:
-    step = int(which)
-  else:
-    raise InputError(
-      f"{workdir} has no checkpoint '{which}'; there are: last, "
-      f'{"best, " if measured else ""}{", ".join(map(str, sorted(found)))}'
-    )
   try:
-    return _load(workdir, keep, step, None)
-  except Exception as error:
-    raise InputError(
-      f'checkpoint {step} of {workdir} cannot be read: {_first_line(error)}'
-    ) from error
+    measured = [metrics for step in steps if (metrics := _metrics(workdir, step))]
+    names = {str(step): step for step in steps} | {'last': max(steps)}
+    if measured:
+      names['best'] = max(measured, key=_rank)['step']
+    if which not in names:
+      raise InputError(f"{workdir} has no checkpoint '{which}'; there are: {', '.join(names)}")
+    return _load_as_numpy(_folder(workdir) / str(names[which]))
+  except InputError:
+    raise
+  except Exception as error:  # as above
+    raise InputError(f'a checkpoint of {workdir} cannot be read: {_first_line(error)}') from error
 
 
-def _load(workdir, keep, step, like):
-  with open_checkpoints(workdir, keep) as checkpoints:
-    if like is None:
-      stored = checkpoints.metadata(step).metadata
-      like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), stored)
-    return checkpoints.load(step, like)
+def exist(workdir: Path) -> bool:
+  """Whether a run has saved anything yet."""
+  return bool(_saved(workdir))
+
+
+def _folder(workdir: Path) -> Path:
+  return Path(workdir).resolve() / 'checkpoints'
+
+
+def _saved(workdir: Path) -> list[int]:
+  return sorted(int(path.name) for path in _folder(workdir).glob('*') if path.name.isdigit())
+
+
+def _metrics(workdir: Path, step: int) -> dict[str, float] | None:
+  folder = _folder(workdir) / str(step)
+  json.loads((folder / '_CHECKPOINT_METADATA').read_text())
+  path = folder / 'metrics' / 'metrics'
+  return json.loads(path.read_text()) if path.parent.exists() else None
+
+
+def _rank(metrics: dict[str, float]) -> tuple[float, float]:
+  return metrics['val_acc'], -metrics['step']
+
+
+def _load_as_numpy(path: Path) -> dict[str, Any]:
+  stored = ocp.metadata(path).metadata
+  return ocp.load(path, jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), stored))
+
+
+def _is_whole(path: Path) -> bool:
+  try:
+    _load_as_numpy(path)
+  except Exception:  # as above
+    return False
+  return True
+
+
+def _set_aside(workdir: Path, step: int, error: Exception) -> str:
+  parent = Path(workdir) / 'checkpoints_unreadable'
+  parent.mkdir(exist_ok=True)
+  aside = parent / f'{step}-{len(list(parent.iterdir()))}'
+  (_folder(workdir) / str(step)).rename(aside)
+  LOGGER.warning('checkpoint %d cannot be read (%s); moved to %s', step, _first_line(error), aside)
+  return str(aside)
 
 
 def _first_line(error: Exception) -> str:

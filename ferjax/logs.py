@@ -1,6 +1,7 @@
 """What a run writes while it runs: metrics, TensorBoard events, progress; and finite checks."""
 
 import contextlib
+import datetime
 import json
 import logging
 import math
@@ -76,21 +77,28 @@ def check_finite(pending: list[tuple[int, Mapping[str, jax.Array]]]) -> list[tup
 
 
 @contextlib.contextmanager
-def trace(workdir: Path, step: int, *, start: int = 0, stop: int = 0):
+def profiler(workdir: Path, *, start: int = 0, stop: int = 0):
   """Profiles the steps from `start` up to `stop` into the run's folder; none when equal.
 
   Args:
     workdir: The run's folder; TensorBoard's profiler reads it.
-    step: The step about to run.
     start: First step to profile.
     stop: The step after the last.
+
+  Yields:
+    A function to call with the number of every step before it runs.
   """
-  if step == start < stop:
-    jax.profiler.start_trace(str(workdir / 'profile'))
-  yield
-  if start < stop == step + 1:
-    jax.effects_barrier()
-    jax.profiler.stop_trace()
+  with contextlib.ExitStack() as running:
+
+    def before_step(step):
+      if step >= stop:
+        running.close()
+      elif step >= start and not before_step.entered:
+        before_step.entered = True
+        running.enter_context(jax.profiler.trace(str(workdir / 'profile')))
+
+    before_step.entered = False
+    yield before_step
 
 
 class Logs:
@@ -162,5 +170,5 @@ class Logs:
       eta = ''
       if split == 'train' and values.get('images_per_s'):
         seconds = (self._steps - step) * self._batch / values['images_per_s']
-        eta = f' ETA {time.strftime("%H:%M:%S", time.gmtime(seconds))}'
+        eta = f' ETA {datetime.timedelta(seconds=round(seconds))}'
       LOGGER.info('step %d/%d %s %s%s', step, self._steps, split, note, eta)

@@ -69,7 +69,7 @@ def _train(config, workdir):
   make_sampler = configs.named(samplers, config.sampler.name, 'sampler')
   sampler = configs.call(make_sampler, 'sampler', configs.without_name(config.sampler))
 
-  restored = checkpoint.restore_latest(workdir, config.checkpoint.keep, state)
+  restored = checkpoint.restore_latest(workdir, state)
   state = state if restored is None else restored
   start = int(state.step)
   LOGGER.info(
@@ -88,6 +88,7 @@ def _train(config, workdir):
   with (
     checkpoint.open_checkpoints(workdir, config.checkpoint.keep) as checkpoints,
     logs.Logs(workdir, start, steps, config.batch, parallel.first_process()) as log,
+    configs.call(logs.profiler, 'profile', config.profile, workdir) as before_step,
   ):
     for step in itertools.count(start):
       evaluates = step % (config.eval.every or steps_per_epoch) == 0 or step == steps
@@ -114,11 +115,11 @@ def _train(config, workdir):
           split, plan, columns, config.data.image_size, start=offset, **config.reading
         )
       batch = devices.shard(next(batches))
-      with logs.trace(workdir, step, **config.profile):
-        state, metrics = train_step(state, batch)
-        pending.append((step + 1, metrics))
-        # At most three steps under way: batches wait on the host, not on the device.
-        jax.block_until_ready(pending[max(0, len(pending) - 3)][1])
+      before_step(step)
+      state, metrics = train_step(state, batch)
+      pending.append((step + 1, metrics))
+      # At most three steps under way: batches wait on the host, not on the device.
+      jax.block_until_ready(pending[max(0, len(pending) - 3)][1])
       if step == start:
         log.restart_clock(step + 1)
       if (step + 1) % config.log_every == 0:

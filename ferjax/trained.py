@@ -50,7 +50,7 @@ def load(workdir: Path, which: str = 'last') -> Trained:
   classes = tuple(record['classes'])
   devices = configs.call(parallel.make, 'parallel', config.parallel)
   method = build.make_method(config, len(classes))
-  saved = checkpoint.restore(workdir, config.checkpoint.keep, which)
+  saved = checkpoint.restore(workdir, which)
   state = core.TrainState(
     jnp.asarray(saved['step']), saved['params'], (), saved['extra'], jax.random.key(config.seed)
   )
