@@ -10,6 +10,7 @@
 """
 
 from ferjax.config import base
+from ferjax.errors import InputError
 
 
 def get_config(arg: str = 'demo'):
@@ -32,4 +33,4 @@ def get_config(arg: str = 'demo'):
     config.eval.update(every=5, limit=200)
     config.checkpoint.every = 3
     return config
-  raise ValueError(f"softmax has no variant '{arg}': use demo, paper or smoke")
+  raise InputError(f"softmax has no variant '{arg}': use demo, paper or smoke")

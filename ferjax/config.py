@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from ferjax import checkpoint
 from ferjax.errors import InputError, nearest
 from ferjax.logs import write_json
 
@@ -21,7 +22,31 @@ PACKAGES = ('ferjax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'gra
 
 # Where a run lies, how fast it goes, how long it lasts: the rest decides what it computes.
 FREE_TO_CHANGE = ('data.dir', 'parallel.', 'reading.', 'profile.')
-FREE_TO_GROW = ('epochs', 'steps')
+LENGTHS = ('epochs', 'steps')
+
+LIMITS = {
+  'seed': (0, 2**32 - 1),
+  'epochs': (1, 10**9),
+  'steps': (0, 10**12),
+  'batch': (1, 10**9),
+  'log_every': (1, 10**9),
+  'ema': (0, 1),
+  'model.width': (1, 10**6),
+  'data.image_size': (8, 10**5),
+  'data.val_fraction': (0, 0.9),
+  'data.seed': (0, 2**32 - 1),
+  'noise.seed': (0, 2**32 - 1),
+  'optimizer.clip_norm': (0, 10**9),
+  'eval.every': (0, 10**12),
+  'eval.limit': (0, 10**12),
+  'eval.batch': (1, 10**9),
+  'checkpoint.every': (0, 10**12),
+  'checkpoint.keep': (1, 10**6),
+  'reading.threads': (1, 1000),
+  'reading.workers': (0, 1000),
+  'reading.prefetch': (1, 10**6),
+  'parallel.devices': (0, 10**6),
+}
 
 
 def base() -> ml_collections.ConfigDict:
@@ -76,7 +101,6 @@ def base() -> ml_collections.ConfigDict:
         'erasing': 0.0,
         'erasing_scale': (0.02, 0.2),
         'erasing_ratio': (0.3, 3.3),
-        'views': 1,
       },
       'optimizer': {  # optim.make
         'name': 'adam',
@@ -101,7 +125,7 @@ def base() -> ml_collections.ConfigDict:
   )
 
 
-def check(config: Mapping[str, Any]) -> None:
+def check(config: ml_collections.ConfigDict) -> None:
   """Refuses unknown keys and impossible values; the sections of factories are checked by `call`.
 
   Raises:
@@ -118,9 +142,10 @@ def check(config: Mapping[str, Any]) -> None:
     for key in config[section]:
       if key not in known[section]:
         raise InputError(f'unknown key config.{section}.{key}.{nearest(key, known[section])}')
-  for key in ('epochs', 'batch', 'log_every'):
-    if config[key] < 1:
-      raise InputError(f'config.{key}={config[key]}: it must be at least 1')
+  values = flat(config.to_dict())
+  for key, (low, high) in LIMITS.items():
+    if key in values and not low <= values[key] <= high:
+      raise InputError(f'config.{key}={values[key]}: it must lie within {low}..{high}')
   if config['precision'] not in ('float32', 'bfloat16', 'float64'):
     raise InputError(
       f"config.precision is '{config['precision']}': use float32, bfloat16 or float64"
@@ -197,11 +222,16 @@ def flat(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
 def write(workdir: Path, config: ml_collections.ConfigDict, facts: Mapping[str, Any]) -> None:
   """Writes `config.json`: the config, versions, git revision, devices and further facts.
 
-  Where one exists already, checks that the run may go on with this config: only keys that lengthen
-  the run, or that cannot change its result, may differ. Other versions are only warned of.
+  Where a run has saved something already, checks that it may go on with this config: only keys that
+  lengthen the run, or that cannot change its result, may differ. Other versions are only warned of.
+
+  Args:
+    workdir: The run's folder.
+    config: The resolved config.
+    facts: At least `steps`, the length of the run; `fingerprint` and `labels_sha256` of its data.
 
   Raises:
-    InputError: names the keys that differ.
+    InputError: names the keys that differ, or the folder cannot be written.
   """
   path = workdir / 'config.json'
   record = {
@@ -214,9 +244,13 @@ def write(workdir: Path, config: ml_collections.ConfigDict, facts: Mapping[str, 
     'device_kind': jax.devices()[0].device_kind,
     **facts,
   }
-  if path.is_file():
+  if path.is_file() and checkpoint.exist(workdir):
     check_same_run(read(workdir), record, workdir)
-  write_json(path, record)
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(path, record)
+  except OSError as error:
+    raise InputError(f'cannot write to --workdir={workdir}: {error}') from error
 
 
 def read(workdir: Path) -> dict[str, Any]:
@@ -244,7 +278,7 @@ def check_same_run(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Path
   differing = []
   for key in sorted(before.keys() | now.keys()):
     a, b = before.get(key), now.get(key)
-    grows = key in FREE_TO_GROW and a is not None and b is not None and b >= a
+    grows = key in LENGTHS and new['steps'] >= old['steps']
     if a != b and not grows and not key.startswith(FREE_TO_CHANGE):
       differing.append(f'  config.{key}: {a!r} there, {b!r} now')
   if differing:
@@ -253,10 +287,18 @@ def check_same_run(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Path
       f'{workdir} holds a run with another config:\n{listing}\n'
       'Give the same values to go on with it, or another --workdir to start anew'
     )
-  if old['fingerprint'] != new['fingerprint']:
+  if any(old[what] != new[what] for what in ('fingerprint', 'labels_sha256')):
     raise InputError(
       f'{workdir} was trained on other data (its pictures or labels have changed since): '
       'use another --workdir'
+    )
+  if old['steps'] != new['steps']:
+    LOGGER.warning(
+      '%s: lengthened from %d to %d steps; schedule and sampler now aim at the new end, so the '
+      'result is not that of a run which was this long from the start',
+      workdir,
+      old['steps'],
+      new['steps'],
     )
   for what in ('versions', 'git_revision'):
     if old[what] != new[what]:

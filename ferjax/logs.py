@@ -88,16 +88,17 @@ def profiler(workdir: Path, *, start: int = 0, stop: int = 0):
   Yields:
     A function to call with the number of every step before it runs.
   """
+  started = False
   with contextlib.ExitStack() as running:
 
     def before_step(step):
+      nonlocal started
       if step >= stop:
         running.close()
-      elif step >= start and not before_step.entered:
-        before_step.entered = True
+      elif step >= start and not started:
         running.enter_context(jax.profiler.trace(str(workdir / 'profile')))
+        started = True
 
-    before_step.entered = False
     yield before_step
 
 

@@ -88,13 +88,16 @@ def parse_flags(argv: list[str]) -> list[str]:
   """Reads the flags.
 
   Raises:
-    InputError: a `--config.KEY` that the config does not have; names the nearest.
+    InputError: an unknown flag, a value that does not fit, or a `--config.KEY` that the config does
+      not have; names the nearest.
   """
   try:
     return flags.FLAGS(argv)
-  except AttributeError as error:
+  except flags.Error as error:
+    raise InputError(str(error).rpartition('ferjax.errors.InputError: ')[2]) from error
+  except (AttributeError, KeyError) as error:
     cause = error.args[0]
-    text = cause.args[0] if isinstance(cause, KeyError) else error
+    text = cause.args[0] if isinstance(cause, KeyError) else cause
     raise InputError(f'the config has no key {text}') from error
 
 

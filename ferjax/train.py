@@ -1,5 +1,6 @@
 """THE loop: restore, evaluate, save, next batch, step, log. It only sequences."""
 
+import hashlib
 import itertools
 import logging
 from pathlib import Path
@@ -41,8 +42,8 @@ def _train(config, workdir):
   data = configs.call(dataset.load, 'data', config.data)
   method = build.make_method(config, len(data.classes))
   pipeline.check_trainable(data, method.needs | method.predict_needs, config.batch)
-  _record(config, data, workdir)
-  data = _corrupt_labels(config, data, workdir)
+  clean = data.splits['train'].table
+  data = _corrupt_labels(config, data)
 
   split, columns = data.splits['train'], ('label', *sorted(method.needs))
   steps_per_epoch = len(split.rows) // config.batch
@@ -69,6 +70,8 @@ def _train(config, workdir):
   make_sampler = configs.named(samplers, config.sampler.name, 'sampler')
   sampler = configs.call(make_sampler, 'sampler', configs.without_name(config.sampler))
 
+  if parallel.first_process():
+    _record(config, data, clean['label'], steps, workdir)
   restored = checkpoint.restore_latest(workdir, state)
   state = state if restored is None else restored
   start = int(state.step)
@@ -101,6 +104,7 @@ def _train(config, workdir):
           predictions = {k: predict(state, data.splits[k]) for k in _evaluated(data)}
           for name, predicted in predictions.items():
             values = evaluate.measure(predicted, data.classes)
+            logs.check_finite([(step, {f'{name} loss': values['loss']})])
             val_acc = values['acc'] if name == 'val' else val_acc
             log.write(step, name, values)
         checkpoint.save(checkpoints, state, val_acc)
@@ -138,31 +142,32 @@ def _evaluated(data: dataset.Dataset) -> list[str]:
   return [name for name in ('val', 'test') if name in data.splits]
 
 
-def _record(config, data, workdir):
-  copies = dataset.duplicates(data.splits)
+def _corrupt_labels(config, data):
+  corrupt = configs.call(noise.make, 'noise', config.noise)
+  train_split = data.splits['train']
+  others = [name for split in data.splits.values() for name in split.table['name']]
+  table = train_split.table
+  label = corrupt(table['label'], table['name'], data.classes, others)
+  corrupted = train_split._replace(table=table | {'label': label})
+  return data._replace(splits=data.splits | {'train': corrupted})
+
+
+def _record(config, data, clean, steps, workdir):
+  """Writes what a run starts from; see `config.write`."""
+  copies, table = dataset.duplicates(data.splits), data.splits['train'].table
   if copies:
     LOGGER.warning('byte for byte the same picture in two splits: %s', copies)
-  if parallel.first_process():
-    workdir.mkdir(parents=True, exist_ok=True)
-    facts = {
-      'data': data.name,
-      'fingerprint': data.fingerprint,
-      'classes': list(data.classes),
-      'rows': {name: len(split.rows) for name, split in data.splits.items()},
-      'duplicates': copies,
-    }
-    configs.write(workdir, config, facts)
-
-
-def _corrupt_labels(config, data, workdir):
-  corrupt = configs.call(noise.make, 'noise', config.noise)
-  if config.noise.kind == 'none':
-    return data
-  train_split = data.splits['train']
-  clean, names = train_split.table['label'], train_split.table['name']
-  noisy = corrupt(clean, names, data.classes)
-  LOGGER.info('%.2f %% of the training labels are wrong', 100 * (noisy != clean).mean())
-  if parallel.first_process():
-    noise.write(workdir / 'noise.csv', names, noisy, clean, data.classes)
-  table = train_split.table | {'label': noisy}
-  return data._replace(splits=data.splits | {'train': train_split._replace(table=table)})
+  facts = {
+    'data': data.name,
+    'fingerprint': data.fingerprint,
+    'labels_sha256': hashlib.sha256(table['label'].tobytes()).hexdigest(),
+    'classes': list(data.classes),
+    'rows': {name: len(split.rows) for name, split in data.splits.items()},
+    'duplicates': copies,
+    'steps': steps,
+  }
+  configs.write(workdir, config, facts)
+  if config.noise.kind != 'none':
+    wrong = (table['label'] != clean).mean()
+    LOGGER.info('%.2f %% of the training labels are wrong; see noise.csv', 100 * wrong)
+    noise.write(workdir / 'noise.csv', table['name'], table['label'], clean, data.classes)

@@ -48,7 +48,7 @@ def load(workdir: Path, which: str = 'last') -> Trained:
   config = configs.base()
   config.update(configs.with_tuples(record['config']))
   classes = tuple(record['classes'])
-  devices = configs.call(parallel.make, 'parallel', config.parallel)
+  devices = parallel.make(backend=config.parallel.backend)
   method = build.make_method(config, len(classes))
   saved = checkpoint.restore(workdir, which)
   state = core.TrainState(

@@ -19,7 +19,7 @@ find_python() {
 }
 
 install_ferjax() { # install_ferjax [EXTRA]: extras in addition to the accelerator's
-  local extra wanted stamp=.venv/ferjax-installed
+  local extra stamp
   if [ -z "${FERJAX_EXTRA:-}" ]; then
     if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then extra=cuda12; else extra=none; fi
   else
@@ -32,11 +32,9 @@ install_ferjax() { # install_ferjax [EXTRA]: extras in addition to the accelerat
     "$python" -m venv .venv
   fi
   extra=$(printf '%s\n' "${extra/none/}" "${1:-}" | sed '/^$/d' | paste -sd, -)
-  wanted="$extra $(cksum < pyproject.toml)"
-  case $(cat "$stamp" 2>/dev/null) in
-    "$wanted") return ;;
-  esac
+  stamp=".venv/ferjax-installed[$extra]"
+  if [ "$stamp" -nt pyproject.toml ]; then return; fi
   echo "installing ferjax${extra:+[$extra]} into .venv" >&2
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}"
-  echo "$wanted" > "$stamp"
+  touch "$stamp"
 }

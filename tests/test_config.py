@@ -10,7 +10,8 @@ from ferjax.errors import InputError
   [
     ('epoch', 3, "config.epoch. Did you mean 'epochs'"),
     ('precision', 'fp16', 'float32, bfloat16 or float64'),
-    ('batch', 0, 'at least 1'),
+    ('batch', 0, 'config.batch=0: it must lie within 1'),
+    ('steps', -5, 'config.steps=-5'),
     ('eval', {'evry': 3}, "config.eval.evry. Did you mean 'every'"),
   ],
 )
@@ -46,6 +47,8 @@ def record(**changes):
   return {
     'config': configs.plain(config),
     'fingerprint': 'a',
+    'labels_sha256': 'b',
+    'steps': 10 * config.epochs,
     'versions': {'jax': '1'},
     'git_revision': '',
   }
@@ -62,8 +65,9 @@ def test_a_run_goes_on_only_under_its_own_config(tmp_path, caplog):
     configs.check_same_run(record(), record(epochs=2), tmp_path)
   with pytest.raises(InputError, match=r'config.optimizer.lr: 0.001 there, 0.1 now'):
     configs.check_same_run(record(), record(optimizer__lr=0.1), tmp_path)
-  with pytest.raises(InputError, match='other data'):
-    configs.check_same_run(record(), record() | {'fingerprint': 'b'}, tmp_path)
+  for what in ('fingerprint', 'labels_sha256'):
+    with pytest.raises(InputError, match='other data'):
+      configs.check_same_run(record(), record() | {what: 'changed'}, tmp_path)
   configs.check_same_run(record(), record() | {'versions': {'jax': '2'}}, tmp_path)
   assert "versions were {'jax': '1'}, now {'jax': '2'}" in caplog.text
 

@@ -49,6 +49,16 @@ def test_validation_is_carved_by_subject(data_dir, tmp_path):
   assert 'val' not in load(path, data_dir, val_fraction=0.0).splits
 
 
+def test_the_carve_spares_large_people_and_the_last_of_a_class():
+  subject = np.repeat([0, 1, 2, 3], [80, 8, 8, 4])
+  label = np.where(subject == 3, 1, 0)
+  table = {'label': label, 'subject': subject, 'name': np.arange(100).astype(str)}
+  for seed in range(6):
+    splits = {'train': dataset.Split(None, np.arange(100), table)}
+    carved = dataset.carve_validation(splits, 0.1, seed)
+    assert len(carved['val'].rows) == 8 and set(carved['train'].table['label']) == {0, 1}
+
+
 def test_validation_without_subjects_is_carved_by_class():
   table = {'label': np.repeat([0, 1], [60, 40]), 'name': np.arange(100).astype(str)}
   splits = {'train': dataset.Split(None, np.arange(100), table)}
@@ -74,11 +84,16 @@ def test_copies_across_splits_are_counted(data_dir, tmp_path):
 
 def test_classes_are_chosen_and_ordered_by_name(manifest, data_dir):
   classes = ('fear', 'neutral')
-  data = load(manifest, data_dir, classes=classes)
+  data = load(manifest, data_dir, classes=('Fear', 'neutral'))
   assert data.classes == classes and len(data.splits['train'].rows) == 24
   names = data.splits['train'].table['name']
   np.testing.assert_array_equal(data.splits['train'].table['label'], [1, 0] * 12)
   assert names[0] == 'train_000.png' and names[1] == 'train_006.png'
+
+
+def test_a_class_named_twice_is_refused(manifest, data_dir):
+  with pytest.raises(InputError, match='twice'):
+    load(manifest, data_dir, classes=('happy', 'happiness'))
 
 
 def test_only_some_landmarks(manifest, data_dir):

@@ -28,6 +28,10 @@ def call(*flags):
       ],
       'no such manifest: no/such.csv',
     ),
+    (['--config=configs/softmax.py', '--config.dat.name=x'], 'the config has no key'),
+    (['--config=configs/softmax.py', '--config.batch=abc'], 'batch'),
+    (['--config=configs/softmax.py', '--bogus=1'], "Unknown command line flag 'bogus'"),
+    (['--config=configs/softmax.py:bogus'], 'use demo, paper or smoke'),
     (['--mode=eval', '--workdir=no/run'], 'no/run is no run'),
   ],
 )

@@ -144,6 +144,39 @@ def test_other_classes_are_counted_and_left_out(folder):
   assert len(parsed.rows) == 1 and parsed.other_classes == {'anger': 1} and not parsed.problems
 
 
+def test_deep_pixels_keep_their_brightness(folder):
+  ramp = np.arange(256, dtype=np.uint16)[None].repeat(4, 0) * 257
+  for byte_order in '<>':
+    Image.fromarray(ramp.astype(f'{byte_order}u2')).save(folder / f'{ord(byte_order)}.tif')
+  Image.fromarray(ramp.astype(np.float32)).save(folder / 'float.tif')
+  rows = [(f'{ord(c)}.tif', 'train', 'fear') for c in '<>']
+  path = write(folder, rows)
+  split = dataset.load(name='manifest', path=str(path), dir=str(folder / 'out'), val_fraction=0.0)
+  for row in range(2):
+    picture = dataset.decode(split.splits['train'].records[row]['image'])
+    np.testing.assert_array_equal(picture[0, :, 1], np.arange(256))
+  path = write(folder, [('float.tif', 'train', 'fear')])
+  with pytest.raises(InputError, match='32-bit'):
+    dataset.load(name='manifest', path=str(path), dir=str(folder / 'out'))
+
+
+def test_odd_rows_and_columns(folder):
+  header = ('path', 'split', 'label', 'p_id', 'p_fear', 'x_0', 'y_0', '')
+  picture(folder, 'b.png')
+  rows = [
+    ('./a.png', 'train', 'fear', 'id7', 1, 0, 0),
+    ('a.png', 'train', 'fear', 'id7', 1, 0, 0),
+    ('b.png', 'train', 'fear', 'id7', 1, '1e39', 0),
+    ('c' * 300, 'train', 'fear', 'id7', 1, 0, 0),
+    ('b.png', 'train', 'fear', 'id7', 1, 0, 0, 'surplus', 'fields'),
+  ]
+  parsed = parser.parse(write(folder, rows, header))
+  assert [row['path'] for row in parsed.rows] == ['a.png'] and parsed.distribution
+  kinds = {problem.line: problem.kind for problem in parsed.problems}
+  assert kinds[3] == 'repeated picture' and 'landmark' in kinds[4] and kinds[5] == 'missing file'
+  assert 'surplus,fields' in parser.report(parsed.problems)
+
+
 def test_the_cache_key_follows_manifest_and_pictures(folder):
   path = write(folder, [('a.png', 'train', 'fear')])
   before = parser.fingerprint(parser.parse(path))

@@ -38,6 +38,21 @@ def test_what_is_written_is_read_back(tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ['noise.csv']
 
 
+def test_exact_names_win_over_last_parts(tmp_path):
+  names = ['001.png', 'sub/001.png']
+  noise.write(tmp_path / 'noise.csv', names, np.array([2, 3]), np.array([0, 1]), labels.CLASSES)
+  read = noise.read(tmp_path / 'noise.csv', names, np.array([0, 1]), labels.CLASSES)
+  np.testing.assert_array_equal(read, [2, 3])
+
+
+def test_lines_about_rows_held_out_are_passed_over(tmp_path):
+  (tmp_path / 'list.txt').write_text('0.jpg fear\n99.jpg fear\n')
+  read = noise.read(
+    tmp_path / 'list.txt', NAMES, LABEL[:14], labels.CLASSES, others=('b/99.jpg', *NAMES)
+  )
+  assert read[0] == labels.CLASSES.index('fear') and (read[1:] == LABEL[1:14]).all()
+
+
 def test_published_lists_of_names_and_numbers(tmp_path):
   (tmp_path / 'list.txt').write_text('0.jpg 5\n3.jpg\t1\n\n')
   order = ('surprise', 'fear', 'disgust', 'happiness', 'sadness', 'anger', 'neutral')
@@ -69,6 +84,11 @@ def test_bad_noise_files_name_the_line(tmp_path, text, message):
 def test_impossible_settings_are_refused(options):
   with pytest.raises(InputError):
     noise.make(**options)
+
+
+def test_one_class_cannot_be_noisy():
+  with pytest.raises(InputError, match='two classes'):
+    noise.symmetric(np.zeros(3, int), 0.5, 1, 0)
 
 
 def test_missing_noise_file(tmp_path):

@@ -39,7 +39,7 @@ def test_balance_repeats_no_row_before_each_came_once():
 
 def test_short_plans_are_refilled():
   rng = np.random.default_rng(0)
-  filled = samplers.fill(np.array([3, 1, 4]), 4, 2, rng)
+  filled = samplers._fill(np.array([3, 1, 4]), 4, 2, rng)
   assert (
     filled.shape == (2, 4) and list(filled[0, :3]) == [3, 1, 4] and set(filled.ravel()) == {1, 3, 4}
   )

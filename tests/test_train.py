@@ -102,8 +102,14 @@ def test_killed_three_times_and_the_same_to_the_bit(small_config, tmp_path):
 
 def test_lengthened_runs_go_on_and_other_configs_are_refused(small_config, tmp_path):
   train.train(small_config, tmp_path)
+  small_config.steps = 8
+  with pytest.raises(InputError, match='config.steps: 10 there, 8 now'):
+    train.train(small_config, tmp_path)
   small_config.steps = 12
+  small_config.profile.update(start=2, stop=11)
+  assert list((tmp_path / 'profile').rglob('*.pb')) == []
   assert train.train(small_config, tmp_path)['step'] == 12
+  assert list((tmp_path / 'profile').rglob('*.pb'))
   small_config.optimizer.lr = 0.5
   with pytest.raises(InputError, match='config.optimizer.lr: 0.001 there, 0.5 now'):
     train.train(small_config, tmp_path)
@@ -146,6 +152,18 @@ def test_other_kinds_of_numbers(small_config, tmp_path):
   with jax.enable_x64(True):
     kernel = trained.load(tmp_path / 'float64').state.params['Dense_0']['kernel']
   assert kernel.dtype == np.float64
+
+
+def test_a_mistake_before_anything_was_saved_leaves_the_folder_usable(small_config, tmp_path):
+  small_config.steps = 2
+  small_config.weights = {'cross_entropi': 2.0}
+  with pytest.raises(InputError, match="Did you mean 'cross_entropy'"):
+    train.train(small_config, tmp_path)
+  small_config.weights = {'cross_entropy': 2.0}
+  assert train.train(small_config, tmp_path)['step'] == 2
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(InputError, match='cannot write to --workdir'):
+    train.train(small_config, tmp_path / 'file')
 
 
 def test_batches_that_do_not_divide_are_refused_before_anything_is_written(small_config, tmp_path):

@@ -91,6 +91,9 @@ def load(
     InputError: no such data set, bad rows, a class name that the data set does not have, a split
       that shares subjects with another.
   """
+  classes = tuple(labels.canonical(name) for name in classes)
+  if len(set(classes)) != len(classes):
+    raise InputError(f'config.data.classes names a class twice: {classes}')
   given = {'path': path, 'classes': tuple(classes), 'skip_bad': skip_bad}
   builder = _builder(name, dir or None, given, dict((options or {}).get(name, {})))
   if not (Path(builder.data_path) / 'dataset_info.json').exists():
@@ -216,11 +219,7 @@ def carve_validation(splits: Mapping[str, Split], fraction: float, seed: int) ->
   train = splits['train']
   rng = np.random.default_rng(seed)
   if 'subject' in train.table:
-    people = rng.permutation(np.unique(train.table['subject']))
-    rows_of = np.array([np.sum(train.table['subject'] == p) for p in people])
-    wanted = fraction * len(train.rows)
-    count = 1 + int(np.argmin(np.abs(np.cumsum(rows_of) - wanted)))
-    held_out = np.isin(train.table['subject'], people[: min(count, len(people) - 1)])
+    held_out = _hold_out_people(rng, train.table, fraction * len(train.rows))
   else:
     held_out = np.zeros(len(train.rows), bool)
     for label in np.unique(train.table['label']):
@@ -231,6 +230,21 @@ def carve_validation(splits: Mapping[str, Split], fraction: float, seed: int) ->
     return dict(splits)
   carved = {'train': np.flatnonzero(~held_out), 'val': np.flatnonzero(held_out)}
   return dict(splits) | {name: take(train, rows) for name, rows in carved.items()}
+
+
+def _hold_out_people(rng, table, wanted):
+  """Rows bool[n] of people drawn in turn, each taken if that brings the number of rows nearer to
+  `wanted` and leaves no class without training rows."""
+  label, subject = table['label'], table['subject']
+  held_out = np.zeros(len(label), bool)
+  left = np.bincount(label)
+  for person in rng.permutation(np.unique(subject)):
+    rows = subject == person
+    left_then = left - np.bincount(label[rows], minlength=len(left))
+    nearer = abs(held_out.sum() + rows.sum() - wanted) < abs(held_out.sum() - wanted)
+    if nearer and not ((left > 0) & (left_then == 0)).any():
+      held_out, left = held_out | rows, left_then
+  return held_out
 
 
 def check_subjects(splits: Mapping[str, Split], allow_shared: bool) -> None:

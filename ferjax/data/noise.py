@@ -22,7 +22,12 @@ def symmetric(label: np.ndarray, rate: float, num_classes: int, seed: int) -> np
 
   Returns:
     int[n]. Source: LA-Net (ICCV 2023), section 4.1.
+
+  Raises:
+    InputError: there is only one class.
   """
+  if num_classes < 2:
+    raise InputError('label noise needs at least two classes')
   rng = np.random.default_rng(seed)
   wrong = rng.random(len(label)) < rate
   shift = rng.integers(1, num_classes, len(label))
@@ -74,6 +79,7 @@ def read(
   classes: Sequence[str],
   label_order: Sequence[str] = (),
   first_label: int = 0,
+  others: Sequence[str] = (),
 ) -> np.ndarray:
   """Reads noisy labels: our `noise.csv`, or the two columns `name label` of published lists.
 
@@ -85,6 +91,7 @@ def read(
     classes: Class names in label order.
     label_order: For files with numbers: the class names that the numbers stand for, in order.
     first_label: For files with numbers: the number of the first of them.
+    others: Names of rows that are not trained on; lines about them are passed over.
 
   Returns:
     int[n].
@@ -101,16 +108,19 @@ def read(
     parsed = [(i + 2, [r.get('name'), r.get('label')]) for i, r in enumerate(csv.DictReader(lines))]
   else:
     parsed = [(i + 1, line.split()) for i, line in enumerate(lines) if line.strip()]
-  rows_of = {}
+  row_of = {name: row for row, name in enumerate(names)}
+  rows_of_last_part = {}
   for row, name in enumerate(names):
-    for key in {name, Path(name).name}:
-      rows_of.setdefault(key, []).append(row)
+    rows_of_last_part.setdefault(Path(name).name, []).append(row)
+  not_trained_on = {key for name in others for key in (name, Path(name).name)}
   noisy = np.array(label)
   for number, fields in parsed:
     if len(fields) != 2 or None in fields:
       raise InputError(f"{path}, line {number}: expected 'name label', found {fields}")
     name, text = fields
-    rows = rows_of.get(name, [])
+    rows = [row_of[name]] if name in row_of else rows_of_last_part.get(name, [])
+    if not rows and name in not_trained_on:
+      continue
     if len(rows) != 1:
       what = 'names several training rows' if rows else f'is no training row.{nearest(name, names)}'
       raise InputError(f"{path}, line {number}: '{name}' {what}")
@@ -147,7 +157,8 @@ def make(
   label_order: Sequence[str] = (),
   first_label: int = 0,
 ):
-  """Factory: config section `noise` -> (label int[n], names, classes) -> noisy label int[n].
+  """Factory: config section `noise` -> (label int[n], names, classes, others) -> label int[n];
+  see `read` for `others`.
 
   Raises:
     InputError: unknown kind, a rate outside 0..1, or kind `file` without `file`.
@@ -159,13 +170,13 @@ def make(
   if (kind == 'file') != bool(file):
     raise InputError('config.noise.kind=file goes with config.noise.file=PATH')
 
-  def corrupt(label, names, classes):
+  def corrupt(label, names, classes, others=()):
     if kind == 'symmetric':
       return symmetric(label, rate, len(classes), seed)
     if kind == 'asymmetric':
       return asymmetric(label, rate, classes, seed)
     if kind == 'file':
-      return read(Path(file), names, label, classes, label_order, first_label)
+      return read(Path(file), names, label, classes, label_order, first_label, others)
     return label
 
   return corrupt

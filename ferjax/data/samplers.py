@@ -12,7 +12,7 @@ import numpy as np
 Plan = Callable[[int, int, int, Mapping[str, np.ndarray], int], dict[str, np.ndarray]]
 
 
-def fill(index: np.ndarray, batch: int, steps: int, rng: np.random.Generator) -> np.ndarray:
+def _fill(index: np.ndarray, batch: int, steps: int, rng: np.random.Generator) -> np.ndarray:
   """Cuts rows int[m] to int[steps, batch], refilled by fresh shuffles of themselves when short."""
   parts = [index]
   while sum(map(len, parts)) < steps * batch:
@@ -26,7 +26,7 @@ def natural() -> Plan:
   def plan(epoch, epochs, seed, table, batch):
     rng = np.random.default_rng((seed, epoch))
     rows = len(table['label'])
-    return {'index': fill(rng.permutation(rows), batch, rows // batch, rng)}
+    return {'index': _fill(rng.permutation(rows), batch, rows // batch, rng)}
 
   return plan
 
@@ -49,8 +49,8 @@ def progressively_balanced() -> Plan:
     counts = np.diff(edges, prepend=0)
     rows = []
     for name, count in zip(present, counts, strict=True):
-      rows.append(fill(rng.permutation(np.flatnonzero(label == name)), count, 1, rng)[0])
+      rows.append(_fill(rng.permutation(np.flatnonzero(label == name)), count, 1, rng)[0])
     index = rng.permutation(np.concatenate(rows))
-    return {'index': fill(index, batch, len(label) // batch, rng)}
+    return {'index': _fill(index, batch, len(label) // batch, rng)}
 
   return plan

@@ -6,8 +6,9 @@ import logging
 import re
 from pathlib import Path
 
+import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ferjax.data.features import face_features
 from ferjax.data.manifest import parser
@@ -76,12 +77,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 def _encoded(path: Path) -> io.BytesIO:
   """The picture's bytes; formats that TFDS cannot store are re-encoded as PNG, without loss."""
   with Image.open(path, formats=parser.FORMATS) as picture:
-    if picture.format in ('JPEG', 'PNG'):
+    if picture.format in parser.STORED_AS_THEY_ARE:
       return io.BytesIO(path.read_bytes())
-    if picture.mode not in ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'I;16'):
-      picture = picture.convert('RGB')
-    png = io.BytesIO()
-    picture.save(png, 'PNG')
+    png, picture = io.BytesIO(), ImageOps.exif_transpose(picture)
+    if picture.mode.startswith('I;16'):
+      picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    picture.convert('RGB').save(png, 'PNG')
     return io.BytesIO(png.getvalue())
 
 

@@ -26,7 +26,10 @@ SPLITS = {
   'test': 'test',
   'testing': 'test',
 }
+SURPLUS = '(more fields than the header)'
+STORED_AS_THEY_ARE = ('JPEG', 'MPO', 'PNG')  # MPO: the JPEG of phones with further pictures in it
 FORMATS = ('JPEG', 'PNG', 'BMP', 'TIFF')
+LARGEST = 1e9  # what lies beyond is no coordinate, angle, intensity or number of votes
 POSE = {'pitch': 'pose_Rx', 'yaw': 'pose_Ry', 'roll': 'pose_Rz'}
 
 
@@ -73,11 +76,11 @@ def parse(path: str | os.PathLike, classes: Sequence[str] = ()) -> Manifest:
   if not path.is_file():
     raise InputError(f'no such manifest: {path}. Give a CSV file with --config.data.path=FILE.csv')
   header, records = _read_csv(path)
-  columns = _columns(path, header)
   if not classes:
-    has_contempt = any(labels.canonical(r['label'] or '') == 'contempt' for _, r in records)
+    has_contempt = any(labels.canonical(r.get('label', '')) == 'contempt' for _, r in records)
     classes = labels.CLASSES_8 if has_contempt else labels.CLASSES
   known = {*classes, *labels.CLASSES_8}
+  columns = _columns(path, header, known)
 
   rows, problems, others, first_line = [], [], Counter(), {}
   for line, record in records:
@@ -111,11 +114,15 @@ def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     with path.open(newline='', encoding='utf-8-sig') as file:
       reader = csv.reader(file, strict=True)
       header = [name.strip() for name in next(reader, [])]
+      while header and not header[-1]:
+        header.pop()
       records = []
       for fields in reader:
         if fields:
           padded = fields + [''] * (len(header) - len(fields))
-          records.append((reader.line_num, dict(zip(header, padded, strict=False))))
+          record = dict(zip(header, padded, strict=False))
+          surplus = ','.join(fields[len(header) :]).strip(',')
+          records.append((reader.line_num, record | ({SURPLUS: surplus} if surplus else {})))
   except (UnicodeDecodeError, csv.Error) as error:
     raise InputError(
       f'{path} is not a CSV file in UTF-8 ({error}). A manifest has a header line and the '
@@ -127,7 +134,7 @@ def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
   return header, records
 
 
-def _columns(path: Path, header: list[str]) -> dict[str, Any]:
+def _columns(path: Path, header: list[str], known: set[str]) -> dict[str, Any]:
   for name in ('path', 'split', 'label'):
     if name not in header:
       raise InputError(
@@ -140,11 +147,12 @@ def _columns(path: Path, header: list[str]) -> dict[str, Any]:
     raise InputError(
       f'{path}: landmark columns must be x_0 ... x_{len(points) - 1} and the same of y, no gaps'
     )
-  votes = {n: labels.canonical(n[6:]) for n in header if n.startswith('votes_')}
-  shares = {n: labels.canonical(n[2:]) for n in header if n.startswith('p_')}
-  # OpenFace's 3-D shape model also writes columns p_0, p_1, ...: those are no classes.
-  shares = {n: name for n, name in shares.items() if not name.isdigit() and name != 'scale'}
-  shares = {n: name for n, name in shares.items() if not re.fullmatch(r'r[xyz]|t[xy]', name)}
+
+  def of_classes(prefix):
+    named = {n: labels.canonical(n.removeprefix(prefix)) for n in header if n.startswith(prefix)}
+    return {column: name for column, name in named.items() if name in known}
+
+  shares, votes = of_classes('p_'), of_classes('votes_')
   if votes and shares:
     raise InputError(f'{path} has both p_<class> and votes_<class> columns: keep one kind')
   return {
@@ -165,12 +173,15 @@ def _parse_row(record, columns, classes, known, folder) -> tuple[dict, list[tupl
       value = float(record[name])
     except ValueError:
       value = math.nan
-    if not math.isfinite(value):
+    if not abs(value) < LARGEST:
       troubles.append((f'{_kind(name)} is not a finite number', f'{name} = {record[name]!r}'))
       return 0.0
     return value
 
-  row = {'path': record['path'].strip(), 'label': labels.canonical(record['label'])}
+  path = str(PurePosixPath(record['path'].strip())) if record['path'].strip() else ''
+  row = {'path': path, 'label': labels.canonical(record['label'])}
+  if SURPLUS in record:
+    troubles.append(('more fields than the header has columns', record[SURPLUS]))
   troubles += _path_troubles(row['path'], folder)
   row['split'] = SPLITS.get(record['split'].strip().lower(), '')
   if not row['split']:
@@ -212,9 +223,11 @@ def _path_troubles(text: str, folder: Path) -> list[tuple[str, str]]:
   relative = PurePosixPath(text)
   if not text or relative.is_absolute() or '..' in relative.parts:
     return [('path is not below the manifest', f'{text!r}: give paths relative to {folder}')]
-  if not (folder / relative).is_file():
-    return [('missing file', text)]
-  return []
+  try:
+    found = (folder / relative).is_file()
+  except OSError:  # a name that no file can have
+    found = False
+  return [] if found else [('missing file', text)]
 
 
 def check_pictures(manifest: Manifest, progress=lambda items, total: items) -> Manifest:
@@ -242,6 +255,8 @@ def _picture_trouble(path: Path) -> str:
   try:
     with Image.open(path, formats=FORMATS) as picture:
       picture.load()
+      if picture.format not in STORED_AS_THEY_ARE and picture.mode in ('I', 'F'):
+        return f'{picture.mode} (32-bit) pixels: save it with 8 or 16 bits'
   except Exception as error:  # Pillow's decoders raise many kinds; each means "cannot be read"
     return str(error) or type(error).__name__
   return ''
