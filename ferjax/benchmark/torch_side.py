@@ -130,7 +130,8 @@ def make_conv(case):
     wanted = [x]
   else:
     w = torch.from_numpy(w).permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
-    wanted = [x, w.requires_grad_()] if case['input_gradient'] else [w]
+    w.requires_grad_()
+    wanted = [x, w] if case['input_gradient'] else [w]
 
   def call():
     if w is None:
