@@ -312,28 +312,43 @@ def _native_max_pool(x, window):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _max_pool(x, window):
-  return _native_max_pool(x, window)
+  def cpu(x):
+    return functools.reduce(jnp.maximum, _taps(x, window, -jnp.inf))
+
+  native = functools.partial(_native_max_pool, window=window)
+  return lax.platform_dependent(x, cpu=cpu, default=native)
 
 
 def _max_pool_fwd(x, window):
-  y = _max_pool(x, window)
-  return y, (x, y)
+  return _max_pool(x, window), x
 
 
-def _max_pool_bwd(window, residuals, dy):
-  def cpu(x, y, dy):
-    waiting, gradients = jnp.ones(y.shape, bool), []
-    for tap in _taps(x, window, -jnp.inf):
-      first = waiting & (tap == y)
-      waiting &= ~first
-      gradients.append(jnp.where(first, dy, 0))
-    return _taps_transposed(gradients, window, x.shape)
+def _max_pool_bwd(window, x, dy):
+  def cpu(x, dy):
+    def search(x):
+      return _first_maximum(_taps(x, window, -jnp.inf))
 
-  def default(x, y, dy):
-    del y
+    def skip(x):
+      return jnp.zeros(dy.shape, jnp.int32)
+
+    # A branch of its own, since XLA would repeat the search for each tap.
+    first = lax.cond(dy.any(), search, skip, x)
+    taps = [jnp.where(first == tap, dy, 0) for tap in range(math.prod(window.size))]
+    return _taps_transposed(taps, window, x.shape)
+
+  def default(x, dy):
     return jax.vjp(lambda x: _native_max_pool(x, window), x)[1](dy)[0]
 
-  return (lax.platform_dependent(*residuals, dy, cpu=cpu, default=default),)
+  return (lax.platform_dependent(x, dy, cpu=cpu, default=default),)
 
 
 _max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
+
+
+def _first_maximum(taps):
+  """Which of the taps is the first with the maximum: i32 of the shape of one."""
+  maximum, first = taps[0], jnp.zeros(taps[0].shape, jnp.int32)
+  for number, tap in enumerate(taps):
+    first = jnp.where(tap > maximum, number, first)
+    maximum = jnp.maximum(maximum, tap)
+  return first

@@ -1,0 +1,66 @@
+"""`python -m ferjax.benchmark [name ...]`: times, prints Markdown tables, saves JSON."""
+
+import argparse
+import importlib
+import sys
+import time
+from pathlib import Path
+
+from ferjax.benchmark import measure, torch_process
+from ferjax.errors import InputError, nearest
+from ferjax.logs import write_json
+
+NAMES = ('conv', 'step')
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(prog='python -m ferjax.benchmark', description=__doc__)
+  parser.add_argument('names', nargs='*', help=f'benchmarks: {", ".join(NAMES)}; all by default')
+  parser.add_argument('--torch-python', help='a Python with PyTorch, to time its counterparts too')
+  parser.add_argument('--out', type=Path, help='a file for all results, as JSON')
+  parser.add_argument('--only', default='', help='only cases whose name holds this text')
+  parser.add_argument('--rounds', type=int, default=7, help='turns of each side')
+  parser.add_argument('--turn', type=float, default=0.5, help='least seconds of a turn')
+  return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> dict:
+  """Runs the benchmarks that the arguments name.
+
+  Returns:
+    What `--out` saves: `machine`, `versions`, `settings` and the rows of each benchmark.
+
+  Raises:
+    InputError: an unknown benchmark, nothing to time, or a Python without PyTorch.
+  """
+  options = parse(argv)
+  for name in options.names:
+    if name not in NAMES:
+      raise InputError(f"no benchmark '{name}'.{nearest(name, NAMES)} There are: {NAMES}")
+  if options.rounds < 1 or options.turn < 0:
+    raise InputError('--rounds must be at least 1 and --turn at least 0')
+  with torch_process.start(options.torch_python) as torch:
+    bench = measure.Bench(options.rounds, options.turn, options.only, torch)
+    results = {
+      'date': time.strftime('%Y-%m-%d %H:%M:%S'),
+      'machine': measure.machine(),
+      'versions': measure.versions() | (torch.versions if torch else {}),
+      'settings': {'rounds': options.rounds, 'turn_s': options.turn},
+    }
+    print(measure.heading(results), flush=True)
+    for name in options.names or NAMES:
+      benchmark = importlib.import_module(f'ferjax.benchmark.{name}')
+      results[name] = benchmark.run(bench)
+      if not results[name]:
+        raise InputError(f'--only={options.only}: no such case in {name}')
+      print(f'\n## {name}\n\n{measure.markdown(benchmark.table(results[name]))}', flush=True)
+      if options.out:
+        write_json(options.out, results)
+  return results
+
+
+if __name__ == '__main__':
+  try:
+    main(sys.argv[1:])
+  except InputError as error:
+    sys.exit(f'ferjax: {error}')

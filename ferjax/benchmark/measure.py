@@ -1,0 +1,171 @@
+"""Timing several sides in turn, and what to say of the machine and the results."""
+
+import importlib.metadata
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ferjax.benchmark.torch_process import TorchProcess
+
+MOST_CALLS = 1000  # in a turn
+PAUSE = 0.02  # seconds between turns, in which idle threads of the last side stop spinning
+PACKAGES = ('ferjax', 'jax', 'jaxlib', 'flax', 'optax', 'numpy')
+
+Turn = Callable[[int], tuple[float, float]]
+
+
+class Bench(NamedTuple):
+  """What every benchmark is given.
+
+  Attributes:
+    rounds: How many turns each side gets.
+    turn: Least length of a turn, seconds.
+    only: A text that the names of the cases to run hold.
+    torch: PyTorch in another process, or None.
+  """
+
+  rounds: int
+  turn: float
+  only: str
+  torch: TorchProcess | None
+
+
+def jax_turn(call: Callable[[], Any]) -> Turn:
+  """Times `call`, which returns JAX arrays: calls -> wall seconds, CPU seconds of the process."""
+
+  def turn(calls):
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(calls):
+      jax.block_until_ready(call())
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+  return turn
+
+
+def interleave(sides: Mapping[str, Turn], bench: Bench) -> dict[str, dict[str, Any]]:
+  """Times all sides in turn, A B C A B C, so that what slows the machine down slows each of them.
+
+  Args:
+    sides: Name -> turn(calls) -> wall seconds, CPU seconds of them all.
+    bench: Rounds and length of the turns.
+
+  Returns:
+    For each side, of one call: `median_ms`, `quartiles_ms` and `cpu_ms` (median of the process's
+    CPU time) over the rounds, and `calls` in a turn.
+  """
+  calls = {}
+  for name, turn in sides.items():
+    turn(1)
+    wall, _ = turn(1)
+    calls[name] = min(MOST_CALLS, max(1, math.ceil(bench.turn / max(wall, 1e-9))))
+  seconds = {name: [] for name in sides}
+  for _ in range(bench.rounds):
+    for name, turn in sides.items():
+      time.sleep(PAUSE)
+      seconds[name].append(np.array(turn(calls[name])) / calls[name])
+  return {name: summary(seconds[name]) | {'calls': calls[name]} for name in sides}
+
+
+def summary(seconds: Sequence[tuple[float, float]]) -> dict[str, Any]:
+  """Median and quartiles, in ms, of (wall, CPU) seconds."""
+  wall, cpu = 1000 * np.array(seconds).T
+  return {
+    'median_ms': float(np.median(wall)),
+    'quartiles_ms': [float(q) for q in np.percentile(wall, (25, 75))],
+    'cpu_ms': float(np.median(cpu)),
+  }
+
+
+def ratio(sides: Mapping[str, dict], other: str, key: str = 'median_ms') -> float | None:
+  """How many times faster ferjax is than another side, or None where that did not run."""
+  return sides[other][key] / sides['ferjax'][key] if other in sides else None
+
+
+def matmul_rate(bench: Bench, size: int = 2048) -> float:
+  """FLOPs a second of the faster side in a float32 product of square matrices."""
+  a = jnp.asarray(np.random.default_rng(0).normal(size=(size, size)), jnp.float32)
+  multiply = jax.jit(jnp.matmul)
+  sides = {'ferjax': jax_turn(lambda: multiply(a, a))}
+  if bench.torch:
+    bench.torch.ask(do='matmul', size=size)
+    sides['torch'] = bench.torch.turn
+  fastest = min(side['median_ms'] for side in interleave(sides, bench).values())
+  return 2 * size**3 / (fastest / 1000)
+
+
+def cores() -> int:
+  """How many cores this process may use."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+
+
+def machine() -> dict[str, Any]:
+  """The devices, the processor and how busy it is with other work."""
+  info = Path('/proc/cpuinfo')
+  lines = info.read_text(encoding='utf-8').splitlines() if info.is_file() else []
+  models = [line.partition(': ')[2] for line in lines if line.startswith('model name')]
+  return {
+    'processor': models[0] if models else platform.processor(),
+    'cores': cores(),
+    'load': os.getloadavg()[0] if hasattr(os, 'getloadavg') else None,
+    'platform': platform.platform(),
+    'devices': sorted({device.device_kind for device in jax.devices()}),
+  }
+
+
+def versions() -> dict[str, str]:
+  """Of Python and the packages that decide the speed."""
+  found = {distribution.name for distribution in importlib.metadata.distributions()}
+  packages = {name: importlib.metadata.version(name) for name in PACKAGES if name in found}
+  return {'python': platform.python_version(), **packages}
+
+
+def heading(results: Mapping[str, Any]) -> str:
+  """Machine and versions in two lines."""
+  facts, packages = results['machine'], results['versions']
+  load = '' if facts['load'] is None else f', load {facts["load"]:.1f} before the run'
+  return (
+    f'{facts["processor"]}, {facts["cores"]} cores, devices: {", ".join(facts["devices"])}{load}\n'
+    + ', '.join(f'{name} {version}' for name, version in packages.items())
+    + f'; {results["date"]}'
+  )
+
+
+def markdown(columns: Mapping[str, Sequence[Any]]) -> str:
+  """A table of {heading: cells}: numbers with three digits, None as a dash."""
+  rows = list(zip(*columns.values(), strict=True))
+  widths = [max(len(name), *(len(_cell(row[i])) for row in rows)) for i, name in enumerate(columns)]
+  right = [all(not isinstance(row[i], str) for row in rows) for i in range(len(widths))]
+
+  def line(cells):
+    padded = [
+      cell.rjust(width) if aligned else cell.ljust(width)
+      for cell, width, aligned in zip(cells, widths, right, strict=True)
+    ]
+    return f'| {" | ".join(padded)} |'
+
+  rule = [
+    '-' * (width - aligned) + ':' * aligned for width, aligned in zip(widths, right, strict=True)
+  ]
+  return '\n'.join([line(columns), line(rule), *(line(map(_cell, row)) for row in rows)])
+
+
+def _cell(value):
+  if value is None:
+    return '-'
+  if isinstance(value, float):
+    return f'{value:.0f}' if abs(value) >= 100 else f'{value:#.3g}'.rstrip('.')
+  return str(value)
+
+
+def progress(text: str) -> None:
+  """A line on stderr, so that a long run is seen to move."""
+  print(text, file=sys.stderr, flush=True)

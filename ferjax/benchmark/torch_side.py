@@ -1,0 +1,209 @@
+"""The PyTorch counterparts: a script for a Python with PyTorch, without ferjax and JAX.
+
+Reads requests from stdin and answers each on stdout, both one line of JSON:
+
+  {"do": "versions"}                      -> {"torch": ...}
+  {"do": "matmul", "size": s}             -> {}
+  {"do": "conv", "case": {...}}           -> {"sizes": [mean |y|, of each gradient, ...]}
+  {"do": "step", "case": {...}}           -> {"parameters": how many}
+  {"do": "turn", "calls": n}              -> {"seconds", "cpu_seconds"} of n calls of the last built
+  {"do": "memory"}                        -> {"bytes"}: peak of the process since the last was built
+
+What goes wrong is answered with {"error": text}. Images lie channels last; all cores are used.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+MEAN, STDDEV = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class BasicBlock(nn.Module):
+  expansion = 1
+
+  def __init__(self, inputs, features, stride):
+    super().__init__()
+    self.conv1 = nn.Conv2d(inputs, features, 3, stride, 1, bias=False)
+    self.bn1 = nn.BatchNorm2d(features)
+    self.conv2 = nn.Conv2d(features, features, 3, 1, 1, bias=False)
+    self.bn2 = nn.BatchNorm2d(features)
+    self.downsample = shortcut(inputs, features, stride)
+
+  def forward(self, x):
+    y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+    y = self.bn2(self.conv2(y))
+    return F.relu(y + self.downsample(x), inplace=True)
+
+
+class Bottleneck(nn.Module):
+  expansion = 4
+
+  def __init__(self, inputs, features, stride):
+    super().__init__()
+    self.conv1 = nn.Conv2d(inputs, features, 1, bias=False)
+    self.bn1 = nn.BatchNorm2d(features)
+    self.conv2 = nn.Conv2d(features, features, 3, stride, 1, bias=False)
+    self.bn2 = nn.BatchNorm2d(features)
+    self.conv3 = nn.Conv2d(features, features * 4, 1, bias=False)
+    self.bn3 = nn.BatchNorm2d(features * 4)
+    self.downsample = shortcut(inputs, features * 4, stride)
+
+  def forward(self, x):
+    y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+    y = F.relu(self.bn2(self.conv2(y)), inplace=True)
+    y = self.bn3(self.conv3(y))
+    return F.relu(y + self.downsample(x), inplace=True)
+
+
+def shortcut(inputs, outputs, stride):
+  if inputs == outputs and stride == 1:
+    return nn.Identity()
+  return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+
+class ResNet(nn.Module):
+  """ResNet v1.5 with a linear classifier; images f[b, 3, h, w] -> logits f[b, C]."""
+
+  def __init__(self, block, stage_sizes, width, num_classes):
+    super().__init__()
+    self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+    self.bn1 = nn.BatchNorm2d(width)
+    layers, inputs = [], width
+    for stage, blocks in enumerate(stage_sizes):
+      features = width * 2**stage
+      for number in range(blocks):
+        layers.append(block(inputs, features, 2 if stage and number == 0 else 1))
+        inputs = features * block.expansion
+    self.layers = nn.Sequential(*layers)
+    self.fc = nn.Linear(inputs, num_classes)
+
+  def forward(self, x):
+    x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+    x = self.layers(F.max_pool2d(x, 3, 2, 1))
+    return self.fc(x.mean((2, 3)))
+
+
+MODELS = {
+  'resnet10': (BasicBlock, (1, 1, 1, 1)),
+  'resnet18': (BasicBlock, (2, 2, 2, 2)),
+  'resnet34': (BasicBlock, (3, 4, 6, 3)),
+  'resnet50': (Bottleneck, (3, 4, 6, 3)),
+}
+
+
+def make_step(model, width, size, batch, num_classes):
+  """A step of training with Adam on uint8 pictures that come from the host: () -> loss."""
+  network = ResNet(*MODELS[model], width, num_classes).to(memory_format=torch.channels_last).train()
+  optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (batch, size, size, 3), np.uint8)
+  labels = rng.integers(0, num_classes, batch)
+  mean, stddev = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STDDEV))
+
+  def step():
+    image = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    label = torch.from_numpy(labels)
+    logits = network((image / 255 - mean) / stddev)
+    loss = F.cross_entropy(logits, label)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.item(), (logits.argmax(1) == label).float().mean().item()
+
+  return step, sum(parameter.numel() for parameter in network.parameters())
+
+
+def make_conv(case):
+  """A convolution or max-pooling with its gradients: () -> y, gradients."""
+  x, w, dy = case_arrays(case)
+  x = torch.from_numpy(x).permute(0, 3, 1, 2).requires_grad_(case['input_gradient'])
+  dy = torch.from_numpy(dy).permute(0, 3, 1, 2)
+  if w is None:
+    wanted = [x]
+  else:
+    w = torch.from_numpy(w).permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
+    w.requires_grad_()
+    wanted = [x, w] if case['input_gradient'] else [w]
+
+  def call():
+    if w is None:
+      y = F.max_pool2d(x, case['size'], case['strides'], case['padding'])
+    else:
+      y = F.conv2d(x, w, None, case['strides'], case['padding'], groups=case['groups'])
+    return [y, *torch.autograd.grad(y, wanted, dy)]
+
+  return call
+
+
+def case_arrays(case):
+  """The same numbers as on the other side: images, kernel (None for a pool), cotangent."""
+  rng = np.random.default_rng(0)
+  shapes = [case['image'], case['kernel'], case['output']]
+  return [shape and rng.standard_normal(shape, np.float32) for shape in shapes]
+
+
+def answer(request, state):
+  kind = request['do']
+  if kind == 'versions':
+    return {'torch': torch.__version__}
+  if kind == 'turn':
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(request['calls']):
+      state['call']()
+    return {'seconds': time.perf_counter() - wall, 'cpu_seconds': time.process_time() - cpu}
+  if kind == 'memory':
+    return {'bytes': peak() - state['resident']}
+  state.pop('call', None)
+  state['resident'] = restart_peak()
+  if kind == 'matmul':
+    a = torch.randn(request['size'], request['size'])
+    state['call'] = lambda: a @ a
+    return {}
+  if kind == 'conv':
+    state['call'] = make_conv(request['case'])
+    return {'sizes': [float(array.detach().abs().mean()) for array in state['call']()]}
+  if kind == 'step':
+    state['call'], parameters = make_step(**request['case'])
+    return {'parameters': parameters}
+  raise ValueError(f'unknown request: {kind}')
+
+
+def restart_peak():
+  """Makes Linux forget the peak of the resident memory; its size now, in bytes."""
+  try:
+    Path('/proc/self/clear_refs').write_text('5')
+  except OSError:
+    pass
+  return peak()
+
+
+def peak():
+  """Peak of the resident memory in bytes; 0 where the system does not tell."""
+  status = Path('/proc/self/status')
+  lines = status.read_text().splitlines() if status.is_file() else []
+  return sum(1024 * int(line.split()[1]) for line in lines if line.startswith('VmHWM'))
+
+
+def main():
+  out, sys.stdout = sys.stdout, sys.stderr
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+  torch.set_num_threads(cores)
+  state = {}
+  for line in sys.stdin:
+    try:
+      reply = answer(json.loads(line), state)
+    except Exception as error:
+      reply = {'error': f'{type(error).__name__}: {error}'}
+    print(json.dumps(reply), file=out, flush=True)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,159 @@
+import json
+import re
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ferjax.benchmark import __main__, conv, measure, step
+from ferjax.errors import InputError
+from ferjax.models import resnet
+
+QUICK = measure.Bench(rounds=1, turn=0.0, only='', torch=None)
+
+
+def test_sides_take_turns_and_medians_are_of_one_call():
+  order = []
+
+  def side(name, seconds):
+    def turn(calls):
+      order.append((name, calls))
+      wall = seconds.pop(0)
+      return wall, 2 * wall
+
+    return turn
+
+  # Each: warm-up, trial call, three turns of two and of one call.
+  sides = {'a': side('a', [9.0, 0.5, 1.0, 2.0, 6.0]), 'b': side('b', [9.0, 1.0, 8.0, 5.0, 7.0])}
+  timed = measure.interleave(sides, measure.Bench(3, 1.0, '', None))
+  assert order == [('a', 1), ('a', 1), ('b', 1), ('b', 1)] + [('a', 2), ('b', 1)] * 3
+  expected = {'median_ms': 1000.0, 'quartiles_ms': [750.0, 2000.0], 'cpu_ms': 2000.0, 'calls': 2}
+  assert timed['a'] == expected
+  assert timed['b']['median_ms'] == 7000.0
+  assert measure.ratio({'ferjax': timed['a'], 'torch': timed['b']}, 'torch') == 7.0
+  assert measure.ratio({'ferjax': timed['a']}, 'torch') is None
+
+
+def test_markdown():
+  text = measure.markdown({'case': ['a', 'long'], 'ms': [1234.5, None], 'ratio': [1.0, 0.12345]})
+  assert text.splitlines() == [
+    '| case |   ms | ratio |',
+    '| ---- | ---: | ----: |',
+    '| a    | 1234 |  1.00 |',
+    '| long |    - | 0.123 |',
+  ]
+
+
+def test_cases_are_the_convolutions_of_the_networks():
+  names = [case.name for case in conv.all_cases()]
+  assert len(set(names)) == len(names)
+  expected = [
+    '7x7/2, 64x64x3 to 64',
+    '3x3, 2x2x512 to 512',
+    '3x3/2, 7x7x256 to 512',
+    '1x1, 28x28x256 to 64',
+    '3x3, 28x28x128 to 128, 128 groups',
+    'max-pool 3x3/2, 112x112x64',
+  ]
+  assert set(expected) <= set(names)
+
+
+def test_conv_by_hand():
+  window = ((3, 3), (2, 2), ((1, 1), (1, 1)))
+  cases = [
+    conv.Case((2, 4, 4, 4), (3, 3, 2, 6), *window, 2),
+    conv.Case((2, 4, 4, 3), (3, 3, 3, 6), *window),
+    conv.pool_case(4, 4, batch=2),
+  ]
+  grouped, stem, pool = rows = conv.run(QUICK, cases)
+  # y [2, 2, 2, 6], a sum of 3 x 3 x 2 products each; value and two gradients
+  assert grouped['flops'] == 3 * 2 * (2 * 2 * 2 * 6) * (3 * 3 * 2)
+  assert stem['flops'] == 2 * 2 * (2 * 2 * 2 * 6) * (3 * 3 * 3)  # no gradient for pictures
+  assert pool['flops'] is None
+  for row in rows:
+    assert row['faster_than_native'] == row['native']['median_ms'] / row['ferjax']['median_ms']
+    assert row['faster_than_torch'] is None
+  columns = conv.table(rows)
+  assert columns['PyTorch'] == [None] * 3 and all(ms > 0 for ms in columns['ferjax'])
+
+
+def test_conv_refuses_sides_that_differ(monkeypatch):
+  monkeypatch.setattr(conv.conv, 'max_pool', lambda x, *args: 2 * conv.nn.max_pool(x, *args))
+  with pytest.raises(AssertionError, match='max-pool 3x3/2, 4x4x4'):
+    conv.run(QUICK, [conv.pool_case(4, 4, batch=2)])
+
+
+def test_step(monkeypatch):
+  def one_block(width):
+    return resnet.ResNet(resnet.BasicBlock, (1,), width)
+
+  monkeypatch.setattr(step.models, 'resnet10', one_block)
+  case = step.Case('resnet10', 8, batch=2, width=4)
+  (row,) = step.run(QUICK, (case,))
+  assert json.loads(json.dumps(row))['case'] == 'resnet10, 8 px, batch 2'
+  ours, native = row['ferjax'], row['native']
+  assert ours['images_per_s'] == pytest.approx(2000 / ours['median_ms'])
+  assert row['compile_ratio'] == ours['compile']['median_ms'] / native['compile']['median_ms']
+  assert len({len(column) for column in step.table([row]).values()}) == 1
+
+
+def test_native_convolutions_are_lax():
+  ours = step.conv.conv_general_dilated
+  with step.native_convolutions():
+    assert step.conv.conv_general_dilated is step.lax.conv_general_dilated
+  assert step.conv.conv_general_dilated is ours
+
+
+def fake_python(tmp_path, script):
+  """An interpreter that runs this script instead of the one that it is given."""
+  (tmp_path / 'script.py').write_text(script)
+  path = tmp_path / 'python'
+  path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path}/script.py" 2>/dev/null\n')
+  path.chmod(0o755)
+  return str(path)
+
+
+@pytest.mark.parametrize('script, reason', [(None, 'cannot be started'), ('import no_torch', '1')])
+def test_a_python_without_torch_is_told(tmp_path, script, reason):
+  python = fake_python(tmp_path, script) if script else str(tmp_path / 'none')
+  with pytest.raises(InputError, match=f'--torch-python={re.escape(python)}.*{reason}.*give a'):
+    __main__.main(['conv', '--torch-python', python])
+
+
+def test_a_mistyped_name_is_told():
+  command = [sys.executable, '-m', 'ferjax.benchmark', 'cov']
+  result = subprocess.run(command, capture_output=True, text=True)
+  assert result.returncode == 1
+  assert "Did you mean 'conv'" in result.stderr and 'Traceback' not in result.stderr
+
+
+TORCH = """
+import json, sys
+for line in sys.stdin:
+  request = json.loads(line)
+  answers = {
+    'versions': {'torch': '2.0'},
+    'conv': {'sizes': SIZES},
+    'turn': {'seconds': 3.0 * request.get('calls', 0), 'cpu_seconds': 4.0},
+  }
+  print(json.dumps(answers.get(request['do'], {})), flush=True)
+"""
+
+
+def test_results_with_torch_beside(tmp_path, monkeypatch, capsys):
+  case = conv.Case((1, 2, 2, 1), (1, 1, 1, 1), (1, 1), (1, 1), ((0, 0), (0, 0)))
+  x, w, dy = conv._arrays(case, case.image)
+  sizes = [float(jnp.abs(array).mean()) for array in (x * w[0, 0], dy * w[0, 0], (x * dy).sum())]
+  monkeypatch.setattr(conv, 'all_cases', lambda: [case])
+  python = fake_python(tmp_path, TORCH.replace('SIZES', json.dumps(sizes)))
+  out = tmp_path / 'out.json'
+  flags = ['--rounds=1', '--turn=0', f'--out={out}', f'--torch-python={python}']
+  results = __main__.main(['conv', *flags])
+  assert results == json.loads(out.read_text())
+  assert results['versions']['torch'] == '2.0'
+  (row,) = results['conv']
+  assert row['torch']['median_ms'] == 3000.0
+  np.testing.assert_allclose(row['faster_than_torch'], 3000 / row['ferjax']['median_ms'])
+  assert '## conv' in capsys.readouterr().out
