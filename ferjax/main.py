@@ -12,7 +12,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from ferjax import train, trained
+from ferjax import parallel, train, trained
 from ferjax.errors import InputError
 from ferjax.logs import NonFiniteError
 
@@ -49,6 +49,7 @@ def main(argv: list[str]) -> None:
   show_messages()
   if not jax.config.jax_compilation_cache_dir:
     jax.config.update('jax_compilation_cache_dir', str(cache_folder() / 'xla'))
+  parallel.keep_freed_memory()
   if MODE.value == 'eval':
     if not WORKDIR.value:
       raise InputError('--mode=eval needs --workdir=RUN, the folder of a trained model')

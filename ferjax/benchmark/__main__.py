@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+from ferjax import parallel
 from ferjax.benchmark import measure, torch_process
 from ferjax.errors import InputError, nearest
 from ferjax.logs import write_json
@@ -60,6 +61,7 @@ def main(argv: list[str]) -> dict:
 
 
 if __name__ == '__main__':
+  parallel.keep_freed_memory()
   try:
     main(sys.argv[1:])
   except InputError as error:
