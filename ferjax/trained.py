@@ -44,10 +44,17 @@ def load(workdir: Path, which: str = 'last') -> Trained:
   Raises:
     InputError: no such run or checkpoint.
   """
-  record = configs.read(workdir)
+  return _load(workdir, which, _config(workdir))
+
+
+def _config(workdir):
   config = configs.base()
-  config.update(configs.with_tuples(record['config']))
-  classes = tuple(record['classes'])
+  config.update(configs.with_tuples(configs.read(workdir)['config']))
+  return config
+
+
+def _load(workdir, which, config):
+  classes = tuple(configs.read(workdir)['classes'])
   devices = parallel.make(backend=config.parallel.backend)
   method = build.make_method(config, len(classes))
   saved = checkpoint.restore(workdir, which)
@@ -66,8 +73,8 @@ def evaluate_run(
   Args:
     workdir: The run's folder.
     which: See `load`.
-    other: A config whose `data` and `eval` sections replace the run's (but for the picture size
-      and the classes, which belong to the model); None for the run's own.
+    other: A config whose sections `data`, `eval` and `reading` replace the run's (but for the
+      picture size and the classes, which belong to the model); None for the run's own.
 
   Returns:
     What `<workdir>/eval/<data set>-<step>/summary.json` holds. Predictions and the report's
@@ -76,17 +83,14 @@ def evaluate_run(
   Raises:
     InputError: no such run or checkpoint, or a data set that does not fit.
   """
-  workdir = Path(workdir)
-  config = configs.base()
-  config.update(configs.with_tuples(configs.read(workdir)['config']))
+  workdir, config = Path(workdir), _config(workdir)
+  if other is not None:
+    configs.check(other)
+    belongs_to_model = {key: config.data[key] for key in ('image_size', 'landmarks')}
+    config.data = ml_collections.ConfigDict(other.data.to_dict() | belongs_to_model)
+    config.eval, config.reading = other.eval, other.reading
   with jax.enable_x64(config.precision == 'float64'):
-    model = load(workdir, which)
-    config = model.config
-    if other is not None:
-      configs.check(other)
-      belongs_to_model = {key: config.data[key] for key in ('image_size', 'landmarks')}
-      config.data = ml_collections.ConfigDict(other.data.to_dict() | belongs_to_model)
-      config.eval = other.eval
+    model = _load(workdir, which, config)
     data_section = config.data.to_dict() | {'classes': model.classes}
     data = configs.call(dataset.load, 'data', data_section)
     pipeline.check_features(data, model.method.predict_needs)
