@@ -94,7 +94,7 @@ def restore(workdir: Path, which: str) -> dict[str, Any]:
   if not steps:
     raise InputError(f'{workdir} holds no checkpoint: train there first')
   try:
-    measured = [metrics for step in steps if (metrics := _metrics(workdir, step))]
+    measured = [metrics for step in steps if (metrics := _metrics_or_none(workdir, step))]
     names = {str(step): step for step in steps} | {'last': max(steps)}
     if measured:
       names['best'] = max(measured, key=_rank)['step']
@@ -125,6 +125,14 @@ def _metrics(workdir: Path, step: int) -> dict[str, float] | None:
   json.loads((folder / '_CHECKPOINT_METADATA').read_text())
   path = folder / 'metrics' / 'metrics'
   return json.loads(path.read_text()) if path.parent.exists() else None
+
+
+def _metrics_or_none(workdir: Path, step: int) -> dict[str, float] | None:
+  try:
+    return _metrics(workdir, step)
+  except (OSError, ValueError) as error:
+    LOGGER.warning('checkpoint %d is damaged (%s)', step, _first_line(error))
+    return None
 
 
 def _rank(metrics: dict[str, float]) -> tuple[float, float]:

@@ -70,6 +70,12 @@ def test_a_damaged_old_checkpoint_costs_only_itself(tmp_path):
   fill(tmp_path, {4: 0.3})
 
 
+def test_a_damaged_checkpoint_does_not_keep_others_from_being_read(tmp_path):
+  fill(tmp_path, {1: 0.9, 2: 0.1})
+  (tmp_path / 'checkpoints' / '1' / '_CHECKPOINT_METADATA').write_text('')
+  assert int(checkpoint.restore(tmp_path, 'last')['step']) == 2
+
+
 def test_a_whole_checkpoint_of_another_model_is_not_touched(tmp_path):
   fill(tmp_path, {1: None})
   other = make_state(0).replace(params={'v': jnp.ones(4)})

@@ -73,7 +73,9 @@ def express(
     left: Intensities f32[a], 0..5, of the subject's left half.
     right: The same of the right half.
   """
-  mostly_left = 1 / (1 + np.exp(np.clip(model.vertices[:, :1] / -4, -60, 60)))
+  # Rounded: processors differ in the last bits of an exponential.
+  across = model.vertices[:, :1].astype(np.float64)
+  mostly_left = np.round(1 / (1 + np.exp(np.clip(across / -4, -60, 60))), 6).astype(np.float32)
   moved = [
     combine(np.asarray(side, np.float32) / np.float32(5), model.action_units)
     for side in (left, right)

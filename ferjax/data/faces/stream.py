@@ -85,7 +85,7 @@ def _start(config, processes, which):
   one_thread = dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'), '1')
   task = json.dumps({'config': config._asdict(), 'processes': processes, 'which': which})
   return subprocess.Popen(
-    [sys.executable, '-m', 'ferjax.data.faces.worker', task],
+    [sys.executable, '-P', '-m', 'ferjax.data.faces.worker', task],
     stdin=subprocess.DEVNULL,
     stdout=subprocess.PIPE,
     env={**os.environ, **one_thread, 'PYTHONPATH': path},
