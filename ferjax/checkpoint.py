@@ -52,12 +52,11 @@ def restore_latest(workdir: Path, like: TrainState) -> TrainState | None:
   Raises:
     InputError: there are checkpoints and none can be read, or the newest is of another model.
   """
-  set_aside = []
   for step in sorted(_saved(workdir), reverse=True):
     try:
       _metrics(workdir, step)  # Orbax reads those of every checkpoint before it saves another
     except (OSError, ValueError) as error:
-      set_aside.append(_set_aside(workdir, step, error))
+      _set_aside(workdir, step, error)
   for step in sorted(_saved(workdir), reverse=True):
     path = _folder(workdir) / str(step)
     try:
@@ -68,10 +67,11 @@ def restore_latest(workdir: Path, like: TrainState) -> TrainState | None:
           f'{path} holds another model than this config makes with these versions: '
           f'{_first_line(error)}'
         ) from error
-      set_aside.append(_set_aside(workdir, step, error))
-  if set_aside:
+      _set_aside(workdir, step, error)
+  aside = Path(workdir) / 'checkpoints_unreadable'
+  if aside.is_dir():
     raise InputError(
-      f'no checkpoint of {workdir} can be read; they were moved to {", ".join(set_aside)}. '
+      f'no checkpoint of {workdir} can be read; they were moved to {aside}. '
       'Use another --workdir to start anew'
     )
   return None
@@ -152,13 +152,12 @@ def _is_whole(path: Path) -> bool:
   return True
 
 
-def _set_aside(workdir: Path, step: int, error: Exception) -> str:
+def _set_aside(workdir: Path, step: int, error: Exception) -> None:
   parent = Path(workdir) / 'checkpoints_unreadable'
   parent.mkdir(exist_ok=True)
   aside = parent / f'{step}-{len(list(parent.iterdir()))}'
   (_folder(workdir) / str(step)).rename(aside)
   LOGGER.warning('checkpoint %d cannot be read (%s); moved to %s', step, _first_line(error), aside)
-  return str(aside)
 
 
 def _first_line(error: Exception) -> str:
