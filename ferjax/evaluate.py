@@ -1,14 +1,14 @@
 """Evaluation: every row of a split exactly once -> predictions, metrics, files."""
 
 import csv
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy import special
 
-from ferjax import metrics
+from ferjax import files, metrics
 from ferjax.core import TrainState
 from ferjax.data import dataset, pipeline
 
@@ -60,9 +60,7 @@ def predict(
 
 def probabilities(predictions: Predictions) -> np.ndarray:
   """f64[n, C]: softmax of the logits."""
-  logits = predictions.outputs['logits'].astype(np.float64)
-  exponents = np.exp(logits - logits.max(1, keepdims=True))
-  return exponents / exponents.sum(1, keepdims=True)
+  return special.softmax(predictions.outputs['logits'].astype(np.float64), axis=1)
 
 
 def measure(predictions: Predictions, classes: Sequence[str]) -> dict[str, float | None]:
@@ -73,13 +71,11 @@ def measure(predictions: Predictions, classes: Sequence[str]) -> dict[str, float
 def write_predictions(path: Path, predictions: Predictions, classes: Sequence[str]) -> None:
   """Writes `name,label,prediction,p_<class>...`, one row a picture, then renames it into place."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'{path.name}.partial')
   shares = probabilities(predictions)
-  with partial.open('w', newline='', encoding='utf-8') as file:
+  with files.replacing(path) as file:
     rows = csv.writer(file)
     rows.writerow(('name', 'label', 'prediction', *(f'p_{name}' for name in classes)))
     for name, label, share in zip(predictions.name, predictions.label, shares, strict=True):
       rows.writerow(
         (name, classes[label], classes[share.argmax()], *(f'{value:.6g}' for value in share))
       )
-  os.replace(partial, path)

@@ -5,7 +5,6 @@ import datetime
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,8 @@ import rich.progress
 from rich.console import Console
 from tensorboardX import SummaryWriter
 
+from ferjax import files
+
 LOGGER = logging.getLogger(__name__)
 
 
@@ -25,9 +26,8 @@ class NonFiniteError(FloatingPointError):
 
 def write_json(path: Path, value) -> None:
   """Writes JSON, then renames it into place, so that a half-written file is never seen."""
-  partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
-  partial.write_text(json.dumps(value, indent=2, allow_nan=False) + '\n', encoding='utf-8')
-  os.replace(partial, path)
+  with files.replacing(path) as file:
+    file.write(json.dumps(value, indent=2, allow_nan=False) + '\n')
 
 
 def read_lines(path: Path) -> list[dict]:
@@ -45,9 +45,8 @@ def read_lines(path: Path) -> list[dict]:
 def cut_back(path: Path, step: int) -> None:
   """Removes the lines after `step` from a metrics.jsonl."""
   kept = [line for line in read_lines(path) if line['step'] <= step]
-  partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
-  partial.write_text(''.join(json.dumps(line) + '\n' for line in kept), encoding='utf-8')
-  os.replace(partial, path)
+  with files.replacing(path) as file:
+    file.writelines(json.dumps(line) + '\n' for line in kept)
 
 
 def check_finite(pending: list[tuple[int, Mapping[str, jax.Array]]]) -> list[tuple[int, dict]]:

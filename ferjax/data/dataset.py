@@ -4,7 +4,6 @@ import hashlib
 import importlib
 import inspect
 import logging
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
+from ferjax import files
 from ferjax.data import labels
 from ferjax.errors import InputError, nearest
 
@@ -177,10 +177,8 @@ def _load_table(records, path: Path, split: str) -> Table:
     column = np.array(values)
     kinds = {'i': np.int32, 'f': np.float32}
     table[name] = column.astype(kinds.get(column.dtype.kind, column.dtype))
-  partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
-  with partial.open('wb') as file:
+  with files.replacing(path, 'wb') as file:
     np.savez(file, table_version=TABLE_VERSION, **table)
-  os.replace(partial, path)
   return table
 
 

@@ -1,12 +1,12 @@
 """Label noise: seeded, by class name, written to a file that can be read back."""
 
 import csv
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ferjax import files
 from ferjax.data import labels as label_names
 from ferjax.errors import InputError, nearest
 
@@ -64,12 +64,10 @@ def asymmetric(label: np.ndarray, rate: float, classes: Sequence[str], seed: int
 
 def write(path: Path, names: Sequence[str], noisy: np.ndarray, clean: np.ndarray, classes) -> None:
   """Writes `name,label,clean_label`, one row for each training row, then renames it into place."""
-  partial = Path(f'{path}.partial')
-  with partial.open('w', newline='', encoding='utf-8') as file:
+  with files.replacing(path) as file:
     rows = csv.writer(file)
     rows.writerow(('name', 'label', 'clean_label'))
     rows.writerows((n, classes[a], classes[b]) for n, a, b in zip(names, noisy, clean, strict=True))
-  os.replace(partial, path)
 
 
 def read(
