@@ -33,6 +33,10 @@ class Method(NamedTuple):
     predict: (params, extra, batch, delta=None) -> {'logits', 'embedding', ...}. `delta` is added
       to the last feature map (for Grad-CAM).
     refresh: (epoch, params, extra, table, embed) -> extra. On the host, before an epoch's plan.
+    estimates: (extra, label) -> f32[N, C]. The label distributions that it estimated for its
+      training rows, whose given labels are i32[N]; None where it estimates none.
+    views: How many augmented views of each picture it trains on; above 1, `image` and `landmarks`
+      have them as their second axis.
   """
 
   needs: frozenset[str]
@@ -43,6 +47,8 @@ class Method(NamedTuple):
   update: Callable[..., PyTree]
   predict: Callable[..., dict[str, Array]]
   refresh: Callable[..., PyTree] | None = None
+  estimates: Callable[..., Array] | None = None
+  views: int = 1
 
 
 @flax.struct.dataclass

@@ -61,6 +61,7 @@ def _train(config, workdir):
     augment.make,
     'augment',
     config.augment,
+    views=method.views,
     flip_order=flip_order,
     dtype=build.picture_dtype(config),
   )

@@ -43,13 +43,15 @@ def ema(method: Method, decay: float) -> Method:
   def refresh(epoch, params, extra, table, embed):
     return extra | {'method': method.refresh(epoch, params, extra['method'], table, embed)}
 
-  return Method(
-    needs=method.needs,
-    predict_needs=method.predict_needs,
+  def estimates(extra, label):
+    return method.estimates(extra['method'], label)
+
+  return method._replace(
     init=init,
     forward=forward,
     loss=loss,
     update=update,
     predict=predict,
     refresh=refresh if method.refresh else None,
+    estimates=estimates if method.estimates else None,
   )

@@ -111,6 +111,7 @@ class ResNet(nn.Module):
     width: Features of the first stage (64 in the paper), doubled by each next one.
     output_stride: Input pixels to a cell of the last map: 32, or 16 or 8, where later stages are
       dilated instead of strided: on the coarse grid they compute the same.
+    first, last: Which stages this part holds, 0..4 as in `range`; the stem belongs to stage 0.
     dtype: Type of the computation.
     param_dtype: Type of the parameters and statistics.
   """
@@ -119,16 +120,25 @@ class ResNet(nn.Module):
   stage_sizes: Sequence[int]
   width: int = 64
   output_stride: int = 32
+  first: int = 0
+  last: int = 4
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, image: Array, train: bool) -> list[Array]:
-    """Pictures f[b, h, w, 3] -> feature maps f[b, h / s, w / s, c] of every stage."""
+  def __call__(self, x: Array, train: bool) -> list[Array]:
+    """Feature maps f[b, h / s, w / s, c] of every stage that this part holds.
+
+    Args:
+      x: Pictures f[b, h, w, 3], or where `first` is above 0 the map of the stage before.
+      train: Whether BatchNorm uses the statistics of the batch.
+    """
     kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-    x = convolution(self.width, 7, 2, name='conv1', **kinds)(image.astype(self.dtype))
-    x = nn.relu(batch_norm(train, name='bn1', **kinds)(x))
-    x = conv.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    x = x.astype(self.dtype)
+    if self.first == 0:
+      x = convolution(self.width, 7, 2, name='conv1', **kinds)(x)
+      x = nn.relu(batch_norm(train, name='bn1', **kinds)(x))
+      x = conv.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
     maps, reached, dilation = [], 4, 1
     for stage, blocks in enumerate(self.stage_sizes):
       stride = 1 if stage == 0 else 2
@@ -136,6 +146,8 @@ class ResNet(nn.Module):
       if stage and reached * stride > self.output_stride:
         dilation, stride = dilation * stride, 1
       reached *= stride
+      if not self.first <= stage < self.last:
+        continue
       for number in range(blocks):
         x = self.block(
           features=self.width * 2**stage,
@@ -152,7 +164,7 @@ class ResNet(nn.Module):
 def _resnet(block, stage_sizes, width, output_stride, dtype, param_dtype) -> ResNet:
   if output_stride not in (8, 16, 32):
     raise InputError(f'config.model.output_stride={output_stride}: use 8, 16 or 32')
-  return ResNet(block, stage_sizes, width, output_stride, dtype, param_dtype)
+  return ResNet(block, stage_sizes, width, output_stride, dtype=dtype, param_dtype=param_dtype)
 
 
 def resnet10(

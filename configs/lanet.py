@@ -1,0 +1,67 @@
+"""LA-Net: landmark-aware learning under label noise (Wu and Cui, ICCV 2023).
+
+`:demo` (the plain config): the embedded data set at 64 px with 30 % of its training labels wrong.
+`:paper`: the paper's recipe: 224 px, batch 128, Adam 1e-3 to 0 over 80 epochs, four GPUs.
+`:smoke`: 10 steps of a narrow network, to see that everything runs.
+
+  python -m ferjax.main --config=configs/lanet.py
+  python -m ferjax.main --config=configs/lanet.py:paper \
+      --config.data.name=manifest --config.data.path=faces/manifest.csv \
+      --config.noise.kind=symmetric --config.noise.rate=0.3
+
+Paper, RAF-DB, ResNet-18 pretrained on MS-Celeb-1M: 90.81 %, with 30 % noise 85.33 %.
+"""
+
+from ferjax.config import base
+from ferjax.errors import InputError
+
+
+def get_config(arg: str = 'demo'):
+  config = base()
+  config.method = {
+    'name': 'lanet',
+    'label_distribution': True,  # LD of the paper's table 2
+    'landmarks': True,  # LM
+    'contrastive': True,  # EL
+    'pseudo_labels': True,  # PL
+    'shared_stem': True,
+    'landmark_head': 'coordinates',  # coordinates | heatmap
+    'neighbours': 8,  # K
+    'decay': 0.9,  # omega
+    'stop_gradient': 'none',  # none | neighbours | targets
+    'threshold': 0.7,  # delta
+    'temperature': 0.1,  # tau
+    'momentum': 0.999,
+    'queue_size': 8192,
+    'in_batch_negatives': False,
+    'key_view': 'same',  # same | other
+  }
+  config.weights = {
+    'cross_entropy': 1.0,
+    'landmarks': 1.0,
+    'label_distribution': 1.0,  # alpha
+    'contrastive': 0.1,  # beta
+  }
+  if arg == 'demo':
+    config.noise.update(kind='symmetric', rate=0.3)
+    return config
+  if arg == 'paper':
+    config.epochs = 80
+    config.batch = 128
+    config.data.image_size = 224
+    config.sampler.name = 'progressively_balanced'
+    config.augment.update(brightness=0.4, contrast=0.4, saturation=0.4, erasing=0.2)
+    return config
+  if arg == 'smoke':
+    config.steps = 10
+    config.batch = 16
+    config.log_every = 1
+    config.model.width = 8
+    config.method.queue_size = 64
+    config.noise.update(kind='symmetric', rate=0.3)
+    config.data.options.synthetic_faces.num = 200
+    config.data.image_size = 32
+    config.eval.update(every=5, limit=200)
+    config.checkpoint.every = 3
+    return config
+  raise InputError(f"lanet has no variant '{arg}': use demo, paper or smoke")

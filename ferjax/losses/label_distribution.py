@@ -1,0 +1,57 @@
+"""Label distributions estimated from a batch's nearest neighbours.
+
+Reference: LA-Net (Wu and Cui, "LA-Net: Landmark-Aware Learning for Reliable Facial Expression
+Recognition under Label Noise", ICCV 2023), equations 1 to 6.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from ferjax.errors import InputError
+
+
+def nearest_neighbours(features: Array, index: Array, count: int) -> tuple[Array, Array]:
+  """The nearest other examples of a batch by cosine similarity; no gradient.
+
+  Args:
+    features: f[B, d].
+    index: i32[B], rows of the data set; copies of the same row are no neighbours.
+    count: K, how many.
+
+  Returns:
+    i32[B, K], the neighbours, nearest first, and bool[B, K], which of them exist.
+
+  Raises:
+    InputError: the batch is not larger than K.
+  """
+  if len(index) <= count:
+    raise InputError(
+      f'config.batch={len(index)} leaves no {count} other examples to each: use a batch above '
+      f'{count}, or a smaller config.method.neighbours'
+    )
+  unit = unit_length(lax.stop_gradient(features))
+  similarity = jnp.where(index[:, None] == index[None], -jnp.inf, unit @ unit.T)
+  found, neighbours = lax.top_k(similarity, count)
+  return neighbours, jnp.isfinite(found)
+
+
+def neighbour_distribution(score: Array, probabilities: Array, exists: Array) -> Array:
+  """Mean of the neighbours' distributions, weighted by their contribution scores (equation 5).
+
+  Args:
+    score: f[B, K], scores before the sigmoid.
+    probabilities: f[B, K, C], the neighbours' distributions.
+    exists: bool[B, K].
+
+  Returns:
+    f[B, C]; zeros where an example has no neighbour.
+  """
+  log_weight = jnp.where(exists, jax.nn.log_sigmoid(score), -1e30)
+  weight = jnp.where(exists, jax.nn.softmax(log_weight), 0)
+  return jnp.einsum('bk,bkc->bc', weight, probabilities)
+
+
+def unit_length(features: Array) -> Array:
+  """f[..., d] scaled to length 1; zeros stay zeros."""
+  return features * lax.rsqrt((features**2).sum(-1, keepdims=True) + 1e-12)
