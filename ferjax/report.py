@@ -1,9 +1,9 @@
-"""Pictures of a run: confusion matrix, learning curves, the most confident mistakes."""
+"""Pictures of a run: confusion matrix, learning curves, confident mistakes, training labels."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -11,8 +11,26 @@ from matplotlib.figure import Figure
 from ferjax import checkpoint, evaluate, logs, metrics
 from ferjax.core import TrainState
 from ferjax.data import dataset
+from ferjax.losses.cross_entropy import cross_entropy
+from ferjax.losses.divergence import jensen_shannon
 
 COLOURS = {'train': 'tab:blue', 'val': 'tab:orange', 'test': 'tab:green'}
+
+
+class TrainingRows(NamedTuple):
+  """What is known of the labels that a run was trained on.
+
+  Attributes:
+    split: The training rows; their `label` has the label noise in it.
+    predictions: Of the final state, for all of them or, with `config.eval.limit`, the first ones.
+    clean: int[N], the labels before the noise.
+    estimated: f32[N, C], the label distributions that the method estimated, or None.
+  """
+
+  split: dataset.Split
+  predictions: evaluate.Predictions
+  clean: np.ndarray
+  estimated: np.ndarray | None
 
 
 def finish(
@@ -20,6 +38,7 @@ def finish(
   state: TrainState,
   data: dataset.Dataset,
   predictions: Mapping[str, evaluate.Predictions],
+  training: TrainingRows | None = None,
 ) -> dict[str, Any]:
   """Writes what remains at the end of a run: predictions, the report's pictures, `summary.json`.
 
@@ -28,6 +47,7 @@ def finish(
     state: The final state.
     data: The data set.
     predictions: By split, of the final state.
+    training: Of the training rows, where more than their labels is known.
 
   Returns:
     What `summary.json` holds: the metrics of the `last` evaluation, of the best one by validation
@@ -42,6 +62,8 @@ def finish(
     'data': data.name,
     'state_sha256': checkpoint.state_sha256(state),
   }
+  if training:
+    summary['training_labels'] = training_labels(workdir / 'report', training, data.classes)
   logs.write_json(workdir / 'summary.json', summary)
   return summary
 
@@ -171,3 +193,90 @@ def split(
   confusion_matrix(folder / 'report' / f'confusion_{name}.png', predictions, classes, title)
   path = folder / 'report' / f'mistakes_{name}.png'
   confident_mistakes(path, rows, predictions, classes, name)
+
+
+def training_labels(
+  folder: Path, training: TrainingRows, classes: Sequence[str]
+) -> dict[str, dict[str, float]]:
+  """Writes the pictures of the training labels and measures them against what is known.
+
+  `label_distributions.png` shows distributions beside pictures. `cross_entropy.png`, with label
+  noise, is the histogram of the final model's cross-entropy on the given labels (LA-Net, figure 4).
+
+  Returns:
+    For the `given` label as a one-hot distribution, the `predicted` and, where the method has
+    them, the `estimated` distributions: `acc` (the share of rows whose likeliest class is the label
+    before the noise) and, where true distributions or crowd votes are known, `jensen_shannon` (mean
+    divergence from them, nats; LA-Net, table 6).
+  """
+  shares = evaluate.probabilities(training.predictions)
+  rows = len(shares)
+  table = {name: column[:rows] for name, column in training.split.table.items()}
+  found = {'given': np.eye(len(classes))[table['label']], 'predicted': shares}
+  if training.estimated is not None:
+    found['estimated'] = training.estimated[:rows].astype(np.float64)
+  clean, truth = training.clean[:rows], table.get('distribution')
+  measured = {}
+  for name, distribution in found.items():
+    measured[name] = {'acc': float(np.mean(distribution.argmax(1) == clean))}
+    if truth is not None:
+      divergence = jensen_shannon(distribution, truth.astype(np.float64))
+      measured[name]['jensen_shannon'] = float(divergence.mean())
+  wrong = table['label'] != clean
+  if wrong.any():
+    logits = training.predictions.outputs['logits'].astype(np.float32)
+    losses = np.asarray(cross_entropy(logits, table['label']))
+    _cross_entropy_histogram(folder / 'cross_entropy.png', losses, wrong)
+  what = 'estimated' if 'estimated' in found else 'predicted'
+  path = folder / 'label_distributions.png'
+  _label_distributions(path, training, found[what], what, truth, wrong, classes)
+  return measured
+
+
+def _cross_entropy_histogram(path, losses, wrong):
+  figure = Figure(figsize=(6.4, 3.8))
+  axes = figure.add_subplot()
+  edges = np.linspace(0, max(float(np.quantile(losses, 0.995)), 1e-3), 41)
+  for part, colour, name in ((~wrong, 'tab:blue', 'right'), (wrong, 'tab:red', 'wrong')):
+    label = f'{name} label: {part.sum()} rows, median {np.median(losses[part]):.2f}'
+    counts = np.clip(losses[part], 0, edges[-1])
+    axes.hist(counts, edges, color=colour, alpha=0.55, label=label)
+  axes.set_xlabel('cross-entropy of the given label (nats); the last bar holds all above')
+  axes.set_ylabel('training rows')
+  axes.legend()
+  axes.grid(alpha=0.3)
+  _save(figure, path)
+
+
+def _label_distributions(path, training, distribution, what, truth, wrong, classes, count=16):
+  """Rows drawn at random, half of them with wrong labels where there are such."""
+  rng = np.random.default_rng(0)
+  order = rng.permutation(len(distribution))
+  chosen = [*order[wrong[order]][: count // 2]]
+  chosen += [*order[~wrong[order]][: count - len(chosen)]]
+  columns = 4
+  figure = Figure(figsize=(15, 1.9 * math.ceil(len(chosen) / columns) + 0.8))
+  title = f'training rows drawn at random: {what} label distributions'
+  figure.suptitle(title + (' (blue) and true or voted ones (grey)' if truth is not None else ''))
+  grid = figure.add_gridspec(math.ceil(len(chosen) / columns), 2 * columns, wspace=0.1, hspace=0.5)
+  given = training.split.table['label']
+  for place, row in enumerate(chosen):
+    line, column = divmod(place, columns)
+    axes = figure.add_subplot(grid[line, 2 * column])
+    axes.imshow(dataset.picture(training.split, row, 112))
+    axes.axis('off')
+    named = classes[given[row]]
+    if wrong[row]:
+      named += f' (was {classes[training.clean[row]]})'
+    axes.set_title(named, fontsize=8, loc='left', color='tab:red' if wrong[row] else 'black')
+    axes = figure.add_subplot(grid[line, 2 * column + 1])
+    places = np.arange(len(classes))
+    if truth is not None:
+      axes.barh(places, truth[row], 0.8, color='lightgrey')
+    axes.barh(places, distribution[row], 0.4, color='tab:blue')
+    axes.set_xlim(0, 1)
+    axes.set_ylim(len(classes) - 0.5, -0.5)
+    axes.set_yticks(places, [name[:7] for name in classes], fontsize=6)
+    axes.set_xticks((0, 0.5, 1), ('0', '', '1'), fontsize=6)
+    axes.yaxis.tick_right()
+  _save(figure, path)

@@ -133,10 +133,16 @@ def _train(config, workdir):
         speed = {'lr': float(learning_rate(step)), 'images_per_s': log.speed(step + 1)}
         log.write(step + 1, 'train', {'loss': values['loss'], **values, **speed})
 
+  predictions = predictions or {k: predict(state, data.splits[k]) for k in _evaluated(data)}
+  training = None
+  if method.estimates or 'distribution' in split.table or config.noise.kind != 'none':
+    estimated = method.estimates and method.estimates(state.extra, split.table['label'])
+    training = report.TrainingRows(
+      split, predict(state, split), clean['label'], parallel.host(estimated)
+    )
   if not parallel.first_process():
     return {}
-  predictions = predictions or {k: predict(state, data.splits[k]) for k in _evaluated(data)}
-  return report.finish(workdir, state, data, predictions)
+  return report.finish(workdir, state, data, predictions, training)
 
 
 def _evaluated(data: dataset.Dataset) -> list[str]:

@@ -13,7 +13,7 @@ from ferjax.errors import InputError
 from ferjax.losses.cross_entropy import cross_entropy
 from ferjax.models import resnet
 
-BATCH, STEPS = 16, 10
+BATCH, STEPS, ROWS = 16, 10, 24
 
 
 def batch_hard_method(dtype):
@@ -60,27 +60,36 @@ def batch_hard_method(dtype):
   return core.Method(frozenset(), frozenset(), init, forward, loss, update, predict)
 
 
-def run(devices, backend, dtype, steps):
-  """Metrics of every step and the last parameters and statistics."""
+def run(devices, backend, dtype, steps, make_method=batch_hard_method, weights=None):
+  """Metrics of every step and the last parameters and other state, as NumPy arrays."""
   place = parallel.make(devices=devices, backend=backend)
-  method = batch_hard_method(dtype)
+  method = make_method(dtype)
   rng = np.random.default_rng(0)
   batches = [
     {
       'image': rng.integers(0, 256, (BATCH, 16, 16, 3), np.uint8),
       'label': rng.integers(0, 7, BATCH, np.int32),
+      'index': rng.integers(0, ROWS, BATCH, np.int32),
+      'landmarks': rng.uniform(0, 15, (BATCH, 5, 2)).astype(np.float32),
       'position': np.arange(BATCH, dtype=np.int32),
     }
     for _ in range(steps)
   ]
   tx = optax.adam(1e-3)
   example = augment.evaluation({k: v[:1] for k, v in batches[0].items()}, dtype)
-  params, extra = method.init(jax.random.key(0), example, {})
+  params, extra = method.init(jax.random.key(0), example, {'label': np.zeros(ROWS, np.int32)})
   state = core.TrainState(jnp.int32(0), params, tx.init(params), extra, jax.random.key(1))
   change = augment.make(
-    crop_scale=(0.5, 1), rotation=20.0, perspective=0.2, brightness=0.3, erasing=0.5, dtype=dtype
+    crop_scale=(0.5, 1),
+    rotation=20.0,
+    perspective=0.2,
+    brightness=0.3,
+    erasing=0.5,
+    flip_order=np.arange(5)[::-1],
+    views=method.views,
+    dtype=dtype,
   )
-  step = core.make_train_step(method, tx, change, {'triplet': 0.7})
+  step = core.make_train_step(method, tx, change, weights or {})
   step = place.compile(step, donate=0)
   state, metrics = place.replicate(state), []
   for batch in batches:
@@ -92,22 +101,30 @@ def run(devices, backend, dtype, steps):
 RUNS = [(2, 'pmap'), (4, 'pmap'), (8, 'pmap'), (1, 'shard_map'), (8, 'shard_map')]
 
 
-def test_ten_steps_in_float64_agree_to_1e_8():
+def check_ten_steps_in_float64(runs, *method):
+  """Ten steps on each (devices, backend) agree with those on one device to 1e-8."""
   with jax.enable_x64(True):
-    metrics, state = run(1, 'pmap', jnp.float64, STEPS)
-    assert metrics[0]['triplet'] > 0 and metrics[0]['loss'].dtype == np.float64
-    for devices, backend in RUNS:
-      others, other = run(devices, backend, jnp.float64, STEPS)
+    metrics, state = run(1, 'pmap', jnp.float64, STEPS, *method)
+    assert metrics[0]['loss'].dtype == np.float64
+    for devices, backend in runs:
+      others, other = run(devices, backend, jnp.float64, STEPS, *method)
       for ours, theirs in zip(metrics, others, strict=True):
         for name in ours:
           np.testing.assert_allclose(theirs[name], ours[name], rtol=1e-8, err_msg=name)
       jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=0, atol=1e-8), state, other)
+  return metrics, state
+
+
+def test_ten_steps_in_float64_agree_to_1e_8():
+  metrics, _ = check_ten_steps_in_float64(RUNS, batch_hard_method, {'triplet': 0.7})
+  assert metrics[0]['triplet'] > 0
 
 
 def test_first_step_in_float32_agrees_to_1e_5():
-  (ours,), _ = run(1, 'pmap', jnp.float32, 1)
+  method = (batch_hard_method, {'triplet': 0.7})
+  (ours,), _ = run(1, 'pmap', jnp.float32, 1, *method)
   for devices, backend in ((8, 'pmap'), (4, 'shard_map')):
-    (theirs,), _ = run(devices, backend, jnp.float32, 1)
+    (theirs,), _ = run(devices, backend, jnp.float32, 1, *method)
     for name in ('loss', 'ce', 'triplet', 'l2_grads'):
       np.testing.assert_allclose(theirs[name], ours[name], rtol=1e-5, err_msg=name)
 

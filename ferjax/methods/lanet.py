@@ -30,15 +30,15 @@ STOPS = ('none', 'neighbours', 'targets')
 
 
 class Projection(nn.Module):
-  """Two layers, then length 1: f[b, d] -> f[b, d / 8], 64 numbers for the 512 of a ResNet-18."""
+  """Two layers, then length 1."""
 
   dtype: Any
 
   @nn.compact
-  def __call__(self, x):
-    width = x.shape[-1]
-    x = nn.relu(nn.Dense(width, dtype=self.dtype, param_dtype=self.dtype)(x))
-    x = nn.Dense(max(1, width // 8), dtype=self.dtype, param_dtype=self.dtype)(x)
+  def __call__(self, x, features):
+    """f[b, d] -> f[b, features]."""
+    x = nn.relu(nn.Dense(x.shape[-1], dtype=self.dtype, param_dtype=self.dtype)(x))
+    x = nn.Dense(features, dtype=self.dtype, param_dtype=self.dtype)(x)
     return estimation.unit_length(x)
 
 
@@ -118,10 +118,12 @@ class Networks(nn.Module):
     return features | {'logits': self.classifier(features['embedding'])}
 
   def project(self, outputs):
-    """f[b, e] of both spaces, of length 1."""
+    """f[b, e] of both spaces; e is 64 for the 512 features of a ResNet-18, 256 for 2048."""
+    u, v = outputs['embedding'], outputs['landmark_embedding']
+    features = max(1, u.shape[-1] // 8)
     return {
-      'expression': self.expression_projection(outputs['embedding']),
-      'landmark': self.landmark_projection(outputs['landmark_embedding']),
+      'expression': self.expression_projection(u, features),
+      'landmark': self.landmark_projection(v, features),
     }
 
   def queries(self, image, landmarks, train):

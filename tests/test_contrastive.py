@@ -1,0 +1,63 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ferjax.losses.contrastive import cross_view_contrast, pseudo_labels
+
+
+def test_pseudo_labels_by_hand():
+  distribution = jnp.array([[0.8, 0.2], [0.3, 0.7], [0.7, 0.3], [0.1, 0.9]])
+  labels = pseudo_labels(distribution, jnp.array([5, 6, 0, 7]), 0.7)
+  assert labels.tolist() == [0, -7, -1, 1]
+
+
+def by_loop(query, key, label, queue_key, queue_label, filled, temperature, in_batch):
+  losses = []
+  for i in range(len(query)):
+    negatives = [
+      query[i] @ queue_key[m]
+      for m in range(len(queue_key))
+      if filled[m] and queue_label[m] != label[i]
+    ]
+    if in_batch:
+      negatives += [query[i] @ key[m] for m in range(len(key)) if label[m] != label[i]]
+    below = sum(np.exp(s / temperature) for s in negatives)
+    terms = []
+    for j in range(len(key)):
+      if label[j] == label[i]:
+        e = np.exp(query[i] @ key[j] / temperature)
+        terms.append(-np.log(e / (e + below)))
+    losses.append(np.mean(terms))
+  return np.array(losses)
+
+
+@pytest.mark.parametrize('in_batch', [False, True])
+@pytest.mark.parametrize('classes', [3, 1])
+@pytest.mark.parametrize('filled', [0, 5, 9])
+def test_as_in_a_slow_loop(in_batch, classes, filled):
+  rng = np.random.default_rng(0)
+
+  def unit(count):
+    x = rng.normal(size=(count, 4))
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+  query, key, queue_key = unit(6), unit(6), unit(9)
+  label, queue_label = rng.integers(0, classes, 6), rng.integers(0, classes, 9)
+  arguments = (query, key, label, queue_key, queue_label, np.arange(9) < filled, 0.1, in_batch)
+  expected = by_loop(*arguments)
+  with jax.enable_x64(True):
+    arrays = [jnp.asarray(a) for a in arguments[:6]]
+    losses = cross_view_contrast(*arrays, *arguments[6:])
+    gradient = jax.grad(lambda q: cross_view_contrast(q, *arrays[1:], *arguments[6:]).sum())
+    assert np.isfinite(gradient(arrays[0])).all()
+  np.testing.assert_allclose(losses, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_by_hand():
+  """One positive at cosine 1 and one negative at 0: -log(e^1 / (e^1 + e^0)) at temperature 1."""
+  x = jnp.array([[1.0, 0.0]])
+  loss = cross_view_contrast(
+    x, x, jnp.array([0]), jnp.array([[0.0, 1.0]]), jnp.array([1]), jnp.array([True]), 1.0
+  )
+  np.testing.assert_allclose(loss, [np.log(1 + np.exp(-1))], rtol=1e-6)
