@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferjax.benchmark import __main__, conv, measure, step
+from ferjax.benchmark import __main__, conv, measure, methods, step
 from ferjax.errors import InputError
 from ferjax.models import resnet
 
@@ -157,3 +157,12 @@ def test_results_with_torch_beside(tmp_path, monkeypatch, capsys):
   assert row['torch']['median_ms'] == 3000.0
   np.testing.assert_allclose(row['faster_than_torch'], 3000 / row['ferjax']['median_ms'])
   assert '## conv' in capsys.readouterr().out
+
+
+def test_methods_are_timed_beside_softmax():
+  rows = methods.run(QUICK, (methods.Case('resnet10', 32, batch=16, width=8),))
+  assert [row['method'] for row in rows] == list(methods.METHODS)
+  softmax, lanet = rows[:2]
+  assert softmax['flops_to_softmax'] == softmax['time_to_softmax'] == 1
+  assert 1.5 < lanet['flops_to_softmax'] < 5 and lanet['parameters'] > softmax['parameters']
+  assert '| lanet ' in measure.markdown(methods.table(rows))

@@ -202,9 +202,7 @@ def test_the_rows_of_table_2(options, branches, terms):
   method, params, extra = started(**options)
   assert ('landmark' in params) == (branches == 2) == ('landmarks' in method.needs)
   batch, outputs = drawn()
-  extra['queue'] = memory.push(
-    memory.empty_queue(32, 2), *[jnp.eye(BATCH, 2)] * 2, batch['label']
-  )
+  extra['queue'] = memory.push(memory.empty_queue(32, 2), *[jnp.eye(BATCH, 2)] * 2, batch['label'])
   extra['bank'] = jnp.full((ROWS, CLASSES), 1 / CLASSES)
   found, aux = method.loss(params, extra, outputs, batch, 0)
   assert {name for name, value in found.items() if value} == terms | {'cross_entropy'}

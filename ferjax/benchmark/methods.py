@@ -1,0 +1,109 @@
+"""The training step of every method, beside the softmax baseline on the same network and pictures.
+
+Methods run with their default settings; the pictures are only normalised.
+"""
+
+import importlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ferjax import core, models, optim, parallel
+from ferjax.benchmark import measure
+from ferjax.data import augment
+
+METHODS = ('softmax', 'lanet')
+CLASSES, LANDMARKS, ROWS = 7, 68, 5000
+
+
+class Case(NamedTuple):
+  """A network and its input."""
+
+  model: str
+  size: int
+  batch: int = 32
+  width: int = 64
+
+  @property
+  def name(self) -> str:
+    return f'{self.model}, {self.size} px, batch {self.batch}'
+
+
+CASES = (Case('resnet18', 64),)
+
+
+def run(bench: measure.Bench, cases: tuple[Case, ...] = CASES) -> list[dict[str, Any]]:
+  """A row for each case and method.
+
+  Each has the time of a step as in `measure.interleave`, `images_per_s`, `flops` (XLA's cost
+  analysis of the compiled step), `parameters`, and the ratios `time_to_softmax` and
+  `flops_to_softmax`.
+  """
+  return [row for case in cases if bench.only in case.name for row in _rows(case, bench)]
+
+
+def _rows(case, bench):
+  sides, facts = {}, {}
+  for name in METHODS:
+    measure.progress(f'methods: {case.name}: compiles {name}')
+    sides[name], facts[name] = _side(name, case)
+  rows = []
+  timed = measure.interleave(sides, bench)
+  for name in METHODS:
+    row = {'case': case.name, 'method': name, **timed[name], **facts[name]}
+    row['images_per_s'] = case.batch / (row['median_ms'] / 1000)
+    row['time_to_softmax'] = row['median_ms'] / timed['softmax']['median_ms']
+    row['flops_to_softmax'] = row['flops'] / facts['softmax']['flops']
+    rows.append(row)
+  return rows
+
+
+def _side(name, case):
+  devices = parallel.make(devices=1)
+  make = importlib.import_module(f'ferjax.methods.{name}').make
+  method = make(getattr(models, case.model)(width=case.width), num_classes=CLASSES)
+  batch = _host_batch(case)
+  example = augment.evaluation({key: jnp.asarray(value[:1]) for key, value in batch.items()})
+  params, extra = method.init(jax.random.key(0), example, {'label': np.zeros(ROWS, np.int32)})
+  tx, _ = optim.make(params, 1, 1)
+  start = core.TrainState(
+    jnp.zeros((), jnp.int32), params, tx.init(params), extra, jax.random.key(1)
+  )
+  train_step = core.make_train_step(method, tx, lambda keys, batch: augment.evaluation(batch), {})
+  states, batch = [devices.replicate(start)], devices.shard(batch)
+  step = devices.compile(train_step, donate=0).lower(states[0], batch).compile()
+
+  def call():
+    state, metrics = step(states.pop(), batch)
+    states.append(state)
+    return metrics
+
+  parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+  facts = {'flops': step.cost_analysis()['flops'], 'parameters': parameters}
+  return measure.jax_turn(call), facts
+
+
+def _host_batch(case):
+  rng = np.random.default_rng(0)
+  return {
+    'image': rng.integers(0, 256, (case.batch, case.size, case.size, 3), np.uint8),
+    'label': rng.integers(0, CLASSES, case.batch).astype(np.int32),
+    'landmarks': rng.uniform(0, case.size - 1, (case.batch, LANDMARKS, 2)).astype(np.float32),
+    'index': rng.permutation(ROWS)[: case.batch].astype(np.int32),
+    'position': np.arange(case.batch, dtype=np.int32),
+  }
+
+
+def table(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+  """Columns for a reader."""
+  return {
+    'step': [row['case'] for row in rows],
+    'method': [row['method'] for row in rows],
+    'images/s': [row['images_per_s'] for row in rows],
+    'time to softmax': [row['time_to_softmax'] for row in rows],
+    'GFLOP': [row['flops'] / 1e9 for row in rows],
+    'FLOPs to softmax': [row['flops_to_softmax'] for row in rows],
+    'M parameters': [row['parameters'] / 1e6 for row in rows],
+  }
