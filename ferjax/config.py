@@ -244,7 +244,7 @@ def write(workdir: Path, config: ml_collections.ConfigDict, facts: Mapping[str, 
     'device_kind': jax.devices()[0].device_kind,
     **facts,
   }
-  if path.is_file() and checkpoint.exist(workdir):
+  if checkpoint.exist(workdir):
     check_same_run(read(workdir), record, workdir)
   try:
     workdir.mkdir(parents=True, exist_ok=True)
@@ -257,15 +257,19 @@ def read(workdir: Path) -> dict[str, Any]:
   """The `config.json` of a run.
 
   Raises:
-    InputError: there is none, or it is no JSON.
+    InputError: there is none, or it is not what `write` wrote.
   """
   path = Path(workdir) / 'config.json'
   try:
-    return json.loads(path.read_text(encoding='utf-8'))
+    record = json.loads(path.read_text(encoding='utf-8'))
+    lacking = {'config', 'classes', 'steps', 'fingerprint', 'labels_sha256'} - set(record)
   except FileNotFoundError:
     raise InputError(f'{workdir} is no run: it has no config.json') from None
-  except json.JSONDecodeError as error:
+  except (ValueError, TypeError) as error:
     raise InputError(f'{path} is damaged ({error}): use another --workdir') from error
+  if lacking:
+    raise InputError(f"{path} is damaged (it lacks '{min(lacking)}'): use another --workdir")
+  return record
 
 
 def check_same_run(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Path) -> None:
@@ -274,7 +278,8 @@ def check_same_run(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Path
   Raises:
     InputError: names the keys that differ, with both values.
   """
-  before, now = flat(old['config']), flat(new['config'])
+  defaults = flat(plain(base()))  # what an older version, without a key of today, stood for
+  before, now = defaults | flat(old['config']), defaults | flat(new['config'])
   differing = []
   for key in sorted(before.keys() | now.keys()):
     a, b = before.get(key), now.get(key)
@@ -301,8 +306,8 @@ def check_same_run(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Path
       new['steps'],
     )
   for what in ('versions', 'git_revision'):
-    if old[what] != new[what]:
-      LOGGER.warning('%s: %s were %s, now %s', workdir, what, old[what], new[what])
+    if old.get(what) != new[what]:
+      LOGGER.warning('%s: %s were %s, now %s', workdir, what, old.get(what), new[what])
 
 
 def git_revision() -> str:

@@ -72,6 +72,14 @@ def test_a_run_goes_on_only_under_its_own_config(tmp_path, caplog):
   assert "versions were {'jax': '1'}, now {'jax': '2'}" in caplog.text
 
 
+def test_a_run_of_an_older_version_goes_on_under_the_default_of_a_new_key(tmp_path):
+  old = record()
+  del old['config']['optimizer']['clip_norm']
+  configs.check_same_run(old, record(), tmp_path)
+  with pytest.raises(InputError, match=r'clip_norm: 0.0 there, 1.0 now'):
+    configs.check_same_run(old, record(optimizer__clip_norm=1.0), tmp_path)
+
+
 def test_a_plain_config_comes_back_with_its_tuples():
   config = configs.base()
   config.optimizer.lr_rules = (('a/.*', 0.1),)
@@ -83,6 +91,12 @@ def test_a_plain_config_comes_back_with_its_tuples():
 def test_folders_that_hold_no_run(tmp_path):
   with pytest.raises(InputError, match='no config.json'):
     configs.read(tmp_path)
-  (tmp_path / 'config.json').write_text('{"config"')
-  with pytest.raises(InputError, match='damaged'):
-    configs.read(tmp_path)
+  for text, message in (
+    ('{"config"', 'damaged'),
+    ('{}', "lacks 'classes'"),
+    ('3', 'damaged'),
+    ('\xe9', 'damaged'),
+  ):
+    (tmp_path / 'config.json').write_text(text, encoding='latin-1')
+    with pytest.raises(InputError, match=message):
+      configs.read(tmp_path)

@@ -70,11 +70,24 @@ def test_published_lists_of_names_and_numbers(tmp_path):
     ('nobody.jpg fear\n', 'no training row'),
     ('0.jpg glee\n', "unknown class 'glee'"),
     ('name,label\n0.jpg,glee\n', 'line 2: unknown class'),
+    ('"label","name"\nglee,0.jpg\n', 'line 2: unknown class'),
+    ('name,label\n0.jpg,\n', 'line 2: expected'),
+    ('0.jpg \u00b2\n', "unknown class '\u00b2'"),
+    (' \n', 'is empty'),
   ],
 )
 def test_bad_noise_files_name_the_line(tmp_path, text, message):
-  (tmp_path / 'list.txt').write_text(text)
+  (tmp_path / 'list.txt').write_text(text, encoding='utf-8')
   with pytest.raises(InputError, match=message):
+    noise.read(tmp_path / 'list.txt', NAMES, LABEL[:14], labels.CLASSES)
+
+
+def test_names_with_spaces_and_files_that_are_no_text(tmp_path):
+  (tmp_path / 'list.txt').write_text('my face.jpg fear\n')
+  read = noise.read(tmp_path / 'list.txt', ['a/my face.jpg'], LABEL[:1], labels.CLASSES)
+  assert read[0] == labels.CLASSES.index('fear')
+  (tmp_path / 'list.txt').write_bytes(b'\xff\xfe0.jpg fear')
+  with pytest.raises(InputError, match='not UTF-8'):
     noise.read(tmp_path / 'list.txt', NAMES, LABEL[:14], labels.CLASSES)
 
 

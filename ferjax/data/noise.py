@@ -82,8 +82,8 @@ def read(
   """Reads noisy labels: our `noise.csv`, or the two columns `name label` of published lists.
 
   Args:
-    path: The file. A first line that begins with `name,` makes it a CSV; else columns are split at
-      white space, without a header.
+    path: The file, UTF-8. A header with `name` and `label` makes it a CSV; else the last word of a
+      line is the label and what stands before it the name.
     names: Names of the n training rows; a file's name matches a row's name or its last part.
     label: int[n], used for the rows that the file leaves out.
     classes: Class names in label order.
@@ -95,17 +95,23 @@ def read(
     int[n].
 
   Raises:
-    InputError: no such file, a malformed line, an unknown name or label, or an ambiguous name.
+    InputError: no such file, one that is empty or no text, a malformed line, an unknown name or
+      label, or an ambiguous name.
   """
   path = Path(path)
   if not path.is_file():
     raise InputError(f'no such noise file: {path}')
-  with path.open(encoding='utf-8-sig', newline='') as file:
-    lines = list(file)
-  if lines and lines[0].startswith('name,'):
+  try:
+    lines = path.read_text(encoding='utf-8-sig').splitlines()
+  except UnicodeDecodeError as error:
+    raise InputError(f'{path} is not UTF-8 text: {error}') from error
+  if not any(map(str.strip, lines)):
+    raise InputError(f'{path} is empty: no label was read')
+  header = next(csv.reader(lines[:1]), [])
+  if {'name', 'label'} <= set(header):
     parsed = [(i + 2, [r.get('name'), r.get('label')]) for i, r in enumerate(csv.DictReader(lines))]
   else:
-    parsed = [(i + 1, line.split()) for i, line in enumerate(lines) if line.strip()]
+    parsed = [(i + 1, line.rsplit(maxsplit=1)) for i, line in enumerate(lines) if line.strip()]
   row_of = {name: row for row, name in enumerate(names)}
   rows_of_last_part = {}
   for row, name in enumerate(names):
@@ -113,9 +119,9 @@ def read(
   not_trained_on = {key for name in others for key in (name, Path(name).name)}
   noisy = np.array(label)
   for number, fields in parsed:
-    if len(fields) != 2 or None in fields:
+    if len(fields) != 2 or not all(fields):
       raise InputError(f"{path}, line {number}: expected 'name label', found {fields}")
-    name, text = fields
+    name, text = map(str.strip, fields)
     rows = [row_of[name]] if name in row_of else rows_of_last_part.get(name, [])
     if not rows and name in not_trained_on:
       continue
@@ -129,7 +135,7 @@ def read(
 
 
 def _label_number(text, classes, label_order, first_label, where) -> int:
-  if text.lstrip('-').isdigit():
+  if text.lstrip('-').isdecimal():
     if not label_order:
       raise InputError(
         f"{where}: label '{text}' is a number; say what the numbers mean, for example "
