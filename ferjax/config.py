@@ -68,7 +68,13 @@ def base() -> ml_collections.ConfigDict:
         'path': '',
         'dir': '',
         'options': {
-          'synthetic_faces': {'num': 5000, 'size': 112, 'seed': 0, 'difficulty': 0.5},
+          'synthetic_faces': {
+            'num': 5000,
+            'size': 112,
+            'seed': 0,
+            'difficulty': 0.5,
+            'ict_face_model': '',
+          },
         },
         'image_size': 64,
         'classes': (),

@@ -349,8 +349,15 @@ def test_stopping_early_ends_the_processes():
   drawn.close()
 
 
-def test_a_process_that_fails_is_reported(capfd):
+def test_a_wrong_folder_is_told_before_processes_start():
   config = sample.Config(num=8, size=48, seed=1, difficulty=0.7, subjects=4, ict_face_model='/no')
+  with pytest.raises(InputError, match='vertex_indices.json is missing'):
+    list(stream.draw_all(config, processes=2))
+
+
+def test_a_process_that_fails_is_reported(capfd, monkeypatch):
+  config = sample.Config(num=8, size=48, seed=1, difficulty=0.7, subjects=4, ict_face_model='/no')
+  monkeypatch.setattr(sample, 'face_model', lambda folder: None)  # in this process only
   with pytest.raises(RuntimeError, match='ended before row 0'):
     list(stream.draw_all(config, processes=2))
   assert 'vertex_indices.json is missing' in capfd.readouterr().err

@@ -120,9 +120,11 @@ def draw_all(
     Each row with its picture and labels.
 
   Raises:
+    InputError: `config.ict_face_model` is no such folder.
     RuntimeError: A process ended early; what it had to say stands on the standard error.
   """
   rows = sample.rows(config)
+  sample.face_model(config.ict_face_model)  # a wrong folder is told here, not by every process
   if processes is None:
     processes = min(available_processes(), max(len(rows) // _ROWS_PER_PROCESS, 1))
   if processes <= 1:
