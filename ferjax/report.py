@@ -255,28 +255,30 @@ def _label_distributions(path, training, distribution, what, truth, wrong, class
   chosen = [*order[wrong[order]][: count // 2]]
   chosen += [*order[~wrong[order]][: count - len(chosen)]]
   columns = 4
-  figure = Figure(figsize=(15, 1.9 * math.ceil(len(chosen) / columns) + 0.8))
+  figure = Figure(figsize=(16, 1.8 * math.ceil(len(chosen) / columns) + 0.8))
   title = f'training rows drawn at random: {what} label distributions'
   figure.suptitle(title + (' (blue) and true or voted ones (grey)' if truth is not None else ''))
-  grid = figure.add_gridspec(math.ceil(len(chosen) / columns), 2 * columns, wspace=0.1, hspace=0.5)
+  lines = math.ceil(len(chosen) / columns)
+  ratios = (1, 1, 0.5) * columns  # picture, bars, room for the names of the classes
+  grid = figure.add_gridspec(lines, 3 * columns, wspace=0.1, hspace=0.5, width_ratios=ratios)
   given = training.split.table['label']
   for place, row in enumerate(chosen):
     line, column = divmod(place, columns)
-    axes = figure.add_subplot(grid[line, 2 * column])
+    axes = figure.add_subplot(grid[line, 3 * column])
     axes.imshow(dataset.picture(training.split, row, 112))
     axes.axis('off')
     named = classes[given[row]]
     if wrong[row]:
       named += f' (was {classes[training.clean[row]]})'
     axes.set_title(named, fontsize=8, loc='left', color='tab:red' if wrong[row] else 'black')
-    axes = figure.add_subplot(grid[line, 2 * column + 1])
+    axes = figure.add_subplot(grid[line, 3 * column + 1])
     places = np.arange(len(classes))
     if truth is not None:
       axes.barh(places, truth[row], 0.8, color='lightgrey')
     axes.barh(places, distribution[row], 0.4, color='tab:blue')
     axes.set_xlim(0, 1)
     axes.set_ylim(len(classes) - 0.5, -0.5)
-    axes.set_yticks(places, [name[:7] for name in classes], fontsize=6)
+    axes.set_yticks(places, classes, fontsize=6)
     axes.set_xticks((0, 0.5, 1), ('0', '', '1'), fontsize=6)
     axes.yaxis.tick_right()
   _save(figure, path)
