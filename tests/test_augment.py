@@ -111,3 +111,24 @@ def test_flipping_unknown_landmarks_is_refused():
   batch = {'image': np.zeros((1, 4, 4, 3), np.uint8), 'landmarks': np.zeros((1, 5, 2), np.float32)}
   with pytest.raises(InputError, match='flip=0'):
     augment.make(flip=0.5)(make_keys(1), batch)
+
+
+def test_a_graph_of_landmarks_is_flipped_with_them():
+  order = labels.mirrored_landmarks()
+  graph = np.random.default_rng(0).integers(0, 2 * 68, (6, 68, 8)).astype('i4')
+  batch = {
+    'image': np.zeros((6, 4, 4, 3), np.uint8),
+    'landmarks': np.random.default_rng(1).uniform(0, 4, (6, 68, 2)).astype('f4'),
+    'landmark_graph': graph,
+  }
+  out = compiled(flip=0.5, flip_order=order)(make_keys(6), batch)
+  flipped = np.abs(out['landmarks'] - batch['landmarks']).max((1, 2)) > 0.1
+  assert 0 < flipped.sum() < 6
+
+  def ends(landmarks, graph):
+    return landmarks[np.arange(6)[:, None, None], graph % 68]
+
+  expected = np.where(flipped[:, None, None, None], [-1, 1], 1) * ends(batch['landmarks'], graph)
+  expected[..., 0] += 3 * flipped[:, None, None]
+  expected[flipped] = expected[flipped][:, order]
+  np.testing.assert_allclose(ends(out['landmarks'], out['landmark_graph']), expected, atol=1e-5)

@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ferjax.ops import bilinear
+from ferjax.ops import bilinear, homography
 
 
 def slow_sample(image, x, y):
@@ -42,3 +44,30 @@ def test_warp_by_a_shift_repeats_the_border():
   shift = jnp.array([[1.0, 0, 1], [0, 1, 0], [0, 0, 1]])
   warped = bilinear.warp(image, shift)[..., 0]
   np.testing.assert_allclose(warped, [[1, 2, 3, 3], [5, 6, 7, 7], [9, 10, 11, 11]])
+
+
+def test_warp_agrees_with_pytorch():
+  """Golden arrays of a strong perspective and a flip, made with PyTorch 2 by
+
+  y, x = meshgrid((2 * arange(5) + 1) / 5 - 1, (2 * arange(7) + 1) / 7 - 1, indexing='ij')
+  moved = einsum('nij,hwj->nhwi', matrices, stack([x, y, ones_like(x)], -1))
+  warped = grid_sample(
+    image, moved[..., :2] / moved[..., 2:], padding_mode='border', align_corners=False)
+  """
+  with np.load(Path(__file__).parent / 'grid_sample.npz') as stored:
+    image, matrices, expected = (stored[name] for name in ('image', 'matrices', 'warped'))
+
+  @jax.jit
+  @jax.vmap
+  def warped(image, matrix):
+    return bilinear.warp(image, homography.in_pixels(matrix, 5, 7))
+
+  np.testing.assert_allclose(warped(image, matrices), expected, atol=2e-6)
+  assert np.abs(expected - image).max() > 0.5
+
+
+def test_rescaled_points_keep_their_place_in_the_picture():
+  """The corners of the picture stay its corners; (x + 0.5) w' / w - 0.5."""
+  points = jnp.array([[-0.5, -0.5], [5.5, 3.5], [1.0, 2.0]])
+  moved = bilinear.rescale(points, (4, 6), (2, 12))
+  np.testing.assert_allclose(moved, [[-0.5, -0.5], [11.5, 1.5], [2.5, 0.75]])

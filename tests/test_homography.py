@@ -26,3 +26,16 @@ def test_pixels_are_centred_on_integers():
   mirror = homography.scaling(jnp.float32(-1), jnp.float32(1))
   moved = homography.apply(homography.in_pixels(mirror, 4, 6), jnp.array([[0.0, 2.0], [4.0, 1.0]]))
   np.testing.assert_allclose(moved, [[5.0, 2.0], [1.0, 1.0]], atol=1e-6)
+
+
+def test_flips_are_whole_numbers_in_pixels():
+  mirror = homography.scaling(jnp.float32(-1), jnp.float32(1))
+  matrix = homography.in_pixels(mirror, 7, 7)
+  np.testing.assert_array_equal(matrix, [[-1, 0, 6], [0, 1, 0], [0, 0, 1]])
+
+
+def test_corners_move_inwards_by_their_shares():
+  inwards = jnp.array([[0.1, 0.2], [0.0, 0.0], [0.3, 0.0], [0.0, 0.4]])
+  square = jnp.array([[-1.0, -1], [1, -1], [1, 1], [-1, 1]])
+  moved = homography.apply(homography.perspective(inwards), square)
+  np.testing.assert_allclose(moved, [[-0.9, -0.8], [1, -1], [0.7, 1], [-1, 0.6]], atol=1e-6)

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from ferjax.errors import InputError
-from ferjax.ops import bilinear, homography
+from ferjax.ops import bilinear, homography, landmark_graph
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's RGB values, which pretrained networks expect
 STDDEV = (0.229, 0.224, 0.225)
@@ -67,8 +67,9 @@ def make(
 
   Returns:
     A function of keys [b] and a batch with `image` u8[b, h, w, 3] and perhaps `landmarks`
-    f32[b, k, 2] (pixels). It returns the batch with `image` f[b, h, w, 3], normalised, and
-    `landmarks` moved along; with `views` > 1 both have an axis [b, views, ...].
+    f32[b, k, 2] (pixels) and `landmark_graph` i32[b, k, d] (see `ops/landmark_graph.py`). It
+    returns the batch with `image` f[b, h, w, 3], normalised, and the others moved along; with
+    `views` > 1 they have an axis [b, views, ...].
 
   Raises:
     InputError: a range is reversed or a probability lies outside 0..1.
@@ -93,57 +94,61 @@ def make(
   if views < 1:
     raise InputError(f'config.augment.views={views}: at least one view')
 
-  def one_view(key, image, landmarks):
+  def one_view(key, image, points):
     draws = jax.random.uniform(key, (25,), dtype)
     flip_draw, zoom_draw, angle_draw, area_draw, ratio_draw = draws[:5]
     flipped, one = flip_draw < flip, jnp.ones((), dtype)
     output_to_input = homography.scaling(jnp.where(flipped, -one, one), one)
     if tuple(scale) != (1.0, 1.0):
       zoom = 1 / _between(zoom_draw, scale)
-      output_to_input = homography.scaling(zoom, zoom) @ output_to_input
+      output_to_input = homography.compose(homography.scaling(zoom, zoom), output_to_input)
     if rotation:
       radians = jnp.deg2rad(_between(angle_draw, (-rotation, rotation)))
-      output_to_input = homography.rotation(radians) @ output_to_input
+      output_to_input = homography.compose(homography.rotation(radians), output_to_input)
     if translation:
       x, y = 2 * _between(draws[5:7], (-translation, translation))
-      output_to_input = homography.translation(x, y) @ output_to_input
+      output_to_input = homography.compose(homography.translation(x, y), output_to_input)
     if perspective:
-      square = jnp.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], dtype)
-      corners = square * (1 - perspective * draws[7:15].reshape(4, 2))
-      back = homography.inverse(homography.square_to_quadrilateral(corners))
-      output_to_input = back @ output_to_input
+      inwards = homography.perspective(perspective * draws[7:15].reshape(4, 2))
+      back = homography.inverse(inwards)
+      output_to_input = homography.compose(back, output_to_input)
     if crop_scale[0] < 1:
       area, ratio = _between(area_draw, crop_scale), _log_between(ratio_draw, crop_ratio)
       width = jnp.minimum(jnp.sqrt(area * ratio), 1)
       height = jnp.minimum(jnp.sqrt(area / ratio), 1)
       x, y = (2 * draws[15:17] - 1) * (1 - jnp.stack([width, height]))
-      crop = homography.translation(x, y) @ homography.scaling(width, height)
-      output_to_input = crop @ output_to_input
+      crop = homography.compose(homography.translation(x, y), homography.scaling(width, height))
+      output_to_input = homography.compose(crop, output_to_input)
     output_to_input = homography.in_pixels(output_to_input, *image.shape[:2])
     image = bilinear.warp(image.astype(dtype), output_to_input) / 255
     image = _jitter(draws[17:20], image, brightness, contrast, saturation)
     image = (image - jnp.array(MEAN, dtype)) / jnp.array(STDDEV, dtype)
     if erasing:
       image = _erase(draws[20:25], image, erasing, erasing_scale, erasing_ratio)
-    if landmarks is not None:
-      landmarks = homography.apply(homography.inverse(output_to_input), landmarks.astype(dtype))
+    seen = {'image': image}
+    if 'landmarks' in points:
+      input_to_output = homography.inverse(output_to_input)
+      seen['landmarks'] = homography.apply(input_to_output, points['landmarks'].astype(dtype))
       if flip:
-        landmarks = jnp.where(flipped, landmarks[flip_order], landmarks)
-    return image, landmarks
+        mirrored = seen['landmarks'][flip_order]
+        seen['landmarks'] = jnp.where(flipped, mirrored, seen['landmarks'])
+    if 'landmark_graph' in points:
+      graph = points['landmark_graph']
+      mirrored = landmark_graph.reorder(graph, flip_order) if flip else graph
+      seen['landmark_graph'] = jnp.where(flipped, mirrored, graph)
+    return seen
 
   def augment(keys, batch):
-    landmarks = batch.get('landmarks')
-    if landmarks is not None and flip and flip_order is None:
+    points = {name: batch[name] for name in ('landmarks', 'landmark_graph') if name in batch}
+    if points and flip and flip_order is None:
       raise InputError('landmarks cannot be flipped without flip_order: set config.augment.flip=0')
 
-    def example(key, image, landmarks):
+    def example(key, image, points):
       if views == 1:
-        return one_view(key, image, landmarks)
-      return jax.vmap(one_view, (0, None, None))(jax.random.split(key, views), image, landmarks)
+        return one_view(key, image, points)
+      return jax.vmap(one_view, (0, None, None))(jax.random.split(key, views), image, points)
 
-    image, landmarks = jax.vmap(example)(keys, batch['image'], landmarks)
-    moved = {'image': image} if landmarks is None else {'image': image, 'landmarks': landmarks}
-    return batch | moved
+    return batch | jax.vmap(example)(keys, batch['image'], points)
 
   return augment
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ferjax.losses import landmarks as losses
+from ferjax.ops import bilinear
 
 
 class CoordinateHead(nn.Module):
@@ -66,8 +67,7 @@ class HeatmapHead(nn.Module):
         path = lateral + jax.image.resize(path, lateral.shape, 'nearest')
     embedding = path.mean((1, 2), dtype=self.param_dtype)
     predicted = nn.Dense(landmarks.shape[1], name='heatmaps', **kinds)(path)
-    cells = jnp.array(path.shape[2:0:-1], landmarks.dtype)
-    points = (landmarks + 0.5) * cells / jnp.array(size[::-1], landmarks.dtype) - 0.5
+    points = bilinear.rescale(landmarks, size, path.shape[1:3])
     seen = losses.visible(landmarks, *size)
     error = losses.heatmap_error(predicted.astype(self.param_dtype), points, seen, self.sigma)
     return embedding, error

@@ -3,6 +3,8 @@
 Pixel centres lie at integer coordinates (x, y); outside the map the border is repeated.
 """
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from jax import Array
 
@@ -32,6 +34,12 @@ def sample(image: Array, points: Array) -> Array:
     pixels[bottom * width + left] * (1 - right_share) + pixels[bottom * width + right] * right_share
   )
   return upper * (1 - bottom_share) + lower * bottom_share
+
+
+def rescale(points: Array, size: Sequence[int], new_size: Sequence[int]) -> Array:
+  """Points f[..., 2] of a picture at another scale; sizes are (height, width)."""
+  factor = jnp.array(new_size[::-1], points.dtype) / jnp.array(size[::-1], points.dtype)
+  return (points + 0.5) * factor - 0.5
 
 
 def grid(height: int, width: int, dtype=jnp.float32) -> Array:

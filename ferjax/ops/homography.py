@@ -1,16 +1,24 @@
-"""Homographies: f[3, 3] matrices that map points (x, y), composed with `@`.
+"""Homographies: f[3, 3] matrices that map points (x, y).
 
 The factories work in normalised coordinates, where the picture is the square [-1, 1]^2;
-`in_pixels` carries a matrix over to pixel coordinates (centres at integers).
+`in_pixels` carries a matrix over to pixel coordinates (centres at integers). Products are taken in
+full precision on every processor, since their default would move points by tenths of a pixel.
 """
+
+import functools
 
 import jax.numpy as jnp
 from jax import Array
 
 
+def compose(*matrices: Array) -> Array:
+  """The product of f[3, 3] matrices: the last one maps first."""
+  return functools.reduce(functools.partial(jnp.matmul, precision='highest'), matrices)
+
+
 def apply(matrix: Array, points: Array) -> Array:
   """Maps points f[..., 2] by a homography f[3, 3]; returns f[..., 2]."""
-  moved = points @ matrix[:, :2].T + matrix[:, 2]
+  moved = jnp.matmul(points, matrix[:, :2].T, precision='highest') + matrix[:, 2]
   return moved[..., :2] / moved[..., 2:]
 
 
@@ -18,7 +26,7 @@ def inverse(matrix: Array) -> Array:
   """The inverse of f[3, 3], in closed form (columns: cross products of the rows)."""
   a, b, c = matrix
   columns = jnp.stack([jnp.cross(b, c), jnp.cross(c, a), jnp.cross(a, b)], -1)
-  return columns / (a @ columns[:, 0])
+  return columns / (a * columns[:, 0]).sum()
 
 
 def _affine(xx, xy, x, yx, yy, y) -> Array:
@@ -69,13 +77,31 @@ def square_to_quadrilateral(corners: Array) -> Array:
   )
   half = jnp.full_like(g, 0.5)
   to_unit_square = _affine(half, 0 * half, half, 0 * half, half, half)
-  return unit_square_to_quadrilateral @ to_unit_square
+  return compose(unit_square_to_quadrilateral, to_unit_square)
+
+
+def perspective(inwards: Array) -> Array:
+  """The homography that moves the picture's corners inwards.
+
+  Args:
+    inwards: f[4, 2], how far along x and y, as shares of half the side; the corners in the order of
+      `square_to_quadrilateral`.
+
+  Returns:
+    f[3, 3].
+  """
+  square = jnp.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], inwards.dtype)
+  return square_to_quadrilateral(square * (1 - inwards))
 
 
 def in_pixels(matrix: Array, height: int, width: int) -> Array:
-  """The same homography between pixel coordinates of a height x width picture."""
-  half_width = jnp.asarray(width / 2, matrix.dtype)
-  half_height = jnp.asarray(height / 2, matrix.dtype)
-  zero = jnp.zeros_like(half_width)
-  to_pixels = _affine(half_width, zero, half_width - 0.5, zero, half_height, half_height - 0.5)
-  return to_pixels @ matrix @ inverse(to_pixels)
+  """The same homography between pixel coordinates of a height x width picture.
+
+  Flips and quarter turns of a square keep their exact whole numbers.
+  """
+  half = jnp.array([width / 2, height / 2, 1], matrix.dtype)
+  centred = matrix * (half[:, None] / half)
+  x, y = (width - 1) / 2, (height - 1) / 2
+  last = centred[:, 2] - x * centred[:, 0] - y * centred[:, 1]
+  moved = centred.at[:, 2].set(last)
+  return moved + jnp.array([x, y, 0], matrix.dtype)[:, None] * moved[2]

@@ -1,0 +1,71 @@
+"""Spatial invariance: the features of a transformed picture, transformed back, are the picture's.
+
+Reference: HRL (2022), equations 11 to 14.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from ferjax.ops import bilinear, homography
+
+
+def random_transformation(key: Array, flip: float, rotation: float, perspective: float, dtype):
+  """T of one example: a horizontal flip, then a rotation, then a perspective.
+
+  Args:
+    key: The example's.
+    flip: Probability of the flip.
+    rotation: Largest angle, degrees, either way.
+    perspective: Each corner moves inwards by up to this share of half the side.
+    dtype: Of the draws.
+
+  Returns:
+    f[3, 3] in normalised coordinates, which maps points of T(I) to the points of I that they show.
+  """
+  draws = jax.random.uniform(key, (10,), dtype)
+  one = jnp.ones((), dtype)
+  mirrored = homography.scaling(jnp.where(draws[0] < flip, -one, one), one)
+  turned = homography.rotation(jnp.deg2rad(rotation * (2 * draws[1] - 1)))
+  inwards = homography.perspective(perspective * draws[2:].reshape(4, 2))
+  return homography.compose(homography.inverse(inwards), turned, mirrored)
+
+
+def back(feature_map: Array, output_to_input: Array) -> tuple[Array, Array]:
+  """T^-1 of a map.
+
+  Args:
+    feature_map: f[h, w, c], the map of T(I).
+    output_to_input: f[3, 3] in normalised coordinates, from T(I) to I.
+
+  Returns:
+    f[h, w, c], and bool[h, w], which cells of it lay inside T(I).
+  """
+  height, width = feature_map.shape[:2]
+  inverse = homography.in_pixels(homography.inverse(output_to_input), height, width)
+  points = homography.apply(inverse, bilinear.grid(height, width, inverse.dtype))
+  edge = jnp.array([width, height], points.dtype) - 0.5
+  inside = ((points >= -0.5) & (points <= edge)).all(-1)
+  return bilinear.sample(feature_map, points), inside
+
+
+def spatial_invariance(
+  original: Array, transformed: Array, output_to_input: Array, mask_outside: bool = True
+) -> Array:
+  """Mean squared distance of f(I) and T^-1[f(T(I))] (equation 14).
+
+  Args:
+    original: f[h, w, c], f(I).
+    transformed: f[h, w, c], f(T(I)).
+    output_to_input: f[3, 3] in normalised coordinates, from T(I) to I.
+    mask_outside: Leaves out the cells that T moved outside the picture; False takes the mean over
+      all, which see the border repeated.
+
+  Returns:
+    f[], the mean over cells and channels. Both maps have a gradient.
+  """
+  restored, inside = back(transformed, output_to_input)
+  error = ((original - restored) ** 2).mean(-1)
+  if not mask_outside:
+    return error.mean()
+  return jnp.where(inside, error, 0).sum() / jnp.maximum(inside.sum(), 1)
