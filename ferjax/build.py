@@ -1,15 +1,15 @@
 """From a config to the parts of a run; below here no function sees a config."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
 import ml_collections
 
 from ferjax import config as configs
-from ferjax import core, evaluate, models, parallel, wrap
-from ferjax.data import augment, dataset, pipeline
+from ferjax import core, evaluate, heatmaps, models, parallel, wrap
+from ferjax.data import augment, dataset, distort, pipeline
 from ferjax.errors import InputError, nearest
 
 PRECISIONS = {  # type of the computation, type of the parameters
@@ -54,24 +54,44 @@ def example_batch(config, split: dataset.Split, columns: tuple[str, ...]) -> cor
   return augment.evaluation(batch, picture_dtype(config))
 
 
+def derive(method: core.Method, data: dataset.Dataset) -> dataset.Dataset:
+  """The data set with the columns that a method makes of others; those that are there stay."""
+  splits = {}
+  for name, split in data.splits.items():
+    made = dict(split.table)
+    if method.needs <= set(made):
+      made |= {k: f(split.table) for k, f in method.derived.items() if k not in made}
+    splits[name] = split._replace(table=made)
+  return data._replace(splits=splits)
+
+
+def predict_columns(method: core.Method, split: dataset.Split) -> tuple[str, ...]:
+  """The columns of a split that a method looks at when it predicts."""
+  optional = (method.predict_uses | set(method.derived)) & set(split.table)
+  return tuple(sorted(method.predict_needs | optional))
+
+
 def make_predict(
   config: ml_collections.ConfigDict, method: core.Method, devices: parallel.Parallel
-) -> Callable[[core.TrainState, dataset.Split], evaluate.Predictions]:
-  """(state, split) -> predictions for every row, as `config.eval` and `config.reading` say."""
-
-  def prepare(batch):
-    return augment.evaluation(batch, picture_dtype(config))
-
-  predict_step = devices.compile(core.make_predict_step(method, prepare))
+) -> Callable[..., evaluate.Predictions]:
+  """(state, split, distortion='') -> predictions for every row, as `config.eval` and
+  `config.reading` say; the pictures distorted where `data.distort` has a distortion of that name.
+  """
+  distort.check(config.eval.distortions)
+  prepare = views(config, config.eval.distortions)
+  steps = {
+    name: devices.compile(core.make_predict_step(method, change))
+    for name, change in prepare.items()
+  }
   batch = -(-config.eval.batch // devices.size) * devices.size
 
-  def predict(state, split):
+  def predict(state, split, distortion=''):
     return evaluate.predict(
-      predict_step,
+      steps[distortion],
       devices.shard,
       state,
       split,
-      tuple(sorted(method.predict_needs)),
+      predict_columns(method, split),
       image_size=config.data.image_size,
       batch=batch,
       limit=config.eval.limit,
@@ -79,3 +99,40 @@ def make_predict(
     )
 
   return predict
+
+
+def views(config: ml_collections.ConfigDict, distortions: Sequence[str]):
+  """{'': batch -> batch with normalised pictures, distortion: batch -> with distorted ones}."""
+  dtype = picture_dtype(config)
+  plain = {'': lambda batch: augment.evaluation(batch, dtype)}
+  return plain | {name: distort.make(name, config.eval.seed, dtype) for name in distortions}
+
+
+def evaluations(config: ml_collections.ConfigDict, data: dataset.Dataset, splits: Sequence[str]):
+  """{name: (split, distortion)} of all that is evaluated, such as `test` and `test/rotation`."""
+  found = {name: (data.splits[name], '') for name in splits if name in data.splits}
+  if 'test' in found:
+    test = data.splits['test']
+    found |= {f'test/{name}': (test, name) for name in config.eval.distortions}
+  return found
+
+
+def look(
+  config: ml_collections.ConfigDict,
+  method: core.Method,
+  state: core.TrainState,
+  data: dataset.Dataset,
+) -> heatmaps.Looks | None:
+  """What `config.eval.heatmaps` pictures look like to the trained network: of the test split, or of
+  the last one there is. None when there are to be none, or the method shows no map."""
+  name = 'test' if 'test' in data.splits else list(data.splits)[-1]
+  split = data.splits[name]
+  rows = heatmaps.some_of_each_class(split.table['label'], config.eval.heatmaps)
+  if not len(rows):
+    return None
+  plan, size = pipeline.in_order(len(rows), len(rows)), config.data.image_size
+  columns = ('label', *predict_columns(method, split))
+  batch = next(pipeline.batches(dataset.take(split, rows), plan, columns, size, threads=1))
+  batch['index'] = rows.astype(batch['index'].dtype)
+  params, extra = parallel.host((state.params, state.extra))
+  return heatmaps.look(method, params, extra, batch, views(config, distort.DISTORTIONS), name)

@@ -40,6 +40,8 @@ LIMITS = {
   'eval.every': (0, 10**12),
   'eval.limit': (0, 10**12),
   'eval.batch': (1, 10**9),
+  'eval.seed': (0, 2**32 - 1),
+  'eval.heatmaps': (0, 100),
   'checkpoint.every': (0, 10**12),
   'checkpoint.keep': (1, 10**6),
   'reading.threads': (1, 1000),
@@ -122,7 +124,14 @@ def base() -> ml_collections.ConfigDict:
         'lr_rules': (),
         'clip_norm': 0.0,
       },
-      'eval': {'every': 0, 'limit': 0, 'batch': 64},  # steps (0: an epoch), rows (0: all), rows
+      'eval': {
+        'every': 0,  # steps; 0 for an epoch
+        'limit': 0,  # rows of a split; 0 for all
+        'batch': 64,
+        'distortions': (),  # rotation perspective occlusion: data.distort, of the test split too
+        'seed': 0,  # of the distortions
+        'heatmaps': 6,  # rows of the report's heatmaps
+      },
       'checkpoint': {'every': 0, 'keep': 2},  # steps (0: only after evaluations)
       'reading': {'threads': 4, 'workers': 0, 'prefetch': 4},  # data.pipeline.batches
       'parallel': {'devices': 0, 'backend': 'pmap'},  # parallel.make

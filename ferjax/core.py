@@ -1,6 +1,7 @@
 """What a method is, what changes in training, and the one training step."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -22,6 +23,9 @@ class Method(NamedTuple):
   Attributes:
     needs: Features it trains on, beyond image and label; checked before anything is built.
     predict_needs: Features it needs at inference.
+    predict_uses: Features that it predicts better with, where the data set has them.
+    derived: {name: (table) -> array of n rows}: further features, made on the host from a split's
+      table where that has all that the method needs; they travel with the batch.
     init: (rng, batch, table) -> params, extra. `table` holds host columns of the training rows,
       label noise applied.
     forward: (params, extra, batch, keys) -> outputs, carry. Runs the networks on this device's
@@ -30,8 +34,9 @@ class Method(NamedTuple):
     loss: (params, extra, outputs, batch, step) -> terms, aux. Over the global batch, pure;
       terms {name: f32[]}, unweighted.
     update: (extra, params, carry, outputs, batch, aux) -> extra. After the optimizer, no gradient.
-    predict: (params, extra, batch, delta=None) -> {'logits', 'embedding', ...}. `delta` is added
-      to the last feature map (for Grad-CAM).
+    predict: (params, extra, batch, delta=None) -> {'logits', 'embedding', ...}, rows of the batch.
+      Other scores `<name>_logits` and numbers f32[b] are measured too. `delta` is added to the
+      last feature map, which is then among the predictions as `last_map` f[b, h, w, d].
     refresh: (epoch, params, extra, table, embed) -> extra. On the host, before an epoch's plan.
     estimates: (extra, label) -> f32[N, C]. The label distributions that it estimated for its
       training rows, whose given labels are i32[N]; None where it estimates none.
@@ -49,6 +54,8 @@ class Method(NamedTuple):
   refresh: Callable[..., PyTree] | None = None
   estimates: Callable[..., Array] | None = None
   views: int = 1
+  predict_uses: frozenset[str] = frozenset()
+  derived: Mapping[str, Callable[[Mapping[str, Any]], Any]] = MappingProxyType({})
 
 
 @flax.struct.dataclass

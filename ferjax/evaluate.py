@@ -64,8 +64,17 @@ def probabilities(predictions: Predictions) -> np.ndarray:
 
 
 def measure(predictions: Predictions, classes: Sequence[str]) -> dict[str, float | None]:
-  """Every metric of a split; see `metrics.classification`."""
-  return metrics.classification(predictions.outputs['logits'], predictions.label, classes)
+  """Every metric of a split: `metrics.classification` of its logits, `<name>/acc` and the like of
+  other scores `<name>_logits`, and means of the outputs f[n]."""
+  values = metrics.classification(predictions.outputs['logits'], predictions.label, classes)
+  for name, output in predictions.outputs.items():
+    if name.endswith('_logits'):
+      found = metrics.classification(output, predictions.label, classes)
+      part = name.removesuffix('_logits')
+      values |= {f'{part}/{key}': found[key] for key in ('acc', 'mean_class_acc', 'f1_macro')}
+    elif output.ndim == 1:
+      values[name] = float(output.mean())
+  return values
 
 
 def write_predictions(path: Path, predictions: Predictions, classes: Sequence[str]) -> None:

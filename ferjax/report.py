@@ -1,4 +1,4 @@
-"""Pictures of a run: confusion matrix, learning curves, confident mistakes, training labels."""
+"""Pictures of a run: confusion matrix, curves, confident mistakes, training labels."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,13 +8,24 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from ferjax import checkpoint, evaluate, logs, metrics
+from ferjax import checkpoint, evaluate, heatmaps, logs, metrics
 from ferjax.core import TrainState
 from ferjax.data import dataset
 from ferjax.losses.cross_entropy import cross_entropy
 from ferjax.losses.divergence import jensen_shannon
 
-COLOURS = {'train': 'tab:blue', 'val': 'tab:orange', 'test': 'tab:green'}
+COLOURS = {
+  'train': 'tab:blue',
+  'val': 'tab:orange',
+  'test': 'tab:green',
+  'test/rotation': 'tab:red',
+  'test/perspective': 'tab:purple',
+  'test/occlusion': 'tab:brown',
+}
+
+# What a line of metrics.jsonl says of a training step, other than the terms of its loss.
+NO_TERMS = {'step', 'split', 'loss', 'acc', 'l2_grads', 'l2_params', 'l2_updates'}
+NO_TERMS |= {'lr', 'images_per_s'}
 
 
 class TrainingRows(NamedTuple):
@@ -39,6 +50,7 @@ def finish(
   data: dataset.Dataset,
   predictions: Mapping[str, evaluate.Predictions],
   training: TrainingRows | None = None,
+  looks: heatmaps.Looks | None = None,
 ) -> dict[str, Any]:
   """Writes what remains at the end of a run: predictions, the report's pictures, `summary.json`.
 
@@ -46,8 +58,9 @@ def finish(
     workdir: The run's folder.
     state: The final state.
     data: The data set.
-    predictions: By split, of the final state.
+    predictions: By name as in `build.evaluations`, of the final state.
     training: Of the training rows, where more than their labels is known.
+    looks: What test pictures look like to the final state.
 
   Returns:
     What `summary.json` holds: the metrics of the `last` evaluation, of the best one by validation
@@ -55,8 +68,11 @@ def finish(
   """
   lines = logs.read_lines(workdir / 'metrics.jsonl')
   for name, predicted in predictions.items():
-    split(workdir, data.splits[name], predicted, data.classes, name)
+    split(workdir, data.splits.get(name), predicted, data.classes, name)
+  if looks:
+    heatmaps.write(workdir / 'report', looks, data.classes)
   learning_curves(workdir / 'report' / 'learning_curves.png', lines, workdir.name)
+  terms(workdir / 'report' / 'terms.png', lines, workdir.name)
   summary = summarise(lines) | {
     'step': int(state.step),
     'data': data.name,
@@ -140,6 +156,28 @@ def learning_curves(path: Path, lines: Iterable[Mapping], title: str) -> None:
   _save(figure, path)
 
 
+def terms(path: Path, lines: Iterable[Mapping], title: str) -> None:
+  """PNG of every term of the training loss by step, unweighted; none when there is only one."""
+  found = [line for line in lines if line['split'] == 'train']
+  names = [name for name in (found[0] if found else ()) if name not in NO_TERMS]
+  names = [name for name in names if any(line[name] for line in found)]
+  if len(names) < 2:
+    return
+  steps = np.array([line['step'] for line in found])
+  figure = Figure(figsize=(3.6 * len(names), 3.2))
+  figure.suptitle(f'{title}: terms of the training loss, unweighted')
+  for number, name in enumerate(names):
+    values = np.array([line[name] for line in found], float)
+    axes = figure.add_subplot(1, len(names), number + 1)
+    axes.plot(steps, values, color=COLOURS['train'], alpha=0.25, linewidth=0.8)
+    axes.plot(steps, _running_mean(values), color=COLOURS['train'])
+    axes.set_title(name, fontsize=10)
+    axes.set_xlabel('step')
+    axes.grid(alpha=0.3)
+  figure.tight_layout()
+  _save(figure, path)
+
+
 def _running_mean(values: np.ndarray) -> np.ndarray:
   width = max(1, len(values) // 20)
   sums = np.cumsum(np.concatenate([[0.0], values]))
@@ -181,18 +219,21 @@ def confident_mistakes(
 
 def split(
   folder: Path,
-  rows: dataset.Split,
+  rows: dataset.Split | None,
   predictions: evaluate.Predictions,
   classes: Sequence[str],
   name: str,
 ) -> None:
-  """Writes one split's `predictions/<name>.csv` and its pictures in `report/`."""
-  evaluate.write_predictions(folder / 'predictions' / f'{name}.csv', predictions, classes)
+  """Writes one split's `predictions/<name>.csv` and its pictures in `report/`; without `rows` (the
+  pictures were distorted) no mistakes are shown."""
+  stem = name.replace('/', '_')
+  evaluate.write_predictions(folder / 'predictions' / f'{stem}.csv', predictions, classes)
   acc = evaluate.measure(predictions, classes)['acc']
   title = f'{name}: accuracy {100 * acc:.1f} % of {len(predictions.label)}'
-  confusion_matrix(folder / 'report' / f'confusion_{name}.png', predictions, classes, title)
-  path = folder / 'report' / f'mistakes_{name}.png'
-  confident_mistakes(path, rows, predictions, classes, name)
+  confusion_matrix(folder / 'report' / f'confusion_{stem}.png', predictions, classes, title)
+  if rows is not None:
+    path = folder / 'report' / f'mistakes_{stem}.png'
+    confident_mistakes(path, rows, predictions, classes, name)
 
 
 def training_labels(

@@ -43,9 +43,10 @@ def _train(config, workdir):
   method = build.make_method(config, len(data.classes))
   pipeline.check_trainable(data, method.needs | method.predict_needs, config.batch)
   clean = data.splits['train'].table
-  data = _corrupt_labels(config, data)
+  data = build.derive(method, _corrupt_labels(config, data))
 
-  split, columns = data.splits['train'], ('label', *sorted(method.needs))
+  split = data.splits['train']
+  columns = ('label', *sorted(method.needs), *sorted(method.derived))
   steps_per_epoch = len(split.rows) // config.batch
   steps = config.steps or config.epochs * steps_per_epoch
   init_rng, rng = jax.random.split(jax.random.key(config.seed))
@@ -68,6 +69,7 @@ def _train(config, workdir):
   train_step = core.make_train_step(method, tx, augmentation, config.weights.to_dict())
   train_step = devices.compile(train_step, donate=0)
   predict = build.make_predict(config, method, devices)
+  evaluations = build.evaluations(config, data, ('val', 'test'))
   make_sampler = configs.named(samplers, config.sampler.name, 'sampler')
   sampler = configs.call(make_sampler, 'sampler', configs.without_name(config.sampler))
 
@@ -102,7 +104,7 @@ def _train(config, workdir):
         pending = []
         val_acc = None
         if evaluates:
-          predictions = {k: predict(state, data.splits[k]) for k in _evaluated(data)}
+          predictions = {name: predict(state, *what) for name, what in evaluations.items()}
           for name, predicted in predictions.items():
             values = evaluate.measure(predicted, data.classes)
             logs.check_finite([(step, {f'{name} loss': values['loss']})])
@@ -133,7 +135,8 @@ def _train(config, workdir):
         speed = {'lr': float(learning_rate(step)), 'images_per_s': log.speed(step + 1)}
         log.write(step + 1, 'train', {'loss': values['loss'], **values, **speed})
 
-  predictions = predictions or {k: predict(state, data.splits[k]) for k in _evaluated(data)}
+  if not predictions:
+    predictions = {name: predict(state, *what) for name, what in evaluations.items()}
   training = None
   if method.estimates or 'distribution' in split.table or config.noise.kind != 'none':
     estimated = method.estimates and method.estimates(state.extra, split.table['label'])
@@ -142,11 +145,8 @@ def _train(config, workdir):
     )
   if not parallel.first_process():
     return {}
-  return report.finish(workdir, state, data, predictions, training)
-
-
-def _evaluated(data: dataset.Dataset) -> list[str]:
-  return [name for name in ('val', 'test') if name in data.splits]
+  looks = build.look(config, method, state, data)
+  return report.finish(workdir, state, data, predictions, training, looks)
 
 
 def _corrupt_labels(config, data):

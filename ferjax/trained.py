@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from ferjax import build, checkpoint, core, evaluate, logs, parallel, report
+from ferjax import build, checkpoint, core, evaluate, heatmaps, logs, parallel, report
 from ferjax import config as configs
 from ferjax.data import dataset, pipeline
 
@@ -24,14 +24,14 @@ class Trained(NamedTuple):
     classes: Class names in label order.
     method: The method.
     state: The restored state.
-    predict: (state, split) -> predictions.
+    predict: (state, split, distortion='') -> predictions; see `build.make_predict`.
   """
 
   config: ml_collections.ConfigDict
   classes: tuple[str, ...]
   method: core.Method
   state: core.TrainState
-  predict: Callable[[core.TrainState, dataset.Split], evaluate.Predictions]
+  predict: Callable[..., evaluate.Predictions]
 
 
 def load(workdir: Path, which: str = 'last') -> Trained:
@@ -77,8 +77,9 @@ def evaluate_run(
       picture size and the classes, which belong to the model); None for the run's own.
 
   Returns:
-    What `<workdir>/eval/<data set>-<step>/summary.json` holds. Predictions and the report's
-    pictures are written beside it.
+    What `<workdir>/eval/<data set>-<step>/summary.json` holds: the metrics by name as in
+    `build.evaluations`, and under `without` the features that the method looks at and the data set
+    does not have. Predictions and the report's pictures are written beside it.
 
   Raises:
     InputError: no such run or checkpoint, or a data set that does not fit.
@@ -94,14 +95,26 @@ def evaluate_run(
     data_section = config.data.to_dict() | {'classes': model.classes}
     data = configs.call(dataset.load, 'data', data_section)
     pipeline.check_features(data, model.method.predict_needs)
-    predictions = {name: model.predict(model.state, split) for name, split in data.splits.items()}
+    data = build.derive(model.method, data)
+    tables = [split.table for split in data.splits.values()]
+    without = sorted(model.method.predict_uses.difference(*tables))
+    if without:
+      what = ', '.join(without)
+      LOGGER.warning('%s has no %s: the model predicts without them', data.name, what)
+    evaluations = build.evaluations(config, data, tuple(data.splits))
+    predictions = {name: model.predict(model.state, *what) for name, what in evaluations.items()}
     step = int(model.state.step)
     folder = workdir / 'eval' / f'{data.name}-{data.fingerprint[:8]}-{step}'
     results = {}
     for name, predicted in predictions.items():
       results[name] = evaluate.measure(predicted, model.classes)
-      report.split(folder, data.splits[name], predicted, model.classes, name)
+      report.split(folder, data.splits.get(name), predicted, model.classes, name)
+    looks = build.look(config, model.method, model.state, data)
+    if looks:
+      heatmaps.write(folder / 'report', looks, model.classes)
     summary = {'step': step, 'data': data.name, 'fingerprint': data.fingerprint, **results}
+    if without:
+      summary['without'] = without
     logs.write_json(folder / 'summary.json', summary)
   LOGGER.info('written to %s', folder)
   return summary

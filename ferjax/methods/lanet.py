@@ -92,16 +92,13 @@ class Networks(nn.Module):
   def stem(self, image, train):
     return [image] if self.shared is None else self.shared(image, train)
 
-  def pooled(self, stem, train, delta=None):
-    last_map = self.expression(stem[-1], train)[-1]
-    if delta is not None:
-      last_map = last_map + delta
+  def pooled(self, last_map):
     return last_map.mean((1, 2), dtype=self.dtype)
 
   def encode(self, image, landmarks, train):
     """Features of both branches; landmarks f[b, k, 2] in pixels."""
     stem = self.stem(image, train)
-    features = {'embedding': self.pooled(stem, train)}
+    features = {'embedding': self.pooled(self.expression(stem[-1], train)[-1])}
     if self.landmark is None:
       return features
     maps = [*(stem if self.shared is not None else ()), *self.landmark(stem[-1], train)]
@@ -110,8 +107,12 @@ class Networks(nn.Module):
 
   def classify(self, image, train, delta=None):
     """The expression branch alone."""
-    embedding = self.pooled(self.stem(image, train), train, delta)
-    return {'logits': self.classifier(embedding), 'embedding': embedding}
+    last_map = self.expression(self.stem(image, train)[-1], train)[-1]
+    if delta is not None:
+      last_map = last_map + delta
+    embedding = self.pooled(last_map)
+    outputs = {'logits': self.classifier(embedding), 'embedding': embedding}
+    return outputs if delta is None else outputs | {'last_map': last_map}
 
   def both(self, image, landmarks, train):
     features = self.encode(image, landmarks, train)

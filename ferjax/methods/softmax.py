@@ -25,7 +25,8 @@ class Classifier(nn.Module):
       last_map = last_map + delta
     embedding = last_map.mean((1, 2), dtype=self.param_dtype)
     logits = nn.Dense(self.num_classes, dtype=self.param_dtype, param_dtype=self.param_dtype)
-    return {'logits': logits(embedding), 'embedding': embedding}
+    outputs = {'logits': logits(embedding), 'embedding': embedding}
+    return outputs if delta is None else outputs | {'last_map': last_map}
 
 
 def make(model: nn.Module, *, num_classes: int) -> Method:
