@@ -1,4 +1,3 @@
-import csv
 import shutil
 
 import jax
@@ -6,7 +5,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
-from conftest import write_manifest
+from conftest import strip_landmarks, write_manifest
 from test_parallel import check_ten_steps_in_float64
 
 from ferjax import logs, memory, models, train, trained
@@ -283,11 +282,7 @@ def test_bad_input_is_told(lanet_config, tmp_path):
 
 
 def test_faces_without_landmarks_are_refused(lanet_config, tmp_path):
-  with open(write_manifest(tmp_path, {'train': 14, 'test': 7}), newline='') as file:
-    rows = list(csv.reader(file))
-  kept = [i for i, name in enumerate(rows[0]) if name[:2] not in ('x_', 'y_')]
-  with (tmp_path / 'plain.csv').open('w', newline='') as file:
-    csv.writer(file).writerows([[row[i] for i in kept] for row in rows])
-  lanet_config.data.path = str(tmp_path / 'plain.csv')
+  path = write_manifest(tmp_path, {'train': 14, 'test': 7})
+  lanet_config.data.path = str(strip_landmarks(path, tmp_path / 'plain.csv'))
   with pytest.raises(InputError, match="needs 'landmarks', which manifest .* x_0 ... x_67"):
     train.train(lanet_config, tmp_path / 'run')
