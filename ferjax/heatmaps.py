@@ -116,7 +116,7 @@ def write(folder: Path, looks: Looks, classes: Sequence[str]) -> None:
 def _sheet(path, looks, maps, classes, title):
   views, rows = maps.shape[:2]
   figure = Figure(figsize=(2.5 * views + 0.8, 1.38 * rows + 0.6))
-  figure.suptitle(f'{title}; each map on its own scale', fontsize=10)
+  figure.suptitle(f'{title}; each map on its own scale', fontsize=10, y=0.96)
   grid = figure.add_gridspec(
     rows, 3 * views - 1, width_ratios=((1, 1, 0.12) * views)[:-1], wspace=0.04, hspace=0.22
   )

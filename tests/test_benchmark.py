@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferjax.benchmark import __main__, conv, measure, methods, step
+from ferjax.benchmark import __main__, conv, lgmp, measure, methods, step
 from ferjax.errors import InputError
 from ferjax.models import resnet
 
@@ -160,9 +160,19 @@ def test_results_with_torch_beside(tmp_path, monkeypatch, capsys):
 
 
 def test_methods_are_timed_beside_softmax():
-  rows = methods.run(QUICK, (methods.Case('resnet10', 32, batch=16, width=8),))
-  assert [row['method'] for row in rows] == list(methods.METHODS)
-  softmax, lanet = rows[:2]
+  which = ('softmax', 'lanet', 'hrl sifl=False branch=dense')
+  rows = methods.run(QUICK, (methods.Case('resnet10', 32, batch=16, width=8, methods=which),))
+  assert [row['method'] for row in rows] == list(which)
+  softmax, lanet, dense = rows
+  assert dense['parameters'] > softmax['parameters'] + 224 * 50 * 2048
   assert softmax['flops_to_softmax'] == softmax['time_to_softmax'] == 1
   assert 1.5 < lanet['flops_to_softmax'] < 5 and lanet['parameters'] > softmax['parameters']
   assert '| lanet ' in measure.markdown(methods.table(rows))
+
+
+def test_lgmp_in_both_forms():
+  (row,) = lgmp.run(QUICK, (lgmp.Case(6, channels=8, batch=2, landmarks=12),))
+  assert row['case'] == '6x6x8, 12 landmarks, batch 2'
+  assert row['faster_than_literal'] == row['literal']['median_ms'] / row['ferjax']['median_ms']
+  assert row['literal']['memory_mb'] > row['ferjax']['memory_mb'] > 0
+  assert '| 6x6x8' in measure.markdown(lgmp.table([row]))

@@ -1,6 +1,7 @@
 """The training step of every method, beside the softmax baseline on the same network and pictures.
 
-Methods run with their default settings; the pictures are only normalised.
+Methods run with their default settings but for those in their names; the pictures are only
+normalised.
 """
 
 import importlib
@@ -14,8 +15,14 @@ from ferjax import core, models, optim, parallel
 from ferjax.benchmark import measure
 from ferjax.data import augment
 
-METHODS = ('softmax', 'lanet')
-CLASSES, LANDMARKS, ROWS = 7, 68, 5000
+METHODS = {  # name: the method's options
+  'softmax': {},
+  'lanet': {},
+  'hrl': {},
+  'hrl sifl=False': {'sifl': False},
+  'hrl sifl=False branch=dense': {'sifl': False, 'branch': 'dense'},
+}
+CLASSES, LANDMARKS, ROWS = 7, 50, 5000
 
 
 class Case(NamedTuple):
@@ -25,13 +32,17 @@ class Case(NamedTuple):
   size: int
   batch: int = 32
   width: int = 64
+  methods: tuple[str, ...] = tuple(METHODS)
 
   @property
   def name(self) -> str:
     return f'{self.model}, {self.size} px, batch {self.batch}'
 
 
-CASES = (Case('resnet18', 64),)
+CASES = (
+  Case('resnet18', 64),
+  Case('resnet50', 112, 16, methods=tuple(name for name in METHODS if name != 'lanet')),
+)
 
 
 def run(bench: measure.Bench, cases: tuple[Case, ...] = CASES) -> list[dict[str, Any]]:
@@ -46,12 +57,12 @@ def run(bench: measure.Bench, cases: tuple[Case, ...] = CASES) -> list[dict[str,
 
 def _rows(case, bench):
   sides, facts = {}, {}
-  for name in METHODS:
+  for name in case.methods:
     measure.progress(f'methods: {case.name}: compiles {name}')
     sides[name], facts[name] = _side(name, case)
   rows = []
   timed = measure.interleave(sides, bench)
-  for name in METHODS:
+  for name in case.methods:
     row = {'case': case.name, 'method': name, **timed[name], **facts[name]}
     row['images_per_s'] = case.batch / (row['median_ms'] / 1000)
     row['time_to_softmax'] = row['median_ms'] / timed['softmax']['median_ms']
@@ -62,8 +73,9 @@ def _rows(case, bench):
 
 def _side(name, case):
   devices = parallel.make(devices=1)
-  make = importlib.import_module(f'ferjax.methods.{name}').make
-  method = make(getattr(models, case.model)(width=case.width), num_classes=CLASSES)
+  make = importlib.import_module(f'ferjax.methods.{name.split()[0]}').make
+  model = getattr(models, case.model)(width=case.width)
+  method = make(model, num_classes=CLASSES, **METHODS[name])
   batch = _host_batch(case)
   example = augment.evaluation({key: jnp.asarray(value[:1]) for key, value in batch.items()})
   params, extra = method.init(jax.random.key(0), example, {'label': np.zeros(ROWS, np.int32)})
