@@ -55,7 +55,8 @@ def test_every_shipped_config_runs(path, manifest, data_dir, tmp_path):
     rows = list(csv.DictReader(file))
   assert len(rows) == 28 and rows[0]['name'] == 'test_000.png' and rows[0]['label'] == 'neutral'
   assert sum(float(rows[0][f'p_{name}']) for name in ('neutral', 'fear')) < 1
-  for name in ('confusion_test', 'mistakes_test', 'confusion_val', 'learning_curves'):
+  names = ('confusion_test', 'mistakes_test', 'confusion_val', 'learning_curves')
+  for name in (*names, 'response', 'grad_cam'):
     assert cv2.imread(str(tmp_path / 'report' / f'{name}.png')).std() > 5
   record = json.loads((tmp_path / 'config.json').read_text())
   assert record['config']['steps'] == 10 and record['device_count'] == 8
