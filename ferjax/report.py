@@ -279,12 +279,14 @@ def _cross_entropy_histogram(path, losses, wrong):
   axes = figure.add_subplot()
   edges = np.linspace(0, max(float(np.quantile(losses, 0.995)), 1e-3), 41)
   for part, colour, name in ((~wrong, 'tab:blue', 'right'), (wrong, 'tab:red', 'wrong')):
+    if not part.any():
+      continue
     label = f'{name} label: {part.sum()} rows, median {np.median(losses[part]):.2f}'
     counts = np.clip(losses[part], 0, edges[-1])
     axes.hist(counts, edges, color=colour, alpha=0.55, label=label)
   axes.set_xlabel('cross-entropy of the given label (nats); the last bar holds all above')
   axes.set_ylabel('training rows')
-  axes.legend()
+  axes.legend(loc='lower center', bbox_to_anchor=(0.5, 1), ncols=2, fontsize=8)
   axes.grid(alpha=0.3)
   _save(figure, path)
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains on this machine: installs ferjax on first use, then runs `python -m ferjax.main FLAGS`.
-#   launch/local.sh                                  # the default config
+#   launch/local.sh                                  # LA-Net on the embedded data set
 #   launch/local.sh --config=configs/softmax.py --config.epochs=20
 # PYTHON and FERJAX_EXTRA: see launch/setup.sh.
 set -euo pipefail
@@ -9,8 +9,7 @@ here=$PWD
 install_ferjax
 root=$PWD
 if [ $# -eq 0 ]; then
-  set -- --config=configs/softmax.py
-  [ ! -e configs/lanet.py ] || set -- --config=configs/lanet.py
+  set -- --config=configs/lanet.py
 else
   cd "$here"
 fi

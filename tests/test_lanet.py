@@ -97,7 +97,7 @@ def test_the_estimated_distributions_by_a_slow_loop():
 
 
 def test_keys_and_negatives_come_from_the_other_space():
-  method, params, extra = started(label_distribution=False, pseudo_labels=False)
+  method, params, extra = started(label_distribution=False, landmarks=False, pseudo_labels=False)
   batch, outputs = drawn()
   keys = [drawn(seed)[1]['expression_key'] for seed in (1, 2)]
   extra['queue'] = memory.push(extra['queue'], *keys, batch['label'])
@@ -111,6 +111,46 @@ def test_keys_and_negatives_come_from_the_other_space():
       same = np.exp(k[label == label[i]] @ q[i] / 0.1)
       expected -= np.log(same / (same + others)).mean() / BATCH
   np.testing.assert_allclose(terms['contrastive'], expected, rtol=1e-4)
+
+
+def test_keys_come_from_the_momentum_encoder_in_training_mode():
+  method, params, extra = started()
+  rng = np.random.default_rng(0)
+  batch = {
+    'image': jnp.asarray(rng.normal(size=(BATCH, 16, 16, 3)), jnp.float32),
+    'landmarks': jnp.asarray(rng.uniform(0, 15, (BATCH, 5, 2)), jnp.float32),
+  }
+  extra['momentum'] = jax.tree.map(
+    lambda x: x + 0.1 * jnp.sin(jnp.arange(x.size)).reshape(x.shape), extra['momentum']
+  )
+
+  @jax.jit
+  def run(params, extra):
+    mapped = jax.vmap(lambda batch: method.forward(params, extra, batch, None), axis_name='data')
+    return jax.tree.map(lambda x: x[0], mapped(jax.tree.map(lambda x: x[None], batch)))
+
+  outputs, carry = run(params, extra)
+  as_queries, _ = run({**params, **extra['momentum']}, extra)
+  other, _ = run(params, extra | {'momentum': {**params}})
+  moved = jax.tree.map(lambda x: x + 1, extra['batch_stats'])
+  shifted, _ = run(params, extra | {'batch_stats': moved})
+  for space in ('expression', 'landmark'):
+    key = outputs[f'{space}_key']
+    np.testing.assert_allclose(key, as_queries[f'{space}_query'], atol=1e-5)
+    np.testing.assert_allclose(key, shifted[f'{space}_key'], atol=1e-6)
+    assert np.abs(key - other[f'{space}_key']).max() > 1e-3
+    gradient = jax.grad(lambda p, space=space: run(p, extra)[0][f'{space}_key'].sum())(params)
+    assert not any(np.any(g) for g in jax.tree.leaves(gradient))
+  _, aux = method.loss(params, extra, outputs, batch | drawn()[0], 0)
+  moved = method.update(extra, params, carry, outputs, batch | drawn()[0], aux)
+  for name, slow in moved['momentum'].items():
+    jax.tree.map(
+      lambda new, old, now: np.testing.assert_allclose(new, 0.999 * old + 0.001 * now, atol=1e-6),
+      slow,
+      extra['momentum'][name],
+      params[name],
+    )
+  assert 'classifier' not in moved['momentum'] and 'expression' in moved['momentum']
 
 
 @pytest.mark.parametrize('case', ['one class', 'ambiguous', 'confident', 'one row', 'two rows'])
@@ -234,7 +274,8 @@ def test_inference_is_the_expression_branch_alone():
     ({'threshold': 1.5}, 'threshold=1.5 lies outside 0..1'),
     ({'temperature': 0.0}, 'above 0'),
     ({'neighbours': 0}, 'neighbours=0: at least 1'),
-    ({'label_distribution': False}, 'pseudo_labels=False'),
+    ({'label_distribution': False}, 'method.landmarks=False'),
+    ({'label_distribution': False, 'landmarks': False}, 'pseudo_labels=False'),
   ],
 )
 def test_impossible_settings_are_refused(options, message):

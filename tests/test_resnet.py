@@ -53,3 +53,15 @@ def test_dilation_keeps_the_weights_and_the_even_cells():
   coarse = strided.apply(variables, image, False)[-1]
   fine = dilated.apply(variables, image, False)[-1]
   np.testing.assert_allclose(fine[:, ::2, ::2], coarse, rtol=1e-3, atol=1e-4)
+
+
+def test_parts_make_the_whole():
+  model = models.resnet10(width=4)
+  image = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 3)), jnp.float32)
+  whole, variables = jax.jit(lambda x: model.init_with_output(jax.random.key(0), x, False))(image)
+  stem, rest = model.clone(last=1), model.clone(first=1)
+  maps = stem.apply(variables, image, False)
+  maps += rest.apply(variables, maps[-1], False)
+  assert len(maps) == len(whole) == 4
+  for ours, theirs in zip(maps, whole, strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ferjax.errors import InputError
+from ferjax.ops.distances import unit_length
 
 
 def nearest_neighbours(features: Array, index: Array, count: int) -> tuple[Array, Array]:
@@ -50,8 +51,3 @@ def neighbour_distribution(score: Array, probabilities: Array, exists: Array) ->
   log_weight = jnp.where(exists, jax.nn.log_sigmoid(score), -1e30)
   weight = jnp.where(exists, jax.nn.softmax(log_weight), 0)
   return jnp.einsum('bk,bkc->bc', weight, probabilities)
-
-
-def unit_length(features: Array) -> Array:
-  """f[..., d] scaled to length 1; zeros stay zeros."""
-  return features * lax.rsqrt((features**2).sum(-1, keepdims=True) + 1e-12)

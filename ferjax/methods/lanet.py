@@ -9,6 +9,7 @@ Reference: Wu and Cui, "LA-Net: Landmark-Aware Learning for Reliable Facial Expr
 under Label Noise", ICCV 2023.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -24,9 +25,11 @@ from ferjax.losses import label_distribution as estimation
 from ferjax.losses.cross_entropy import cross_entropy
 from ferjax.losses.divergence import kl_divergence
 from ferjax.models.landmark_heads import CoordinateHead, HeatmapHead
+from ferjax.ops.distances import unit_length
 
 HEADS = {'coordinates': CoordinateHead, 'heatmap': HeatmapHead}
 STOPS = ('none', 'neighbours', 'targets')
+EMBEDDINGS = {'expression': 'embedding', 'landmark': 'landmark_embedding'}
 
 
 class Projection(nn.Module):
@@ -39,7 +42,7 @@ class Projection(nn.Module):
     """f[b, d] -> f[b, features]."""
     x = nn.relu(nn.Dense(x.shape[-1], dtype=self.dtype, param_dtype=self.dtype)(x))
     x = nn.Dense(features, dtype=self.dtype, param_dtype=self.dtype)(x)
-    return estimation.unit_length(x)
+    return unit_length(x)
 
 
 class ContributionScore(nn.Module):
@@ -135,15 +138,19 @@ class Networks(nn.Module):
     projected = self.project(self.encode(image, landmarks, train))
     return {f'{space}_key': k for space, k in projected.items()}
 
-  def initialise(self, image, landmarks):
-    """Calls every module once."""
+  def initialise(self, image, landmarks, scored, projects):
+    """Calls once every module that is trained: the scores of the spaces `scored`, and projections
+    where it `projects`."""
     outputs = self.both(image, landmarks, False)
-    u = outputs['embedding']
-    self.expression_score(u, u[:, None])
-    if self.landmark is not None:
-      v = outputs['landmark_embedding']
-      self.landmark_score(v, v[:, None])
+    for space in scored:
+      features = outputs[EMBEDDINGS[space]]
+      self.score(space, features, features[:, None])
+    if projects:
       self.project(outputs)
+
+  def score(self, space, features, neighbour):
+    """Contribution scores before the sigmoid, f[b, K], in the space `expression` or `landmark`."""
+    return getattr(self, f'{space}_score')(features, neighbour)
 
 
 def make(
@@ -175,11 +182,12 @@ def make(
       and `last` to hold some stages only.
     num_classes: C.
     label_distribution: LD, learn from estimated label distributions too.
-    landmarks: LM, estimate them with neighbours in landmark space too.
+    landmarks: LM, estimate label distributions with neighbours in landmark space too.
     contrastive: EL, the expression-landmark contrastive loss.
     pseudo_labels: PL, pair by estimated labels; without it by the given ones.
     shared_stem: Whether both branches have the stem and first stage in common.
-    landmark_head: `coordinates` or `heatmap`.
+    landmark_head: `coordinates` or `heatmap`, whose error starts some thirty times as high: give it
+      a smaller weight.
     neighbours: K in each space.
     decay: omega, share of the stored label distribution that each visit keeps.
     stop_gradient: What of the estimated distributions carries no gradient: `none`, `neighbours`
@@ -192,7 +200,7 @@ def make(
     key_view: `same`, or `other` for keys from a second augmented view.
 
   Raises:
-    InputError: an unknown name, a number out of range, or `pseudo_labels` without
+    InputError: an unknown name, a number out of range, or `landmarks` or `pseudo_labels` without
       `label_distribution`.
   """
   for name, value, choices in (
@@ -212,6 +220,11 @@ def make(
       raise InputError(f'config.method.{name}={value}: at least 1')
   if temperature <= 0:
     raise InputError(f'config.method.temperature={temperature}: it must be above 0')
+  if landmarks and not label_distribution:
+    raise InputError(
+      'landmarks help to estimate label distributions: set '
+      'config.method.label_distribution=True or config.method.landmarks=False'
+    )
   if contrastive and pseudo_labels and not label_distribution:
     raise InputError(
       'pseudo-labels come from label distributions: set config.method.label_distribution=True or '
@@ -232,11 +245,14 @@ def make(
   trained_by_key = {'shared', 'expression', 'landmark', 'landmark_head'}
   trained_by_key |= {'expression_projection', 'landmark_projection'}
   needs = frozenset({'landmarks'} if two_branches else ())
+  spaces = ('expression', 'landmark')[: 1 + landmarks] if label_distribution else ()
 
   def init(rng, batch, table):
     seen = batch.get('landmarks')
-    initialise = jax.jit(network.init, static_argnames='method')
-    variables = initialise(rng, batch['image'], seen, method='initialise')
+    initialise = functools.partial(network.init, method='initialise', scored=spaces)
+    variables = jax.jit(functools.partial(initialise, projects=contrastive))(
+      rng, batch['image'], seen
+    )
     params, extra = variables['params'], {'batch_stats': variables['batch_stats']}
     if label_distribution:
       extra['bank'] = memory.empty_bank(len(table['label']), num_classes, dtype)
@@ -263,18 +279,13 @@ def make(
 
   def estimate(params, extra, outputs, batch):
     """f[B, C]: the stored label distributions, moved towards those of the neighbours."""
-    spaces = {'expression': outputs['embedding']}
-    if landmarks:
-      spaces['landmark'] = outputs['landmark_embedding']
     probabilities, fresh = jax.nn.softmax(outputs['logits']), 0
     held = lax.stop_gradient if stop_gradient == 'neighbours' else lambda x: x
-    for space, features in spaces.items():
+    for space in spaces:
+      features = outputs[EMBEDDINGS[space]]
       found, exists = estimation.nearest_neighbours(features, batch['index'], neighbours)
       score = network.apply(
-        {'params': params},
-        features,
-        held(features)[found],
-        method=lambda module, *pair, space=space: getattr(module, f'{space}_score')(*pair),
+        {'params': params}, space, features, held(features)[found], method='score'
       )
       shares = held(probabilities)[found]
       fresh += estimation.neighbour_distribution(score, shares, exists) / len(spaces)

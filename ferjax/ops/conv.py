@@ -235,9 +235,12 @@ def _kernel_gradient(x, dy, w_shape, window, groups, precision):
     w = jax.ShapeDtypeStruct(w_shape, x.dtype)
     native = functools.partial(_native, x, window=window, groups=groups, precision=precision)
     return jax.linear_transpose(native, w)(dy)[0]
-  dy = dy.reshape(-1, w_shape[3])
-  # The barrier keeps this order of factors, the faster one.
-  dw = lax.optimization_barrier(jnp.matmul(dy.T, _patches(x, window), precision=precision))
+  patches, dy = _patches(x, window), dy.reshape(-1, w_shape[3])
+  # The product needs one factor transposed, or its value: the smaller one. Barriers keep that.
+  if len(dy) <= 2 * w_shape[3]:
+    patches = lax.optimization_barrier(patches.T)
+    return jnp.matmul(patches, dy, precision=precision).reshape(w_shape)
+  dw = lax.optimization_barrier(jnp.matmul(dy.T, patches, precision=precision))
   return dw.T.reshape(w_shape)
 
 
@@ -267,8 +270,13 @@ def _input_gradient(w, dy, x_shape, window, groups, precision):
     x = jax.ShapeDtypeStruct(x_shape, dy.dtype)
     return jax.linear_transpose(lambda x: _native(x, w, window, groups, precision), x)(dy)[0]
   w = w.reshape(-1, *w.shape[2:])
-  taps = jnp.einsum('nhwo,tco->nhwtc', dy, w, precision=precision)
-  return _taps_transposed([taps[..., t, :] for t in range(w.shape[0])], window, x_shape)
+  if math.prod(dy.shape[:3]) < dy.shape[3]:  # fewer pixels than kernels: transpose these instead
+    taps = jnp.einsum('tco,nhwo->tcnhw', w, dy, precision=precision)
+    taps = [jnp.moveaxis(tap, 0, -1) for tap in taps]
+  else:
+    taps = jnp.einsum('nhwo,tco->nhwtc', dy, w, precision=precision)
+    taps = [taps[..., t, :] for t in range(w.shape[0])]
+  return _taps_transposed(taps, window, x_shape)
 
 
 def _wide(array):
