@@ -1,8 +1,10 @@
 """HRL: harmonious representation learning (message propagation and spatial invariance, 2022).
 
-`:demo` (the plain config): the embedded data set at 112 px, ResNet-18 with maps of 7 x 7 cells.
+`:demo` (the plain config): the embedded data set at 112 px, a ResNet-18 of half the width with
+  maps of 7 x 7 cells.
 `:paper`: the paper's recipe: ResNet-50, 224 px, SGD, 100 epochs, one GPU; the paper starts from
-  ImageNet weights, and its batch size is not given (ours: 32).
+  ImageNet weights, its batch size is not given (ours: 32), and it names no augmentation but the
+  random transformations of SIFL, so there is none here.
 `:smoke`: 10 steps of a narrow network, to see that everything runs.
 
   python -m ferjax.main --config=configs/hrl.py
@@ -51,7 +53,8 @@ def get_config(arg: str = 'demo'):
   config.model.output_stride = 16
   if arg == 'demo':
     config.method.widths = (128, 256)
-    config.epochs = 4
+    config.model.width = 32
+    config.epochs = 6
     return config
   if arg == 'paper':
     config.epochs = 100
@@ -72,9 +75,8 @@ def get_config(arg: str = 'demo'):
     config.steps = 10
     config.batch = 16
     config.log_every = 1
-    config.model.update(width=8)
-    config.method.widths = (16, 16)
-    config.method.update(dense_reduction=8, dense_widths=(16, 16))
+    config.model.width = 8
+    config.method.update(widths=(16, 16), dense_reduction=8, dense_widths=(16, 16))
     config.data.options.synthetic_faces.num = 200
     config.data.image_size = 64
     config.eval.update(every=5, limit=200, distortions=('rotation', 'perspective', 'occlusion'))
