@@ -54,7 +54,7 @@ def get_config(arg: str = 'demo'):
   if arg == 'demo':
     config.method.widths = (128, 256)
     config.model.width = 32
-    config.epochs = 6
+    config.epochs = 4
     return config
   if arg == 'paper':
     config.epochs = 100
