@@ -16,8 +16,10 @@ Rows of the paper's table 4: `method.sifl`, `method.branch` (lgmp | dense) and `
 baseline (row 5) has the random transformations as augmentation instead:
   --config.method.branch=dense --config.method.sifl=False \
       --config.augment.flip=0.5 --config.augment.rotation=30 --config.augment.perspective=0.1
-Table 6: `method.flip`, `rotation`, `perspective`; table 8: `method.graph`; figure 6, L_SIFL of a
-model trained without it: `weights.sifl=0`; figure 7: `weights.sifl`.
+Tables 6 and 7 are of `method.branch=dense`; table 6: `method.flip`, `rotation` and `perspective`,
+the others 0; table 7: `eval.distortions`; table 8: `method.graph`; table 10: `acc` and `naive/acc`
+of `method.sifl=False`; figure 6, L_SIFL of a model trained without it: `weights.sifl=0`; figure 7:
+`weights.sifl`.
 
 Paper, RAF-DB: 87.77 %, baseline 85.06 %.
 """

@@ -56,13 +56,16 @@ def example_batch(config, split: dataset.Split, columns: tuple[str, ...]) -> cor
 
 def derive(method: core.Method, data: dataset.Dataset) -> dataset.Dataset:
   """The data set with the columns that a method makes of others; those that are there stay."""
-  splits = {}
-  for name, split in data.splits.items():
-    made = dict(split.table)
-    if method.needs <= set(made):
-      made |= {k: f(split.table) for k, f in method.derived.items() if k not in made}
-    splits[name] = split._replace(table=made)
+  splits = {name: with_derived(method, split) for name, split in data.splits.items()}
   return data._replace(splits=splits)
+
+
+def with_derived(method: core.Method, split: dataset.Split) -> dataset.Split:
+  """As `derive`, of one split."""
+  made = dict(split.table)
+  if method.needs <= set(made):
+    made |= {k: f(split.table) for k, f in method.derived.items() if k not in made}
+  return split._replace(table=made)
 
 
 def predict_columns(method: core.Method, split: dataset.Split) -> tuple[str, ...]:
@@ -86,6 +89,7 @@ def make_predict(
   batch = -(-config.eval.batch // devices.size) * devices.size
 
   def predict(state, split, distortion=''):
+    split = with_derived(method, split)
     return evaluate.predict(
       steps[distortion],
       devices.shard,

@@ -112,6 +112,25 @@ def test_sifl_of_a_certain_flip_by_hand():
   np.testing.assert_allclose(outputs['sifl'], expected, rtol=1e-3)
   assert expected.min() > 1e-4
 
+  def distance(encoder):
+    return forward(method, params | {'encoder': encoder}, extra, batch)['sifl'].sum()
+
+  def distance_by_hand(encoder):
+    variables = {'params': encoder, 'batch_stats': extra['batch_stats']['encoder']}
+
+    def encode(images):
+      return narrow().apply(variables, images, True, mutable=['batch_stats'])[0][-1]
+
+    found = jax.vmap(encode, axis_name=AXIS)(both[None])[0]
+    return ((found[:BATCH] - found[BATCH:, :, ::-1]) ** 2).mean((1, 2, 3)).sum()
+
+  ours, by_hand = (jax.jit(jax.grad(f))(params['encoder']) for f in (distance, distance_by_hand))
+  largest = max(np.abs(g).max() for g in jax.tree.leaves(by_hand))
+  assert largest > 1e-2
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3 * largest), ours, by_hand
+  )
+
 
 @pytest.mark.parametrize('graph', ['uniform_rank', 'random'])
 def test_the_graph_in_training_and_at_inference(graph):
@@ -120,8 +139,13 @@ def test_the_graph_in_training_and_at_inference(graph):
   predict = jax.jit(method.predict)
   first, again = (predict(params, extra, batch)['logits'] for _ in range(2))
   np.testing.assert_array_equal(first, again)
-  outputs = forward(method, params, extra, batch)
-  assert np.isfinite(outputs['logits']).all()
+  twins = jax.tree.map(lambda x: jnp.repeat(x[:1], BATCH, 0), batch)
+  logits = forward(method, params, extra, twins)['logits']
+  assert np.isfinite(logits).all()
+  drawn_anew = np.abs(logits - logits[:1]).max() > 1e-4
+  assert drawn_anew == (graph == 'random')
+  with pytest.raises(InputError, match='at least 5 landmarks, not 4'):
+    predict(params, extra, batch | {'landmarks': batch['landmarks'][:, :4]})
 
 
 def in_parallel(dtype):
@@ -140,7 +164,7 @@ def test_the_same_on_any_number_of_devices():
     ({'graph': 'delauny'}, "Did you mean 'delaunay'"),
     ({'offsets': 'pixels'}, "Did you mean 'pixel'"),
     ({'flip': 1.5}, 'flip=1.5 lies outside'),
-    ({'perspective': 1.0}, 'perspective=1.0: it must be'),
+    ({'perspective': 0.7}, 'perspective=0.7: it must lie'),
     ({'pool_size': 4}, 'pool_size=4: give an odd number'),
     ({'widths': (8,)}, 'give two'),
     ({'groups': 0}, 'groups=0: at least 1'),

@@ -137,6 +137,33 @@ def test_one_module_is_the_equations(offsets):
   np.testing.assert_allclose(summed, 9 * expected, rtol=1e-4, atol=1e-4)
 
 
+def test_the_cascade_of_two_modules():
+  """Stages 2 and 3, then 4; landmarks in cells of each merged map; the classifier on the mean."""
+  rng = np.random.default_rng(3)
+  maps = [
+    rng.normal(size=(2, *s)).astype('f4') for s in ((12, 12, 3), (6, 6, 4), (3, 3, 5), (3, 3, 6))
+  ]
+  landmarks = jnp.asarray(rng.uniform(-6, 54, (2, 12, 2)), jnp.float32)
+  graph = jax.vmap(landmark_graph.uniform_rank)(landmarks)
+  kinds = {'dtype': jnp.float32, 'param_dtype': jnp.float32}
+  head = lgmp.LandmarkGraphHead(4, (7, 8), 3, 'landmark', True, **kinds)
+  run = jax.jit(lambda: head.init_with_output(jax.random.key(0), maps, landmarks, (48, 48), graph))
+  logits, variables = run()
+  parts = {name: {'params': part} for name, part in variables['params'].items()}
+  points = (landmarks + 0.5) * 6 / 48 - 0.5
+  options = {'pool_size': 3, 'offsets': 'landmark', 'normalise': True, 'pooled': False}
+
+  def step(number, width, merged):
+    x = lgmp.Merge(width, **kinds).apply(parts[f'merge{number}'], merged)
+    propagation = lgmp.MessagePropagation(width, **options, **kinds)
+    return propagation.apply(parts[f'lgmp{number}'], x, points, graph)
+
+  last = step(2, 8, [step(1, 7, [maps[1], maps[2]]), maps[3]]).mean((1, 2))
+  classifier = variables['params']['classifier']
+  expected = last @ classifier['kernel'] + classifier['bias']
+  np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
 @pytest.mark.parametrize('case', ['same place', 'far outside', 'flat map', 'one cell'])
 def test_degenerate_faces_have_finite_gradients(case):
   feature_map, points, graph = batched()

@@ -88,9 +88,11 @@ def make(
     raise InputError(
       f'config.augment.crop_scale={tuple(crop_scale)}: a crop is at most the picture'
     )
-  for name, value in {'flip': flip, 'erasing': erasing, 'perspective': perspective}.items():
+  for name, value in {'flip': flip, 'erasing': erasing}.items():
     if not 0 <= value <= 1:
       raise InputError(f'config.augment.{name}={value} lies outside 0..1')
+  if not 0 <= perspective < 2 / 3:  # above that, corners can leave no convex picture
+    raise InputError(f'config.augment.perspective={perspective}: it must lie within 0..2/3')
   if views < 1:
     raise InputError(f'config.augment.views={views}: at least one view')
 

@@ -1,4 +1,5 @@
-"""Distorted test pictures, drawn on the device: the same ones for every run and every batch size.
+"""Distorted test pictures, drawn on the device: the same ones for every run and every batch size,
+but for runs in float64, which draw others.
 
 Reference: HRL (2022), table 7.
 """

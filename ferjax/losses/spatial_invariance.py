@@ -11,7 +11,7 @@ from ferjax.ops import bilinear, homography
 
 
 def random_transformation(key: Array, flip: float, rotation: float, perspective: float, dtype):
-  """T of one example: a horizontal flip, then a rotation, then a perspective.
+  """T of one example: a perspective, then a rotation, then a horizontal flip.
 
   Args:
     key: The example's.

@@ -113,8 +113,8 @@ def make(
     mask_outside: Whether cells that T moved outside do not count.
 
   Raises:
-    InputError: an unknown name, a number out of range, no branch at all; from `init`: too few
-      landmarks, or an encoder of too few stages.
+    InputError: an unknown name, a number out of range, no branch at all; from the functions: too
+      few landmarks.
   """
   for name, value, choices in (
     ('branch', branch, BRANCHES),
@@ -127,8 +127,8 @@ def make(
       )
   if not 0 <= flip <= 1:
     raise InputError(f'config.method.flip={flip} lies outside 0..1')
-  if not 0 <= perspective < 1:
-    raise InputError(f'config.method.perspective={perspective}: it must be at least 0 and below 1')
+  if not 0 <= perspective < 2 / 3:
+    raise InputError(f'config.method.perspective={perspective}: it must lie within 0..2/3')
   if groups < 1:
     raise InputError(f'config.method.groups={groups}: at least 1')
   if pool_size < 1 or pool_size % 2 == 0:
@@ -161,9 +161,10 @@ def make(
     """i32[b, k, groups], or None where nothing looks at it."""
     if branch != 'lgmp' or 'landmarks' not in batch:
       return None
+    points = batch['landmarks']
+    landmark_graph.check(points.shape[1], groups)
     if graph == 'delaunay':
       return batch['landmark_graph']
-    points = batch['landmarks']
     if graph == 'uniform_rank':
       return jax.vmap(landmark_graph.uniform_rank, (0, None))(points, groups)
     if keys is None:
@@ -172,8 +173,6 @@ def make(
     return draw(keys, points.shape[1], groups)
 
   def init(rng, batch, table):
-    if branch == 'lgmp':
-      landmark_graph.check(batch['landmarks'].shape[1], groups)
     initialise = jax.jit(network.init, static_argnums=4)
     variables = initialise(rng, batch['image'], batch.get('landmarks'), edges(batch), False)
     return variables['params'], {'batch_stats': variables['batch_stats']}

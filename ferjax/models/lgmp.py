@@ -41,7 +41,8 @@ def pool_points(feature_map: Array, points: Array, size: int = 3) -> Array:
 
   rows, columns = shares(points[:, 1], height), shares(points[:, 0], width)
   weight = (rows[:, :, None] * columns[:, None]).reshape(-1, height * width)
-  return weight.astype(feature_map.dtype) @ feature_map.reshape(-1, channels)
+  pixels = feature_map.reshape(-1, channels)
+  return jnp.matmul(weight.astype(feature_map.dtype), pixels, precision='highest')
 
 
 def assign(feature_map: Array, landmark_features: Array) -> Array:
@@ -77,7 +78,8 @@ def propagate(
     f[h, w, K].
   """
   nodes = bilinear.sample(feature_map, points + walk).astype(feature_map.dtype)
-  messages = landmark_graph.adjacency(graph, nodes.dtype) @ nodes
+  adjacency = landmark_graph.adjacency(graph, nodes.dtype)
+  messages = jnp.matmul(adjacency, nodes, precision='highest')
   return feature_map + messages[cluster]
 
 
