@@ -45,6 +45,7 @@ def get_config(arg: str = 'demo'):
     'contrastive': 0.1,  # beta
   }
   if arg == 'demo':
+    config.method.neighbours = 2  # the paper's share of the batch, 8 of 128
     config.noise.update(kind='symmetric', rate=0.3)
     return config
   if arg == 'paper':
