@@ -24,12 +24,12 @@ of `method.sifl=False`; figure 6, L_SIFL of a model trained without it: `weights
 Paper, RAF-DB: 87.77 %, baseline 85.06 %.
 """
 
-from ferjax.config import base
+from ferjax.config import base, smoke
 from ferjax.errors import InputError
 
 
 def get_config(arg: str = 'demo'):
-  config = base()
+  config = smoke() if arg == 'smoke' else base()
   config.method = {
     'name': 'hrl',
     'sifl': True,  # SIFL of the paper's table 4
@@ -74,14 +74,8 @@ def get_config(arg: str = 'demo'):
     )
     return config
   if arg == 'smoke':
-    config.steps = 10
-    config.batch = 16
-    config.log_every = 1
-    config.model.width = 8
     config.method.update(widths=(16, 16), dense_reduction=8, dense_widths=(16, 16))
-    config.data.options.synthetic_faces.num = 200
     config.data.image_size = 64
-    config.eval.update(every=5, limit=200, distortions=('rotation', 'perspective', 'occlusion'))
-    config.checkpoint.every = 3
+    config.eval.distortions = ('rotation', 'perspective', 'occlusion')
     return config
   raise InputError(f"hrl has no variant '{arg}': use demo, paper or smoke")

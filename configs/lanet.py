@@ -14,12 +14,12 @@ The paper's accuracy on RAF-DB, 90.81 %, with 30 % noise 85.33 %, is that of a R
 on MS-Celeb-1M; here the network starts from random weights, so expect less.
 """
 
-from ferjax.config import base
+from ferjax.config import base, smoke
 from ferjax.errors import InputError
 
 
 def get_config(arg: str = 'demo'):
-  config = base()
+  config = smoke() if arg == 'smoke' else base()
   config.method = {
     'name': 'lanet',
     'label_distribution': True,  # LD of the paper's table 2
@@ -56,15 +56,7 @@ def get_config(arg: str = 'demo'):
     config.augment.update(brightness=0.4, contrast=0.4, saturation=0.4, erasing=0.2)
     return config
   if arg == 'smoke':
-    config.steps = 10
-    config.batch = 16
-    config.log_every = 1
-    config.model.width = 8
     config.method.queue_size = 64
     config.noise.update(kind='symmetric', rate=0.3)
-    config.data.options.synthetic_faces.num = 200
-    config.data.image_size = 32
-    config.eval.update(every=5, limit=200)
-    config.checkpoint.every = 3
     return config
   raise InputError(f"lanet has no variant '{arg}': use demo, paper or smoke")

@@ -9,28 +9,18 @@
       --config.data.name=manifest --config.data.path=faces/manifest.csv
 """
 
-from ferjax.config import base
+from ferjax.config import base, smoke
 from ferjax.errors import InputError
 
 
 def get_config(arg: str = 'demo'):
-  config = base()
-  if arg == 'demo':
+  config = smoke() if arg == 'smoke' else base()
+  if arg in ('demo', 'smoke'):
     return config
   if arg == 'paper':
     config.epochs = 80
     config.batch = 128
     config.data.image_size = 224
     config.augment.update(brightness=0.4, contrast=0.4, saturation=0.4, erasing=0.2)
-    return config
-  if arg == 'smoke':
-    config.steps = 10
-    config.batch = 16
-    config.log_every = 1
-    config.model.width = 8
-    config.data.options.synthetic_faces.num = 200
-    config.data.image_size = 32
-    config.eval.update(every=5, limit=200)
-    config.checkpoint.every = 3
     return config
   raise InputError(f"softmax has no variant '{arg}': use demo, paper or smoke")

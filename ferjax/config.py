@@ -140,6 +140,20 @@ def base() -> ml_collections.ConfigDict:
   )
 
 
+def smoke() -> ml_collections.ConfigDict:
+  """What every `:smoke` begins with: ten steps of a narrow network on some 200 pictures."""
+  config = base()
+  config.steps = 10
+  config.batch = 16
+  config.log_every = 1
+  config.model.width = 8
+  config.data.options.synthetic_faces.num = 200
+  config.data.image_size = 32
+  config.eval.update(every=5, limit=200)
+  config.checkpoint.every = 3
+  return config
+
+
 def check(config: ml_collections.ConfigDict) -> None:
   """Refuses unknown keys and impossible values; the sections of factories are checked by `call`.
 
