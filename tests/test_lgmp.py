@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_bilinear import slow_sample
 
 from ferjax.models import lgmp
 from ferjax.ops import landmark_graph
@@ -18,16 +19,6 @@ def drawn(count, seed=0):
   graph = landmark_graph.uniform_rank(points)
   cluster = jnp.asarray(rng.integers(0, count, (H, W)))
   return feature_map, points, walk, graph, cluster
-
-
-def slow_sample(feature_map, x, y):
-  x, y = np.clip(x, 0, W - 1), np.clip(y, 0, H - 1)
-  total = 0
-  for row in range(H):
-    for column in range(W):
-      weight = max(0, 1 - abs(row - y)) * max(0, 1 - abs(column - x))
-      total = total + weight * feature_map[row, column]
-  return total
 
 
 def test_point_pooling_by_a_slow_loop():
