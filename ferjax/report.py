@@ -10,18 +10,12 @@ from matplotlib.figure import Figure
 
 from ferjax import checkpoint, evaluate, heatmaps, logs, metrics
 from ferjax.core import TrainState
-from ferjax.data import dataset
+from ferjax.data import dataset, distort
 from ferjax.losses.cross_entropy import cross_entropy
 from ferjax.losses.divergence import jensen_shannon
 
-COLOURS = {
-  'train': 'tab:blue',
-  'val': 'tab:orange',
-  'test': 'tab:green',
-  'test/rotation': 'tab:red',
-  'test/perspective': 'tab:purple',
-  'test/occlusion': 'tab:brown',
-}
+COLOURS = {'train': 'tab:blue', 'val': 'tab:orange', 'test': 'tab:green'}
+COLOURS |= {f'test/{name}': f'C{number}' for number, name in enumerate(distort.DISTORTIONS, 3)}
 
 # What a line of metrics.jsonl says of a training step, other than the terms of its loss.
 NO_TERMS = {'step', 'split', 'loss', 'acc', 'l2_grads', 'l2_params', 'l2_updates'}

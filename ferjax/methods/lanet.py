@@ -249,10 +249,10 @@ def make(
 
   def init(rng, batch, table):
     seen = batch.get('landmarks')
-    initialise = functools.partial(network.init, method='initialise', scored=spaces)
-    variables = jax.jit(functools.partial(initialise, projects=contrastive))(
-      rng, batch['image'], seen
+    initialise = functools.partial(
+      network.init, method='initialise', scored=spaces, projects=contrastive
     )
+    variables = jax.jit(initialise)(rng, batch['image'], seen)
     params, extra = variables['params'], {'batch_stats': variables['batch_stats']}
     if label_distribution:
       extra['bank'] = memory.empty_bank(len(table['label']), num_classes, dtype)
