@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
+from ferjax import files
 from ferjax.core import Batch, Method
 from ferjax.data import augment
 
@@ -148,5 +149,4 @@ def _sheet(path, looks, maps, classes, title):
         prediction = looks.prediction[view, row]
         colour = 'black' if prediction == looks.label[row] else 'tab:red'
         mapped.set_title(f'said: {classes[prediction]}', fontsize=7, pad=2, color=colour)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  figure.savefig(path, dpi=120, bbox_inches='tight')
+  files.save_figure(path, figure)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from ferjax import checkpoint, evaluate, heatmaps, logs, metrics
+from ferjax import checkpoint, evaluate, files, heatmaps, logs, metrics
 from ferjax.core import TrainState
 from ferjax.data import dataset, distort
 from ferjax.losses.cross_entropy import cross_entropy
@@ -94,11 +94,6 @@ def summarise(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
   return summary
 
 
-def _save(figure: Figure, path: Path) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  figure.savefig(path, dpi=120, bbox_inches='tight')
-
-
 def confusion_matrix(
   path: Path, predictions: evaluate.Predictions, classes: Sequence[str], title: str
 ) -> None:
@@ -120,7 +115,7 @@ def confusion_matrix(
   axes.set_ylabel('given')
   axes.set_title(title)
   figure.colorbar(drawn, ax=axes, shrink=0.8, label='share of the given class')
-  _save(figure, path)
+  files.save_figure(path, figure)
 
 
 def learning_curves(path: Path, lines: Iterable[Mapping], title: str) -> None:
@@ -147,7 +142,7 @@ def learning_curves(path: Path, lines: Iterable[Mapping], title: str) -> None:
     axes.set_ylabel(label)
     axes.grid(alpha=0.3)
     axes.legend()
-  _save(figure, path)
+  files.save_figure(path, figure)
 
 
 def terms(path: Path, lines: Iterable[Mapping], title: str) -> None:
@@ -169,7 +164,7 @@ def terms(path: Path, lines: Iterable[Mapping], title: str) -> None:
     axes.set_xlabel('step')
     axes.grid(alpha=0.3)
   figure.tight_layout()
-  _save(figure, path)
+  files.save_figure(path, figure)
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:
@@ -208,7 +203,7 @@ def confident_mistakes(
       loc='left',
     )
   figure.tight_layout()
-  _save(figure, path)
+  files.save_figure(path, figure)
 
 
 def split(
@@ -282,7 +277,7 @@ def _cross_entropy_histogram(path, losses, wrong):
   axes.set_ylabel('training rows')
   axes.legend(loc='lower center', bbox_to_anchor=(0.5, 1), ncols=2, fontsize=8)
   axes.grid(alpha=0.3)
-  _save(figure, path)
+  files.save_figure(path, figure)
 
 
 def _label_distributions(path, training, distribution, what, truth, wrong, classes, count=16):
@@ -318,4 +313,4 @@ def _label_distributions(path, training, distribution, what, truth, wrong, class
     axes.set_yticks(places, classes, fontsize=6)
     axes.set_xticks((0, 0.5, 1), ('0', '', '1'), fontsize=6)
     axes.yaxis.tick_right()
-  _save(figure, path)
+  files.save_figure(path, figure)
