@@ -1,6 +1,7 @@
 """From a config to the parts of a run; below here no function sees a config."""
 
 import importlib
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from ferjax import config as configs
 from ferjax import core, evaluate, heatmaps, models, parallel, wrap
 from ferjax.data import augment, dataset, distort, pipeline
 from ferjax.errors import InputError, nearest
+
+LOGGER = logging.getLogger(__name__)
 
 PRECISIONS = {  # type of the computation, type of the parameters
   'float32': (jnp.float32, jnp.float32),
@@ -115,6 +118,8 @@ def views(config: ml_collections.ConfigDict, distortions: Sequence[str]):
 def evaluations(config: ml_collections.ConfigDict, data: dataset.Dataset, splits: Sequence[str]):
   """{name: (split, distortion)} of all that is evaluated, such as `test` and `test/rotation`."""
   found = {name: (data.splits[name], '') for name in splits if name in data.splits}
+  if config.eval.distortions and 'test' not in found:
+    LOGGER.warning('%s has no test split: config.eval.distortions changes nothing', data.name)
   if 'test' in found:
     test = data.splits['test']
     found |= {f'test/{name}': (test, name) for name in config.eval.distortions}

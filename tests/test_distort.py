@@ -2,7 +2,9 @@ import jax
 import numpy as np
 import pytest
 
-from ferjax.data import augment, distort
+from ferjax import build
+from ferjax.config import base
+from ferjax.data import augment, dataset, distort
 from ferjax.errors import InputError
 
 SIZE, COUNT = 56, 24
@@ -80,3 +82,11 @@ def test_a_picture_depends_on_its_row_and_the_seed_alone(name):
 def test_a_mistyped_name_is_told():
   with pytest.raises(InputError, match="Did you mean 'occlusion'"):
     distort.check(('rotation', 'oclusion'))
+
+
+def test_distortions_without_a_test_split_are_said_to_change_nothing(caplog):
+  config = base()
+  config.eval.distortions = ('rotation',)
+  data = dataset.Dataset('faces', ('sadness',), {'val': None}, None, '')
+  assert list(build.evaluations(config, data, ('val', 'test'))) == ['val']
+  assert 'faces has no test split' in caplog.text
