@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from ferjax import build, checkpoint, core, evaluate, heatmaps, logs, parallel, report
+from ferjax import build, checkpoint, core, embeddings, evaluate, heatmaps, logs, parallel, report
 from ferjax import config as configs
 from ferjax.data import dataset, pipeline
 
@@ -113,6 +113,16 @@ def evaluate_run(
     if looks:
       heatmaps.write(folder / 'report', looks, model.classes)
     summary = {'step': step, 'data': data.name, 'fingerprint': data.fingerprint, **results}
+    seen = embeddings.write(
+      folder / 'report',
+      predictions,
+      predictions.get('train'),
+      model.classes,
+      numbers=config.eval.embeddings,
+      tsne=config.eval.tsne,
+    )
+    if seen:
+      summary['embeddings'] = seen
     if without:
       summary['without'] = without
     logs.write_json(folder / 'summary.json', summary)
