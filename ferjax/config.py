@@ -81,6 +81,7 @@ def base() -> ml_collections.ConfigDict:
         },
         'image_size': 64,
         'classes': (),
+        'class_map': (),  # such as (('smile', 'happiness'), ('scream', 'fear'))
         'landmarks': (),
         'val_fraction': 0.1,
         'seed': 0,
