@@ -106,7 +106,7 @@ def _with_means(accuracy):
 
 def _draw(path, accuracy, rows, degrees, classes, name):
   lines, columns = accuracy.shape
-  figure = Figure(figsize=(2.4 + 0.75 * columns, 1.5 + 0.52 * lines))
+  figure = Figure(figsize=(2.4 + 0.75 * max(columns, 4), 1.5 + 0.52 * lines))
   axes = figure.add_subplot()
   drawn = axes.imshow(accuracy, cmap='Blues', vmin=0, vmax=1, aspect='auto')
   axes.set_facecolor('lightgrey')

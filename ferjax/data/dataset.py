@@ -220,7 +220,7 @@ def _class_map(pairs):
 
 
 def _check_class_map(name, becomes, stored, classes):
-  allowed = classes or {*labels.CLASSES_8, *stored}
+  allowed = classes or tuple(dict.fromkeys((*labels.CLASSES_8, *stored)))
   for theirs, ours in becomes.items():
     if theirs not in stored:
       raise InputError(
