@@ -42,6 +42,7 @@ LIMITS = {
   'eval.batch': (1, 10**9),
   'eval.seed': (0, 2**32 - 1),
   'eval.heatmaps': (0, 100),
+  'eval.tsne': (0, 10**5),
   'checkpoint.every': (0, 10**12),
   'checkpoint.keep': (1, 10**6),
   'reading.threads': (1, 1000),
@@ -80,6 +81,7 @@ def base() -> ml_collections.ConfigDict:
         },
         'image_size': 64,
         'classes': (),
+        'class_map': (),  # such as (('smile', 'happiness'), ('scream', 'fear'))
         'landmarks': (),
         'val_fraction': 0.1,
         'seed': 0,
@@ -131,6 +133,8 @@ def base() -> ml_collections.ConfigDict:
         'distortions': (),  # rotation perspective occlusion: data.distort, of the test split too
         'seed': 0,  # of the distortions
         'heatmaps': 6,  # rows of the report's heatmaps
+        'tsne': 1000,  # points of its t-SNE; 0 for none
+        'embeddings': True,  # search, clusters, neighbours: embeddings.measure, of the final model
       },
       'checkpoint': {'every': 0, 'keep': 2},  # steps (0: only after evaluations)
       'reading': {'threads': 4, 'workers': 0, 'prefetch': 4},  # data.pipeline.batches
@@ -149,7 +153,7 @@ def smoke() -> ml_collections.ConfigDict:
   config.model.width = 8
   config.data.options.synthetic_faces.num = 200
   config.data.image_size = 32
-  config.eval.update(every=5, limit=200)
+  config.eval.update(every=5, limit=200, tsne=100)
   config.checkpoint.every = 3
   return config
 

@@ -1,7 +1,7 @@
 """Evaluation: every row of a split exactly once -> predictions, metrics, files."""
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +14,24 @@ from ferjax.data import dataset, pipeline
 
 
 class Predictions(NamedTuple):
-  """What a method says of every row of a split, in its order: arrays with n rows, by name."""
+  """What a method says of every row of a split, in its order: arrays with n rows, by name.
+
+  Attributes:
+    outputs: What the method's `predict` returns.
+    table: The split's own columns, such as `label`, `name`, `yaw_bin`.
+  """
 
   outputs: dict[str, np.ndarray]
-  label: np.ndarray
-  name: np.ndarray
+  table: dataset.Table
+
+  @property
+  def label(self) -> np.ndarray:
+    return self.table['label']
+
+  @property
+  def prediction(self) -> np.ndarray:
+    """int[n]: the class with the highest score."""
+    return self.outputs['logits'].argmax(-1)
 
 
 def predict(
@@ -55,7 +68,7 @@ def predict(
   outputs = {
     name: np.concatenate([np.asarray(part[name]) for part in parts])[:rows] for name in parts[0]
   }
-  return Predictions(outputs, split.table['label'], split.table['name'])
+  return Predictions(outputs, split.table)
 
 
 def probabilities(predictions: Predictions) -> np.ndarray:
@@ -65,16 +78,32 @@ def probabilities(predictions: Predictions) -> np.ndarray:
 
 def measure(predictions: Predictions, classes: Sequence[str]) -> dict[str, float | None]:
   """Every metric of a split: `metrics.classification` of its logits, `<name>/acc` and the like of
-  other scores `<name>_logits`, and means of the outputs f[n]."""
+  other scores `<name>_logits` (see `truth`), means of the outputs f[n], and `acc/pose_<degrees>`
+  where there are several poses."""
   values = metrics.classification(predictions.outputs['logits'], predictions.label, classes)
   for name, output in predictions.outputs.items():
     if name.endswith('_logits'):
-      found = metrics.classification(output, predictions.label, classes)
       part = name.removesuffix('_logits')
-      values |= {f'{part}/{key}': found[key] for key in ('acc', 'mean_class_acc', 'f1_macro')}
+      label = truth(predictions.table, part)
+      known = label >= 0
+      if known.any():
+        found = metrics.classification(output[known], label[known], range(output.shape[1]))
+        values |= {f'{part}/{key}': found[key] for key in ('acc', 'mean_class_acc', 'f1_macro')}
     elif output.ndim == 1:
       values[name] = float(output.mean())
+  yaw = predictions.table.get('yaw_bin', np.zeros(1))
+  degrees = np.unique(yaw)
+  if len(degrees) > 1:
+    right = predictions.prediction == predictions.label
+    values |= {f'acc/pose_{angle}': float(right[yaw == angle].mean()) for angle in degrees}
   return values
+
+
+def truth(table: Mapping[str, np.ndarray], part: str) -> np.ndarray:
+  """i32[n]: what the scores `<part>_logits` are measured against, below 0 where that is unknown:
+  the column of that name, else the label. Without a column `pose` no row's pose is known."""
+  unknown = np.full(len(table['label']), -1, np.int32)
+  return table.get(part, unknown if part == 'pose' else table['label'])
 
 
 def write_predictions(path: Path, predictions: Predictions, classes: Sequence[str]) -> None:
@@ -84,7 +113,9 @@ def write_predictions(path: Path, predictions: Predictions, classes: Sequence[st
   with files.replacing(path) as file:
     rows = csv.writer(file)
     rows.writerow(('name', 'label', 'prediction', *(f'p_{name}' for name in classes)))
-    for name, label, share in zip(predictions.name, predictions.label, shares, strict=True):
+    for name, label, share in zip(
+      predictions.table['name'], predictions.label, shares, strict=True
+    ):
       rows.writerow(
         (name, classes[label], classes[share.argmax()], *(f'{value:.6g}' for value in share))
       )

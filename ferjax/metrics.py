@@ -1,16 +1,36 @@
-"""Numbers from predictions, over scikit-learn."""
+"""Numbers from predictions and embeddings, over scikit-learn."""
 
 from collections.abc import Sequence
 
 import numpy as np
+from sklearn import cluster, neighbors
 from sklearn import metrics as sklearn_metrics
 
 from ferjax.losses.cross_entropy import cross_entropy
+
+RETRIEVED = (1, 2, 4, 8, 16, 32)  # K of Recall@K and Acc@K
 
 
 def confusion_matrix(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
   """int[C, C]: how many rows of class i (row) were called class j (column)."""
   return sklearn_metrics.confusion_matrix(label, prediction, labels=np.arange(num_classes))
+
+
+def per_class(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
+  """`rows` int[C], and `precision recall f1` f64[C], all three NaN for a class without rows; the
+  precision of a class that has rows and is never predicted is 0."""
+  confusion = confusion_matrix(label, prediction, num_classes)
+  right, rows, said = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+
+  def ratio(a, b):
+    return np.where(rows > 0, a / np.maximum(b, 1), np.nan)
+
+  return {
+    'rows': rows,
+    'precision': ratio(right, said),
+    'recall': ratio(right, rows),
+    'f1': ratio(2 * right, rows + said),
+  }
 
 
 def classification(
@@ -28,19 +48,149 @@ def classification(
     and `f1_macro`, both over the classes that have rows, and `recall/<class>`, None without rows.
   """
   prediction = logits.argmax(-1)
-  confusion = confusion_matrix(label, prediction, len(classes))
-  rows = confusion.sum(1)
-  present = np.flatnonzero(rows)
-  recall = np.diag(confusion)[present] / rows[present]
-  f1 = sklearn_metrics.f1_score(
-    label, prediction, labels=present, average='macro', zero_division=0.0
-  )
-  by_class = dict.fromkeys(classes)
-  by_class |= {classes[i]: float(value) for i, value in zip(present, recall, strict=True)}
+  found = per_class(label, prediction, len(classes))
   return {
     'loss': float(np.mean(cross_entropy(np.asarray(logits, np.float32), label))),
     'acc': float(np.mean(prediction == label)),
-    'mean_class_acc': float(recall.mean()),
-    'f1_macro': float(f1),
-    **{f'recall/{name}': value for name, value in by_class.items()},
+    'mean_class_acc': float(np.nanmean(found['recall'])),
+    'f1_macro': float(np.nanmean(found['f1'])),
+    **{
+      f'recall/{name}': float(value) if rows else None
+      for name, value, rows in zip(classes, found['recall'], found['rows'], strict=True)
+    },
   }
+
+
+def macro(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> dict[str, float]:
+  """Means over the classes that have rows.
+
+  Returns:
+    `acc` (share of right rows), macro `precision` P and `recall` R, and the two numbers that are
+    called F1: `f1_of_means` = 2PR / (P + R), and `f1_macro`, the mean of the classes' F1.
+  """
+  means = {k: float(np.nanmean(v)) for k, v in per_class(label, prediction, num_classes).items()}
+  p, r = means['precision'], means['recall']
+  return {
+    'acc': float(np.mean(prediction == label)),
+    'precision': p,
+    'recall': r,
+    'f1_of_means': 2 * p * r / (p + r) if p + r else 0.0,
+    'f1_macro': means['f1'],
+  }
+
+
+def accuracy_by_group(
+  right: np.ndarray, label: np.ndarray, group: np.ndarray, num_classes: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Accuracy of every class in every group (DML-Net, tables 3 and 6).
+
+  Args:
+    right: bool[n], whether the prediction is right.
+    label: int[n].
+    group: int[n], such as yaw in degrees.
+    num_classes: C.
+
+  Returns:
+    The groups int[G] in rising order, f64[C, G] (NaN where there is no row), rows int[C, G].
+  """
+  groups, place = np.unique(group, return_inverse=True)
+  shape = (num_classes, len(groups))
+  cell = np.ravel_multi_index((label, place), shape)
+  rows = np.bincount(cell, minlength=num_classes * len(groups)).reshape(shape)
+  hits = np.bincount(cell, right, minlength=num_classes * len(groups)).reshape(shape)
+  return groups, np.where(rows > 0, hits / np.maximum(rows, 1), np.nan), rows
+
+
+def nearest_neighbours(stored: np.ndarray, query: np.ndarray | None, count: int) -> np.ndarray:
+  """The nearest rows by Euclidean distance, nearest first.
+
+  Args:
+    stored: f[m, d].
+    query: f[n, d]; None looks for the stored rows' neighbours among the others.
+    count: How many; as many as there are where they are fewer.
+
+  Returns:
+    int[n, min(count, m)], or int[m, min(count, m - 1)] without a query.
+  """
+  count = min(count, len(stored) - (query is None))
+  if count < 1:
+    return np.zeros((len(stored if query is None else query), 0), int)
+  found = neighbors.NearestNeighbors(n_neighbors=count, algorithm='brute').fit(stored)
+  return found.kneighbors(query, return_distance=False)
+
+
+def vote(neighbour_label: np.ndarray, num_classes: int) -> np.ndarray:
+  """int[n]: the most frequent of each row's labels int[n, k], the lowest where two are."""
+  return (neighbour_label[..., None] == np.arange(num_classes)).sum(1).argmax(-1)
+
+
+def nearest_mean(embedding: np.ndarray, label: np.ndarray, query: np.ndarray) -> np.ndarray:
+  """int[n]: of each query f[n, d], the class whose mean of embeddings f[m, d] is nearest."""
+  present = np.unique(label)
+  means = np.stack([embedding[label == name].mean(0) for name in present])
+  return present[nearest_neighbours(means, query, 1)[:, 0]]
+
+
+def retrieval(
+  embedding: np.ndarray, label: np.ndarray, counts: Sequence[int] = RETRIEVED
+) -> dict[str, float]:
+  """Every row in turn searches the others (SGM, 2022, figure 3).
+
+  Args:
+    embedding: f[n, d].
+    label: int[n].
+    counts: K; those above n - 1 are left out.
+
+  Returns:
+    `recall@K`, the share of rows that find their class among the K nearest, and `acc@K`, the mean
+    share of their class among them.
+  """
+  found = nearest_neighbours(embedding, None, max(counts))
+  same = label[found] == label[:, None]
+  counts = [k for k in counts if k <= same.shape[1]]
+  values = {f'recall@{k}': float(same[:, :k].any(1).mean()) for k in counts}
+  return values | {f'acc@{k}': float(same[:, :k].mean()) for k in counts}
+
+
+def clustering(embedding: np.ndarray, label: np.ndarray, seed: int = 0) -> dict[str, float]:
+  """How k-means, with as many clusters as there are classes, finds the classes.
+
+  Args:
+    embedding: f[n, d].
+    label: int[n].
+    seed: Of the ten starts.
+
+  Returns:
+    `nmi` (normalised mutual information, over the arithmetic mean of the entropies) and
+    `pairwise_f1` (of "same cluster" as a prediction of "same class", over all pairs of rows).
+  """
+  clusters = min(len(np.unique(label)), len(np.unique(embedding, axis=0)))
+  found = cluster.KMeans(clusters, n_init=10, random_state=seed).fit_predict(embedding)
+  pairs = sklearn_metrics.pair_confusion_matrix(label, found)
+  both = 2 * pairs[1, 1]
+  return {
+    'nmi': float(sklearn_metrics.normalized_mutual_info_score(label, found)),
+    'pairwise_f1': float(both / max(both + pairs[0, 1] + pairs[1, 0], 1)),
+  }
+
+
+def silhouette(embedding: np.ndarray, group: np.ndarray) -> float | None:
+  """Mean silhouette -1..1 of the groups, by Euclidean distance; None where it is not defined.
+
+  It is above 0 where rows lie nearer to their own group than to the nearest other one. Rows that
+  are alone in their group do not count. Reference: Rousseeuw, "Silhouettes: a graphical aid to the
+  interpretation and validation of cluster analysis", 1987.
+  """
+  _, place, count = np.unique(group, return_inverse=True, return_counts=True)
+  kept = count[place] > 1
+  if (count > 1).sum() < 2:
+    return None
+  return float(sklearn_metrics.silhouette_score(embedding[kept], place[kept]))
+
+
+def silhouette_within(embedding: np.ndarray, group: np.ndarray, label: np.ndarray) -> float | None:
+  """Mean over the classes of `silhouette` of the groups among the rows of one class: for subjects,
+  how strongly identity clusters within an expression. None where it is defined in no class."""
+  found = [silhouette(embedding[label == name], group[label == name]) for name in np.unique(label)]
+  found = [value for value in found if value is not None]
+  return float(np.mean(found)) if found else None

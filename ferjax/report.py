@@ -1,4 +1,4 @@
-"""Pictures of a run: confusion matrix, curves, confident mistakes, training labels."""
+"""Pictures of a run: curves, confident mistakes, training labels; and what calls for the rest."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from ferjax import checkpoint, evaluate, files, heatmaps, logs, metrics
+from ferjax import checkpoint, embeddings, evaluate, files, heatmaps, logs, tables
 from ferjax.core import TrainState
 from ferjax.data import dataset, distort
 from ferjax.losses.cross_entropy import cross_entropy
@@ -37,6 +37,13 @@ class TrainingRows(NamedTuple):
   clean: np.ndarray
   estimated: np.ndarray | None
 
+  @property
+  def tells_more(self) -> bool:
+    """Whether more is known than the given labels."""
+    table = self.split.table
+    noisy = (table['label'] != self.clean).any()
+    return bool(noisy) or self.estimated is not None or 'distribution' in table
+
 
 def finish(
   workdir: Path,
@@ -45,6 +52,9 @@ def finish(
   predictions: Mapping[str, evaluate.Predictions],
   training: TrainingRows | None = None,
   looks: heatmaps.Looks | None = None,
+  *,
+  numbers: bool = False,
+  tsne: int = 0,
 ) -> dict[str, Any]:
   """Writes what remains at the end of a run: predictions, the report's pictures, `summary.json`.
 
@@ -53,8 +63,9 @@ def finish(
     state: The final state.
     data: The data set.
     predictions: By name as in `build.evaluations`, of the final state.
-    training: Of the training rows, where more than their labels is known.
+    training: Of the training rows, where they are asked for.
     looks: What test pictures look like to the final state.
+    numbers, tsne: See `embeddings.write`.
 
   Returns:
     What `summary.json` holds: the metrics of the `last` evaluation, of the best one by validation
@@ -72,7 +83,17 @@ def finish(
     'data': data.name,
     'state_sha256': checkpoint.state_sha256(state),
   }
-  if training:
+  seen = embeddings.write(
+    workdir / 'report',
+    predictions,
+    training and training.predictions,
+    data.classes,
+    numbers=numbers,
+    tsne=tsne,
+  )
+  if seen:
+    summary['embeddings'] = seen
+  if training and training.tells_more:
     summary['training_labels'] = training_labels(workdir / 'report', training, data.classes)
   logs.write_json(workdir / 'summary.json', summary)
   return summary
@@ -92,30 +113,6 @@ def summarise(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     summary[key] = max(measured, key=lambda one: one[split]['acc']) if measured else None
   summary['note'] = 'best_by_test chooses on the test set, as in the literature: too good'
   return summary
-
-
-def confusion_matrix(
-  path: Path, predictions: evaluate.Predictions, classes: Sequence[str], title: str
-) -> None:
-  """PNG of the confusion matrix: shares of each true class, with counts."""
-  prediction = predictions.outputs['logits'].argmax(-1)
-  counts = metrics.confusion_matrix(predictions.label, prediction, len(classes))
-  shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-  figure = Figure(figsize=(6.4, 5.6))
-  axes = figure.add_subplot()
-  drawn = axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
-  for i in range(len(classes)):
-    for j in range(len(classes)):
-      colour = 'white' if shares[i, j] > 0.5 else 'black'
-      text = f'{100 * shares[i, j]:.0f} %\n{counts[i, j]}'
-      axes.text(j, i, text, ha='center', va='center', color=colour, fontsize=8)
-  axes.set_xticks(range(len(classes)), classes, rotation=40, ha='right')
-  axes.set_yticks(range(len(classes)), classes)
-  axes.set_xlabel('predicted')
-  axes.set_ylabel('given')
-  axes.set_title(title)
-  figure.colorbar(drawn, ax=axes, shrink=0.8, label='share of the given class')
-  files.save_figure(path, figure)
 
 
 def learning_curves(path: Path, lines: Iterable[Mapping], title: str) -> None:
@@ -146,23 +143,35 @@ def learning_curves(path: Path, lines: Iterable[Mapping], title: str) -> None:
 
 
 def terms(path: Path, lines: Iterable[Mapping], title: str) -> None:
-  """PNG of every term of the training loss by step, unweighted; none when there is only one."""
+  """PNG of every term of the training loss by step, unweighted, and of the terms' weights where
+  they move (`weight/<term>`; DML-Net, figure 15); none when there is only one term."""
   found = [line for line in lines if line['split'] == 'train']
   names = [name for name in (found[0] if found else ()) if name not in NO_TERMS]
-  names = [name for name in names if any(line[name] for line in found)]
+  weights = [name for name in names if name.startswith('weight/')]
+  names = [name for name in names if '/' not in name and any(line[name] for line in found)]
   if len(names) < 2:
     return
   steps = np.array([line['step'] for line in found])
-  figure = Figure(figsize=(3.6 * len(names), 3.2))
+  panels = len(names) + bool(weights)
+  figure = Figure(figsize=(3.6 * panels, 3.2))
   figure.suptitle(f'{title}: terms of the training loss, unweighted')
   for number, name in enumerate(names):
     values = np.array([line[name] for line in found], float)
-    axes = figure.add_subplot(1, len(names), number + 1)
+    axes = figure.add_subplot(1, panels, number + 1)
     axes.plot(steps, values, color=COLOURS['train'], alpha=0.25, linewidth=0.8)
     axes.plot(steps, _running_mean(values), color=COLOURS['train'])
     axes.set_title(name, fontsize=10)
     axes.set_xlabel('step')
     axes.grid(alpha=0.3)
+  if weights:
+    axes = figure.add_subplot(1, panels, panels)
+    for number, name in enumerate(weights):
+      values = [line[name] for line in found]
+      axes.plot(steps, values, color=f'C{number}', label=name.removeprefix('weight/'))
+    axes.set_title('weights of the terms', fontsize=10)
+    axes.set_xlabel('step')
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
   figure.tight_layout()
   files.save_figure(path, figure)
 
@@ -212,17 +221,30 @@ def split(
   predictions: evaluate.Predictions,
   classes: Sequence[str],
   name: str,
+  poses: Sequence[int] = (),
 ) -> None:
-  """Writes one split's `predictions/<name>.csv` and its pictures in `report/`; without `rows` (the
-  pictures were distorted) no mistakes are shown."""
+  """Writes one split's `predictions/<name>.csv` and its tables and pictures in `report/`.
+
+  Args:
+    folder: The run's or the evaluation's.
+    rows: The split; without it (the pictures were distorted) no mistakes are shown.
+    predictions: Of the split.
+    classes: Class names.
+    name: The split's.
+    poses: Yaw of the model's poses, degrees; those that the split has when empty.
+  """
   stem = name.replace('/', '_')
   evaluate.write_predictions(folder / 'predictions' / f'{stem}.csv', predictions, classes)
   acc = evaluate.measure(predictions, classes)['acc']
   title = f'{name}: accuracy {100 * acc:.1f} % of {len(predictions.label)}'
-  confusion_matrix(folder / 'report' / f'confusion_{stem}.png', predictions, classes, title)
+  folder = folder / 'report'
+  label, prediction = predictions.label, predictions.prediction
+  tables.confusion(folder / f'confusion_{stem}.png', label, prediction, classes, title)
+  tables.pose_confusion(folder / f'confusion_pose_{stem}.png', predictions, name, poses)
+  tables.per_class(folder / f'classes_{stem}.csv', predictions, classes)
+  tables.expression_by_pose(folder, f'expression_by_pose_{stem}', predictions, classes, name)
   if rows is not None:
-    path = folder / 'report' / f'mistakes_{stem}.png'
-    confident_mistakes(path, rows, predictions, classes, name)
+    confident_mistakes(folder / f'mistakes_{stem}.png', rows, predictions, classes, name)
 
 
 def training_labels(

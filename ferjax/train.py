@@ -138,7 +138,8 @@ def _train(config, workdir):
   if not predictions:
     predictions = {name: predict(state, *what) for name, what in evaluations.items()}
   training = None
-  if method.estimates or 'distribution' in split.table or config.noise.kind != 'none':
+  more_known = method.estimates or 'distribution' in split.table or config.noise.kind != 'none'
+  if more_known or config.eval.embeddings:
     estimated = method.estimates and method.estimates(state.extra, split.table['label'])
     training = report.TrainingRows(
       split, predict(state, split), clean['label'], parallel.host(estimated)
@@ -146,7 +147,16 @@ def _train(config, workdir):
   if not parallel.first_process():
     return {}
   looks = build.look(config, method, state, data)
-  return report.finish(workdir, state, data, predictions, training, looks)
+  return report.finish(
+    workdir,
+    state,
+    data,
+    predictions,
+    training,
+    looks,
+    numbers=config.eval.embeddings,
+    tsne=config.eval.tsne,
+  )
 
 
 def _corrupt_labels(config, data):

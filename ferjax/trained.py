@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from ferjax import build, checkpoint, core, evaluate, heatmaps, logs, parallel, report
+from ferjax import build, checkpoint, core, embeddings, evaluate, heatmaps, logs, parallel, report
 from ferjax import config as configs
 from ferjax.data import dataset, pipeline
 
@@ -74,12 +74,15 @@ def evaluate_run(
     workdir: The run's folder.
     which: See `load`.
     other: A config whose sections `data`, `eval` and `reading` replace the run's (but for the
-      picture size and the classes, which belong to the model); None for the run's own.
+      picture size and the classes, which belong to the model: `data.class_map` says what other
+      names mean); None for the run's own.
 
   Returns:
     What `<workdir>/eval/<data set>-<step>/summary.json` holds: the metrics by name as in
-    `build.evaluations`, and under `without` the features that the method looks at and the data set
-    does not have. Predictions and the report's pictures are written beside it.
+    `build.evaluations`, under `embeddings` those of `embeddings.write`, under `without` the
+    features that the method looks at and the data set does not have, and under
+    `classes_without_rows` the model's classes that it does not have: means over classes are over
+    the others. Predictions, and the report's tables and pictures, are written beside it.
 
   Raises:
     InputError: no such run or checkpoint, or a data set that does not fit.
@@ -93,7 +96,7 @@ def evaluate_run(
   with jax.enable_x64(config.precision == 'float64'):
     model = _load(workdir, which, config)
     data_section = config.data.to_dict() | {'classes': model.classes}
-    data = configs.call(dataset.load, 'data', data_section)
+    data = configs.call(dataset.load, 'data', data_section, needs_every_class=False)
     pipeline.check_features(data, model.method.predict_needs)
     data = build.derive(model.method, data)
     tables = [split.table for split in data.splits.values()]
@@ -101,6 +104,10 @@ def evaluate_run(
     if without:
       what = ', '.join(without)
       LOGGER.warning('%s has no %s: the model predicts without them', data.name, what)
+    lacking = dataset.classes_without_rows(data)
+    if lacking:
+      what = ', '.join(lacking)
+      LOGGER.warning('%s has no row of %s: means are over the other classes', data.name, what)
     evaluations = build.evaluations(config, data, tuple(data.splits))
     predictions = {name: model.predict(model.state, *what) for name, what in evaluations.items()}
     step = int(model.state.step)
@@ -113,8 +120,20 @@ def evaluate_run(
     if looks:
       heatmaps.write(folder / 'report', looks, model.classes)
     summary = {'step': step, 'data': data.name, 'fingerprint': data.fingerprint, **results}
+    seen = embeddings.write(
+      folder / 'report',
+      predictions,
+      predictions.get('train'),
+      model.classes,
+      numbers=config.eval.embeddings,
+      tsne=config.eval.tsne,
+    )
+    if seen:
+      summary['embeddings'] = seen
     if without:
       summary['without'] = without
+    if lacking:
+      summary['classes_without_rows'] = lacking
     logs.write_json(folder / 'summary.json', summary)
   LOGGER.info('written to %s', folder)
   return summary

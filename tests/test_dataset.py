@@ -96,6 +96,69 @@ def test_a_class_named_twice_is_refused(manifest, data_dir):
     load(manifest, data_dir, classes=('happy', 'happiness'))
 
 
+def test_other_names_become_classes(manifest, data_dir, tmp_path, caplog):
+  """Two of the manifest's classes become one, whose shares add up; one is left out."""
+  text = manifest.read_text().replace(',fear,', ',Scream,').replace('p_fear', 'p_scream')
+  text = text.replace(',disgust,', ',squint,').replace('p_disgust', 'p_squint')
+  path = manifest.with_name('renamed.csv')
+  path.write_text(text)
+  pairs = (('scream', 'fear'), ('surprised', 'fear'), ('squint', ''))
+  classes = ('fear', 'anger', 'neutral', 'contempt')
+  options = {'classes': classes, 'class_map': pairs}
+  with pytest.raises(InputError, match="'squint': use class names, or map it"):
+    load(path, data_dir, classes=('fear', 'anger'))
+  data = load(path, data_dir, **options)
+  table = data.splits['test'].table
+  assert data.classes == classes and dataset.classes_without_rows(data) == ['contempt']
+  names = [f'test_{i:03}.png' for i in range(28) if i % 7 in (0, 2, 4, 6)]
+  assert list(table['name']) == names
+  np.testing.assert_array_equal(table['label'], [2, 0, 1, 0] * 4)
+  shares = np.array([[0.1, 0.05, 0.7, 0], [0.75, 0.05, 0.05, 0], [0.1, 0.7, 0.05, 0]])
+  shares /= shares.sum(1, keepdims=True)
+  np.testing.assert_allclose(table['distribution'][:3], shares, rtol=1e-5)
+  for _ in range(2):
+    counts = "{'happiness': 19, 'sadness': 19, 'squint': 19}"
+    assert caplog.text.count(f'rows of classes not in use: {counts}') == 1
+    caplog.clear()
+    load(path, data_dir, **options)
+  own = load(path, data_dir, class_map=pairs)
+  assert own.classes == ('neutral', 'happiness', 'sadness', 'anger', 'disgust', 'fear')
+
+
+@pytest.mark.parametrize(
+  'options, message',
+  [
+    ({'class_map': (('neutral', 'feer'),)}, "makes 'neutral' a 'feer'.* Did you mean 'fear'"),
+    ({'class_map': ('neutral', 'fear')}, 'give pairs'),
+    ({'class_map': (('neutral', 'fear'), ('neutral', 'anger'))}, "'neutral' two: 'fear', 'anger'"),
+    ({'class_map': (('fear', ''),), 'classes': ('fear', 'anger')}, "leaves out 'fear'"),
+  ],
+)
+def test_a_class_map_that_makes_no_sense_is_refused(options, message, manifest, data_dir):
+  with pytest.raises(InputError, match=message):
+    load(manifest, data_dir, **options)
+
+
+def test_classes_that_a_data_set_does_not_know(tmp_path, caplog):
+  options = {'name': 'synthetic_faces', 'dir': str(tmp_path), 'classes': ('fear', 'contempt')}
+  options['options'] = {'synthetic_faces': {'num': 30, 'size': 32}}
+  with pytest.raises(InputError, match="synthetic_faces has no class 'contempt'"):
+    dataset.load(**options)
+  data = dataset.load(**options, needs_every_class=False)
+  assert dataset.classes_without_rows(data) == ['contempt']
+  merged = dataset.load(
+    **options, class_map=(('neutral', 'fear'), ('anger', 'fear')), needs_every_class=False
+  )
+  assert merged.fingerprint != data.fingerprint
+  rows, more = (sum(len(split.rows) for split in d.splits.values()) for d in (data, merged))
+  assert rows < more < 30
+  with pytest.raises(InputError, match="no class of synthetic_faces. Did you mean 'neutral'"):
+    dataset.load(**options, class_map=(('neutrl', 'fear'),), needs_every_class=False)
+  options['classes'] = ('contempt',)
+  with pytest.raises(InputError, match='no row of synthetic_faces is of a class in use: contempt'):
+    dataset.load(**options, needs_every_class=False)
+
+
 def test_only_some_landmarks(manifest, data_dir):
   data = load(manifest, data_dir, landmarks=(36, 45))
   assert data.splits['train'].table['landmarks'].shape == (84, 2, 2)

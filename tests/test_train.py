@@ -56,9 +56,16 @@ def test_every_shipped_config_runs(path, manifest, data_dir, tmp_path):
   assert len(rows) == 28 and rows[0]['name'] == 'test_000.png' and rows[0]['label'] == 'neutral'
   assert sum(float(rows[0][f'p_{name}']) for name in ('neutral', 'fear')) < 1
   names = ('confusion_test', 'mistakes_test', 'confusion_val', 'learning_curves')
+  names += ('tsne_test', 'identities_test', 'retrieval_test', 'expression_by_pose_val')
   for name in (*names, 'response', 'grad_cam'):
     assert cv2.imread(str(tmp_path / 'report' / f'{name}.png')).std() > 5
   record = json.loads((tmp_path / 'config.json').read_text())
+  seen = summary['embeddings']['test']
+  assert 0 <= seen['knn/acc'] <= 1 and {'recall@1', 'nmi', 'silhouette/expression'} <= set(seen)
+  for name in ('classes_test', 'expression_by_pose_test'):
+    with (tmp_path / 'report' / f'{name}.csv').open() as file:
+      rows = list(csv.reader(file))
+    assert [row[0] for row in rows[1:]] == [*record['classes'], 'mean']
   assert record['config']['steps'] == 10 and record['device_count'] == 8
   assert record['rows'] == {'train': 84, 'val': 21, 'test': 28} and record['versions']['jax']
   assert {p.name for p in (tmp_path / 'checkpoints').iterdir()} >= {'9', '10'}
@@ -127,20 +134,35 @@ def test_a_diverging_run_stops_and_keeps_its_last_good_checkpoint(small_config, 
     assert all(np.isfinite(leaf).all() for leaf in model.state.params['Dense_0'].values())
 
 
-def test_a_trained_model_is_evaluated_on_another_manifest(small_config, tmp_path):
+def test_a_trained_model_is_evaluated_on_another_manifest(small_config, tmp_path, caplog):
   small_config.ema = 0.99
   train.train(small_config, tmp_path / 'run')
   own = trained.evaluate_run(tmp_path / 'run', 'last')
   summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
   assert own['test'] == summary['last']['test'] and own['train']['acc'] >= 0
   other = small_config.copy_and_resolve_references()
-  other.data.path = str(write_manifest(tmp_path / 'other', {'test': 5}, seed=3))
-  other.data.image_size = 99
+  path = write_manifest(tmp_path / 'other', {'train': 8, 'test': 10}, seed=3)
+  text = path.read_text().replace(',surprise,test0,30', ',Scream,test0,-45')
+  path.write_text(text.replace(',fear,', ',disgust,'))
+  other.data.update(path=str(path), image_size=99, val_fraction=0.0)
+  other.data.class_map = (('scream', 'anger'), ('surprise', 'anger'))
+  other.eval.update(tsne=100, embeddings=True)
   result = trained.evaluate_run(tmp_path / 'run', 'best', other)
-  assert set(result) >= {'test', 'step'} and 'train' not in result
+  assert set(result) >= {'train', 'test', 'step', 'embeddings'} and 'val' not in result
   assert result['test']['recall/fear'] is None
-  folders = list((tmp_path / 'run' / 'eval').iterdir())
-  assert len(folders) == 2 and (folders[0] / 'predictions' / 'test.csv').is_file()
+  assert result['classes_without_rows'] == ['surprise', 'fear']
+  assert 'manifest has no row of surprise, fear: means are over the other classes' in caplog.text
+  assert {'acc/pose_-45', 'acc/pose_30'} <= set(result['test'])
+  assert 'knn/acc' in result['embeddings']['test']
+  folders = sorted((tmp_path / 'run' / 'eval').iterdir(), key=os.path.getmtime)
+  assert len(folders) == 2 and (folders[1] / 'predictions' / 'test.csv').is_file()
+  assert (folders[1] / 'report' / 'tsne_test.png').is_file()
+  with (folders[1] / 'report' / 'classes_test.csv').open() as file:
+    rows = {row['class']: row['rows'] for row in csv.DictReader(file)}
+  assert rows['anger'] == '3' and rows['surprise'] == rows['fear'] == '0' and rows['mean'] == '10'
+  with (folders[1] / 'report' / 'expression_by_pose_test.csv').open() as file:
+    header, *lines = csv.reader(file)
+  assert header == ['expression', '-45', '30', 'mean'] and lines[2] == ['surprise', '', '', '']
 
 
 def test_other_kinds_of_numbers(small_config, tmp_path):

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import logging
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,11 +66,13 @@ def load(
   options: Mapping[str, Mapping[str, Any]] | None = None,
   image_size: int = 64,
   classes: Sequence[str] = (),
+  class_map: Sequence[tuple[str, str]] = (),
   landmarks: Sequence[int] = (),
   val_fraction: float = 0.1,
   seed: int = 0,
   skip_bad: bool = False,
   allow_shared_subjects: bool = False,
+  needs_every_class: bool = True,
 ) -> Dataset:
   """Prepares a data set on first use and loads its tables.
 
@@ -79,22 +82,28 @@ def load(
     dir: Where prepared data sets lie; TFDS's default when empty.
     options: By data set: further keyword arguments of its `make`.
     image_size: Pictures are resized to this square, landmarks with them.
-    classes: Class names in label order; the data set's own when empty.
+    classes: Class names in label order; the data set's own when empty. Rows of others are left out.
+    class_map: Pairs (class of the data set, class that it becomes), such as ('scream', 'fear'):
+      several may become one, whose share of a distribution is their sum; '' leaves rows out.
     landmarks: Which of the 68 iBUG points to use; all when empty.
     val_fraction: Share of train to hold out when the data set has no `val`; by subject where
       subjects are known, else by class. 0 for none.
     seed: Seed of that hold-out.
     skip_bad: Leave bad rows out instead of refusing the data set.
     allow_shared_subjects: Accept people who stand in more than one split.
+    needs_every_class: Refuse a data set that does not know all of `classes`.
 
   Raises:
     InputError: no such data set, bad rows, a class name that the data set does not have, a split
       that shares subjects with another.
   """
+  becomes = _class_map(class_map)
   classes = tuple(labels.canonical(name) for name in classes)
   if len(set(classes)) != len(classes):
     raise InputError(f'config.data.classes names a class twice: {classes}')
-  given = {'path': path, 'classes': tuple(classes), 'skip_bad': skip_bad}
+  wanted = classes or (labels.CLASSES if becomes else ())
+  wanted = (*wanted, *(theirs for theirs in becomes if theirs not in wanted))
+  given = {'path': path, 'classes': wanted, 'skip_bad': skip_bad}
   builder = _builder(name, dir or None, given, dict((options or {}).get(name, {})))
   if not (Path(builder.data_path) / 'dataset_info.json').exists():
     LOGGER.info('preparing %s in %s', name, builder.data_path)
@@ -102,15 +111,19 @@ def load(
   if 'bad_rows' in (builder.info.metadata or {}):
     LOGGER.warning('left out of %s:\n%s', name, builder.info.metadata['bad_rows'])
 
-  stored = tuple(builder.info.features['label'].names)
-  classes = tuple(classes) or stored
+  own = tuple(labels.canonical(name) for name in builder.info.features['label'].names)
+  _check_class_map(name, becomes, own, classes)
+  stored = tuple(becomes.get(theirs) or theirs for theirs in own)
+  in_use = {ours for ours in stored if becomes.get(ours) != ''}
+  classes = classes or tuple(ours for ours in dict.fromkeys((*own, *stored)) if ours in in_use)
   missing = set(classes) - set(stored)
-  if missing:
+  if missing and needs_every_class:
     raise InputError(
       f"{name} has no class '{min(missing)}'.{nearest(min(missing), stored)} It has {stored}"
     )
-  digest = hashlib.sha256()
+  digest = hashlib.sha256(repr(sorted(becomes.items())).encode() if becomes else b'')
   splits = {}
+  left_out = Counter((builder.info.metadata or {}).get('other_classes'))
   for split in ('train', 'val', 'test'):
     if split not in builder.info.splits:
       continue
@@ -119,9 +132,14 @@ def load(
     digest.update(split.encode())
     for column in sorted(set(table) - {'name', 'height', 'width'}):
       digest.update(column.encode() + np.ascontiguousarray(table[column]).tobytes())
+    named = np.array(stored)[table['label']]
+    left_out.update(named[~np.isin(named, classes)].tolist())
     splits[split] = _select_classes(
       Split(records, np.arange(len(table['name'])), table), stored, classes
     )
+  if left_out:
+    LOGGER.warning('left out of %s, rows of classes not in use: %s', name, dict(left_out))
+  splits = _with_rows(splits, name, classes)
   splits = carve_validation(splits, val_fraction, seed)
   check_subjects(splits, allow_shared_subjects)
   indices = _landmark_indices(builder, splits, landmarks)
@@ -187,18 +205,69 @@ def take(split: Split, rows: np.ndarray) -> Split:
   return Split(split.records, split.rows[rows], {k: v[rows] for k, v in split.table.items()})
 
 
+def _class_map(pairs):
+  """{canonical class of the data set: canonical class that it becomes, or ''}."""
+  becomes = {}
+  for pair in pairs:
+    if isinstance(pair, str) or len(pair) != 2:
+      raise InputError(
+        f"config.data.class_map={tuple(pairs)}: give pairs, such as (('scream','fear'),)"
+      )
+    theirs, ours = (labels.canonical(name) for name in pair)
+    if becomes.setdefault(theirs, ours) != ours:
+      raise InputError(f"config.data.class_map makes '{theirs}' two: '{becomes[theirs]}', '{ours}'")
+  return becomes
+
+
+def _check_class_map(name, becomes, stored, classes):
+  allowed = classes or tuple(dict.fromkeys((*labels.CLASSES_8, *stored)))
+  for theirs, ours in becomes.items():
+    if theirs not in stored:
+      raise InputError(
+        f"config.data.class_map names '{theirs}', which is no class of {name}."
+        f'{nearest(theirs, stored)} It has {stored}'
+      )
+    if ours and ours not in allowed:
+      raise InputError(
+        f"config.data.class_map makes '{theirs}' a '{ours}', which is no class in use."
+        f'{nearest(ours, allowed)} There are: {", ".join(allowed)}'
+      )
+    if not ours and theirs in classes:
+      raise InputError(
+        f"config.data.class_map leaves out '{theirs}', which is a class in use: take it out of the "
+        'map, or out of config.data.classes'
+      )
+
+
 def _select_classes(split: Split, stored: Sequence[str], classes: Sequence[str]) -> Split:
+  """Labels and distributions over `classes`, from what each stored class becomes; rows of other
+  classes are left out."""
   if tuple(stored) == tuple(classes):
     return split
   number = np.array([classes.index(name) if name in classes else -1 for name in stored])
   split = take(split, np.flatnonzero(number[split.table['label']] >= 0))
   table = split.table | {'label': number[split.table['label']].astype(np.int32)}
   if 'distribution' in table:
-    shares = table['distribution'][:, [stored.index(name) for name in classes]]
+    onto = (number[:, None] == np.arange(len(classes))).astype(np.float32)
+    shares = table['distribution'] @ onto
     total = shares.sum(1, keepdims=True)
     one_hot = np.eye(len(classes), dtype=np.float32)[table['label']]
     table['distribution'] = np.where(total > 0, shares / np.maximum(total, 1e-12), one_hot)
   return split._replace(table=table)
+
+
+def _with_rows(splits, name, classes):
+  """The splits that have rows.
+
+  Raises:
+    InputError: none has.
+  """
+  kept = {key: split for key, split in splits.items() if len(split.rows)}
+  if not kept:
+    raise InputError(f'no row of {name} is of a class in use: {", ".join(classes)}')
+  for key in splits.keys() - kept.keys():
+    LOGGER.warning('no row of %s (%s) is of a class in use', name, key)
+  return kept
 
 
 def carve_validation(splits: Mapping[str, Split], fraction: float, seed: int) -> dict[str, Split]:
@@ -263,6 +332,12 @@ def check_subjects(splits: Mapping[str, Split], allow_shared: bool) -> None:
             'with --config.data.allow_shared_subjects=True'
           )
         LOGGER.warning('%s (config.data.allow_shared_subjects=True)', text)
+
+
+def classes_without_rows(data: Dataset) -> list[str]:
+  """The classes that no split has a row of."""
+  seen = np.concatenate([split.table['label'] for split in data.splits.values()])
+  return [name for number, name in enumerate(data.classes) if number not in seen]
 
 
 def duplicates(splits: Mapping[str, Split]) -> dict[str, int]:

@@ -58,8 +58,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         )
       LOGGER.warning('%s\nThey are left out (config.data.skip_bad=True).', text)
       self.info.metadata['bad_rows'] = parser.report(manifest.problems)
-    if manifest.other_classes:
-      LOGGER.warning('rows of classes not in use, left out: %s', manifest.other_classes)
+    self.info.metadata['other_classes'] = manifest.other_classes
     if not manifest.rows:
       raise InputError(f'{manifest.path} has no row that can be used')
     by_split = {}

@@ -187,9 +187,8 @@ def _parse_row(record, columns, classes, known, folder) -> tuple[dict, list[tupl
   if not row['split']:
     troubles.append(('unknown split', f'{record["split"]!r}: use train, val or test'))
   if row['label'] not in known:
-    troubles.append(
-      ('unknown label', f'{record["label"]!r}{nearest(row["label"], known) or ": use class names"}')
-    )
+    hint = nearest(row['label'], known) or ': use class names, or map it with config.data.class_map'
+    troubles.append(('unknown label', f'{record["label"]!r}{hint}'))
   if columns['subject']:
     row['subject'] = record['subject'].strip()
     if not row['subject']:
