@@ -70,8 +70,8 @@ def make(
   Returns:
     A function of keys [b] and a batch with `image` u8[b, h, w, 3] and perhaps `landmarks`
     f32[b, k, 2] (pixels), `landmark_graph` i32[b, k, d] (see `ops/landmark_graph.py`) and `pose`
-    i32[b]. It returns the batch with `image` f[b, h, w, 3], normalised, and the others moved along; with
-    `views` > 1 they have an axis [b, views, ...].
+    i32[b]. It returns the batch with `image` f[b, h, w, 3], normalised, and the others moved along;
+    with `views` > 1 they have an axis [b, views, ...].
 
   Raises:
     InputError: a range is reversed or a probability lies outside 0..1.

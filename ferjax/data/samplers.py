@@ -161,7 +161,7 @@ def _form_tuples(order, label, pose, subject):
 
 
 def _why_no_tuple(table):
-  """What stands in the way: a label with one pose or subject, or a pose or subject with one label."""
+  """Labels with a single pose or subject, poses and subjects with a single label."""
   parts = []
   for of, varies in (
     ('label', 'pose'),

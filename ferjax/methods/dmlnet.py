@@ -12,7 +12,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from ferjax.core import Method
 from ferjax.errors import InputError, nearest
