@@ -162,13 +162,9 @@ def _form_tuples(order, label, pose, subject):
 
 def _why_no_tuple(table):
   """Labels with a single pose or subject, poses and subjects with a single label."""
+  pose = 'yaw_bin' if 'yaw_bin' in table else 'pose'
   parts = []
-  for of, varies in (
-    ('label', 'pose'),
-    ('pose', 'label'),
-    ('label', 'subject'),
-    ('subject', 'label'),
-  ):
+  for of, varies in (('label', pose), (pose, 'label'), ('label', 'subject'), ('subject', 'label')):
     values = np.unique(table[of])
     counts = [len(np.unique(table[varies][table[of] == value])) for value in values]
     alone = [str(value) for value, count in zip(values, counts, strict=True) if count == 1]
