@@ -1,6 +1,7 @@
 """From a config to the parts of a run; below here no function sees a config."""
 
 import importlib
+import inspect
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,8 +23,12 @@ PRECISIONS = {  # type of the computation, type of the parameters
 }
 
 
-def make_method(config: ml_collections.ConfigDict, num_classes: int) -> core.Method:
+def make_method(
+  config: ml_collections.ConfigDict, num_classes: int, num_poses: int = 0
+) -> core.Method:
   """The method that a config names, around the model that it names.
+
+  Its factory is told the number of poses where it has such an argument.
 
   Raises:
     InputError: no such method or model, or a key that neither takes.
@@ -40,8 +45,10 @@ def make_method(config: ml_collections.ConfigDict, num_classes: int) -> core.Met
     )
   make = importlib.import_module(f'ferjax.methods.{name}').make
   options = configs.without_name(config.method)
-  method = configs.call(make, 'method', options, model, num_classes=num_classes)
-  return wrap.ema(method, config.ema) if config.ema else method
+  counts = {'num_classes': num_classes, 'num_poses': num_poses}
+  counts = {k: v for k, v in counts.items() if k in inspect.signature(make).parameters}
+  method = configs.call(make, 'method', options, model, **counts)
+  return wrap.ema(method, config.ema, config.ema_statistics) if config.ema else method
 
 
 def picture_dtype(config: ml_collections.ConfigDict):

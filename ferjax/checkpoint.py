@@ -36,7 +36,7 @@ def save(checkpoints: ocp.training.Checkpointer, state: TrainState, val_acc: flo
   """Saves the state in the background, with its validation accuracy where it was just measured."""
   step = int(state.step)
   metrics = None if val_acc is None else {'val_acc': val_acc, 'step': step}
-  checkpoints.save_async(step, state, force=True, metrics=metrics)
+  checkpoints.save_async(step, _stored(state), force=True, metrics=metrics)
 
 
 def restore_latest(workdir: Path, like: TrainState) -> TrainState | None:
@@ -60,7 +60,7 @@ def restore_latest(workdir: Path, like: TrainState) -> TrainState | None:
   for step in sorted(_saved(workdir), reverse=True):
     path = _folder(workdir) / str(step)
     try:
-      return ocp.load(path, like)
+      return like.replace(**ocp.load(path, _stored(like)))
     except Exception as error:  # Orbax and its storage raise many kinds for a damaged checkpoint
       if _is_whole(path):
         raise InputError(
@@ -110,6 +110,11 @@ def restore(workdir: Path, which: str) -> dict[str, Any]:
 def exist(workdir: Path) -> bool:
   """Whether a run has saved anything yet."""
   return bool(_saved(workdir))
+
+
+def _stored(state: TrainState) -> dict[str, Any]:
+  """The fields that a checkpoint holds: `weighting` only where it has a state."""
+  return {k: v for k, v in vars(state).items() if k != 'weighting' or jax.tree.leaves(v)}
 
 
 def _folder(workdir: Path) -> Path:

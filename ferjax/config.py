@@ -63,7 +63,16 @@ def base() -> ml_collections.ConfigDict:
       'batch': 32,  # over all devices
       'log_every': 20,  # steps
       'ema': 0.0,  # wrap.ema: largest decay; 0 for none
+      'ema_statistics': False,  # of BatchNorm's statistics too
       'weights': {},  # core.weighted_sum: {term: weight}
+      'weighting': {  # losses.weighting.make
+        'name': 'constant',  # constant | dynamic | uncertainty
+        'total': 0.0,
+        'temperature': 2.0,
+        'window': 5,
+        'clip': (0.1, 10.0),
+        'off': (),
+      },
       'method': {'name': 'softmax'},  # methods/<name>.py: make
       'model': {'name': 'resnet18', 'width': 64, 'output_stride': 32},  # models.<name>
       'data': {  # data.dataset.load
@@ -83,6 +92,7 @@ def base() -> ml_collections.ConfigDict:
         'classes': (),
         'class_map': (),  # such as (('smile', 'happiness'), ('scream', 'fear'))
         'landmarks': (),
+        'poses': (),
         'val_fraction': 0.1,
         'seed': 0,
         'skip_bad': False,
@@ -124,6 +134,7 @@ def base() -> ml_collections.ConfigDict:
         'weight_decay': 0.0,
         'weight_decay_rules': (),
         'lr_rules': (),
+        'freeze_rules': (),
         'clip_norm': 0.0,
       },
       'eval': {

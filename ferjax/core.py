@@ -11,10 +11,12 @@ import optax
 from jax import Array
 
 from ferjax.errors import InputError, nearest
-from ferjax.parallel import example_keys, gather, mean
+from ferjax.losses import weighting as weightings
+from ferjax.parallel import AXIS, example_keys, gather, mean
 
 PyTree = Any
 Batch = dict[str, Array]
+EQUAL = weightings.make()
 
 
 class Method(NamedTuple):
@@ -67,6 +69,7 @@ class TrainState:
   opt_state: PyTree
   extra: PyTree
   rng: Array  # key[]
+  weighting: PyTree = ()  # see `losses/weighting.py`
 
 
 def weighted_sum(terms: Mapping[str, Array], weights: Mapping[str, float]) -> Array:
@@ -84,13 +87,43 @@ def weighted_sum(terms: Mapping[str, Array], weights: Mapping[str, float]) -> Ar
   return sum(term * weights.get(name, 1.0) for name, term in terms.items())
 
 
+def own(params: PyTree) -> PyTree:
+  """The parameters of the method: all but learned weights of its terms."""
+  return {name: value for name, value in params.items() if name != weightings.LEARNED}
+
+
+def example_terms(
+  method: Method,
+  augment: Callable[[Array, Batch], Batch],
+  params: PyTree,
+  extra: PyTree,
+  batch: Batch,
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Names, shapes and types of a method's terms on a global batch; nothing is computed."""
+
+  def terms(batch):
+    keys = example_keys(jax.random.key(0), batch['position'])
+    batch = augment(keys, batch)
+    outputs, _ = method.forward(params, extra, batch, keys)
+    return method.loss(params, extra, outputs, batch, 0)[0]
+
+  one_device = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), batch)
+  return jax.eval_shape(
+    lambda batch: jax.tree.map(lambda x: x[0], jax.vmap(terms, axis_name=AXIS)(batch)), one_device
+  )
+
+
 def make_train_step(
   method: Method,
   tx: optax.GradientTransformation,
   augment: Callable[[Array, Batch], Batch],
   weights: Mapping[str, float],
+  weighting: weightings.Weighting = EQUAL,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
   """The step of every method: (state, this device's share of a batch) -> state, metrics f32[].
+
+  Terms count `weights` times what `weighting` says, which is among the metrics as `weight/<term>`
+  where it varies.
 
   Outputs are gathered and the loss sees the whole global batch, so the result does not depend on
   the number of devices: each of R devices computes the same loss, the transpose of `all_gather`
@@ -103,18 +136,21 @@ def make_train_step(
     batch = augment(keys, batch)
 
     def loss_fn(params):
+      learned, params = params.get(weightings.LEARNED), own(params)
       outputs, carry = method.forward(params, state.extra, batch, keys)
       outputs = gather(outputs)
       seen = gather({name: value for name, value in batch.items() if name != 'image'})
       terms, aux = method.loss(params, state.extra, outputs, seen, state.step)
-      return weighted_sum(terms, weights), (terms, aux, carry, outputs, seen)
+      factors, penalty = weighting.weigh(learned, state.weighting, terms, state.step)
+      loss = weighted_sum({k: factors[k] * v for k, v in terms.items()}, weights) + penalty
+      return loss, (terms, factors, aux, carry, outputs, seen)
 
     (loss, seen_and_done), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    terms, aux, carry, outputs, seen = seen_and_done
+    terms, factors, aux, carry, outputs, seen = seen_and_done
     grads = mean(grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    extra = method.update(state.extra, params, carry, outputs, seen, aux)
+    extra = method.update(state.extra, own(params), carry, outputs, seen, aux)
     metrics = {
       'loss': loss,
       **terms,
@@ -124,7 +160,10 @@ def make_train_step(
     }
     if 'logits' in outputs:
       metrics['acc'] = jnp.mean(outputs['logits'].argmax(-1) == seen['label'])
-    state = TrainState(state.step + 1, params, opt_state, extra, state.rng)
+    if weighting.varies:
+      metrics |= {f'weight/{k}': v * weights.get(k, 1.0) for k, v in factors.items()}
+    history = weighting.update(state.weighting, terms)
+    state = TrainState(state.step + 1, params, opt_state, extra, state.rng, history)
     return state, metrics
 
   return train_step
@@ -136,6 +175,6 @@ def make_predict_step(
   """(state, this device's share of a batch) -> the method's predictions for the whole batch."""
 
   def predict_step(state, batch):
-    return gather(method.predict(state.params, state.extra, prepare(batch)))
+    return gather(method.predict(own(state.params), state.extra, prepare(batch)))
 
   return predict_step

@@ -1,14 +1,18 @@
 """Optimizers: optax chains with a schedule and (regex, value) rules over parameter names."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
+from jax import Array
 
 from ferjax.errors import InputError
 
 Rules = Sequence[tuple[str, float]]
+EpochRules = Sequence[tuple[str, float, float, float]]  # regex, first epoch, last epoch, period
 
 
 def learning_rate_schedule(
@@ -58,19 +62,62 @@ def by_rules(params, rules: Rules, default: float, where: str):
   Raises:
     InputError: a rule matches no parameter, or is no regular expression.
   """
-  paths, structure = jax.tree_util.tree_flatten_with_path(params)
-  names = ['/'.join(str(getattr(k, 'key', k)) for k in path) for path, _ in paths]
+  names, structure = _names(params)
   values = [default] * len(names)
   for regex, value in reversed(list(rules)):
-    try:
-      matches = [re.fullmatch(regex, name) is not None for name in names]
-    except re.error as error:
-      raise InputError(f'{where}: {regex!r} is no regular expression ({error})') from error
-    if not any(matches):
-      listing = '\n  '.join(names)
-      raise InputError(f'{where}: {regex!r} matches no parameter. The parameters:\n  {listing}')
-    values = [value if match else old for match, old in zip(matches, values, strict=True)]
+    found = matches(regex, names, 'parameter', where)
+    values = [value if match else old for match, old in zip(found, values, strict=True)]
   return jax.tree_util.tree_unflatten(structure, values)
+
+
+def _names(params):
+  paths, structure = jax.tree_util.tree_flatten_with_path(params)
+  return ['/'.join(str(getattr(k, 'key', k)) for k in path) for path, _ in paths], structure
+
+
+def matches(regex: str, names: Sequence[str], what: str, where: str) -> list[bool]:
+  """Whether a regular expression matches the whole of each name.
+
+  Args:
+    regex: The regular expression.
+    names: The names.
+    what: What is named, for the error.
+    where: Where the rule stands, for the error.
+
+  Raises:
+    InputError: it matches none, or is no regular expression.
+  """
+  try:
+    found = [re.fullmatch(regex, name) is not None for name in names]
+  except re.error as error:
+    raise InputError(f'{where}: {regex!r} is no regular expression ({error})') from error
+  if not any(found):
+    listing = '\n  '.join(names)
+    raise InputError(f'{where}: {regex!r} matches no {what}. The {what}s:\n  {listing}')
+  return found
+
+
+def check_epoch_rules(rules: EpochRules, where: str) -> None:
+  """Refuses rules that are not (regex, first epoch, last epoch, period).
+
+  Raises:
+    InputError: names the rule.
+  """
+  for rule in rules:
+    if len(rule) != 4 or not (0 <= rule[1] < rule[2] and rule[3] >= 0):
+      raise InputError(
+        f'{where}: {rule!r}: give (regex, first epoch, last epoch, period), first < last; the '
+        'period is 0 for once'
+      )
+
+
+def within_epochs(
+  step: Array, steps_per_epoch: int, first: float, last: float, period: float
+) -> Array:
+  """bool[]: whether first <= epoch < last; the epoch taken modulo `period` when that is above 0."""
+  if period:
+    step = step % max(1, round(period * steps_per_epoch))
+  return (round(first * steps_per_epoch) <= step) & (step < round(last * steps_per_epoch))
 
 
 def decay_weights(rates) -> optax.GradientTransformation:
@@ -85,6 +132,68 @@ def decay_weights(rates) -> optax.GradientTransformation:
 def scale_by_tree(factors) -> optax.GradientTransformation:
   """Multiplies each update by its own factor; `factors` is a pytree of numbers."""
   return optax.stateless(lambda updates, params: jax.tree.map(lambda u, f: u * f, updates, factors))
+
+
+class HeldState(NamedTuple):
+  """Of `held`: the steps seen i32[], and the state of what it holds."""
+
+  step: Array
+  inner: Any
+
+
+def held(
+  inner: optax.GradientTransformation, when: Callable[[Array], Array]
+) -> optax.GradientTransformation:
+  """As `inner`, but while `when(step)` its updates are 0 and its state stays as it is."""
+
+  def init(params):
+    return HeldState(jnp.zeros((), jnp.int32), inner.init(params))
+
+  def update(updates, state, params=None):
+    moved, after = inner.update(updates, state.inner, params)
+    still = when(state.step)
+    moved = jax.tree.map(lambda u: jnp.where(still, 0, u), moved)
+    after = jax.tree.map(lambda old, new: jnp.where(still, old, new), state.inner, after)
+    return moved, HeldState(state.step + 1, after)
+
+  return optax.GradientTransformation(init, update)
+
+
+def freeze(
+  transformation: Callable[[Any], optax.GradientTransformation],
+  params,
+  rules: EpochRules,
+  steps_per_epoch: int,
+) -> optax.GradientTransformation:
+  """A transformation that leaves parameters alone while a rule says so; see `within_epochs`.
+
+  Parameters under the same rules share a transformation of their own, which begins (bias
+  corrections and all) when they first move.
+
+  Args:
+    transformation: (which) -> transformation of the parameters where the pytree `which` is True.
+    params: The parameters.
+    rules: (regex, first epoch, last epoch, period).
+    steps_per_epoch: Steps in an epoch.
+
+  Raises:
+    InputError: a rule is malformed, or matches no parameter.
+  """
+  where = 'config.optimizer.freeze_rules'
+  check_epoch_rules(rules, where)
+  names, structure = _names(params)
+  found = [matches(regex, names, 'parameter', where) for regex, *_ in rules]
+  labels = [''.join(str(int(match)) for match in column) for column in zip(*found, strict=True)]
+  groups = {}
+  for label in sorted(set(labels)):
+    spans = [rule[1:] for rule, match in zip(rules, label, strict=True) if match == '1']
+
+    def when(step, spans=spans):
+      return jnp.any(jnp.array([within_epochs(step, steps_per_epoch, *span) for span in spans]))
+
+    inner = transformation(structure.unflatten([one == label for one in labels]))
+    groups[label] = held(inner, when) if spans else inner
+  return optax.partition(groups, structure.unflatten(labels))
 
 
 def make(
@@ -103,6 +212,7 @@ def make(
   weight_decay: float = 0.0,
   weight_decay_rules: Rules = (),
   lr_rules: Rules = (),
+  freeze_rules: EpochRules = (),
   clip_norm: float = 0.0,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """Factory: config section `optimizer` -> optax transformation and its learning rate by step.
@@ -123,6 +233,9 @@ def make(
     weight_decay: Weight decay of parameters that no rule names.
     weight_decay_rules: (regex, weight decay) pairs; see `by_rules`.
     lr_rules: (regex, factor on the learning rate) pairs; factor 0 freezes.
+    freeze_rules: (regex, first epoch, last epoch, period): parameters that do not move while
+      first <= epoch < last, where the epoch counts modulo the period when that is above 0. Two
+      rules with a period of 2 alternate two parts of a network.
     clip_norm: Largest gradient norm; 0 for no clipping.
 
   Raises:
@@ -138,15 +251,26 @@ def make(
   )
   decays = by_rules(params, weight_decay_rules, weight_decay, 'config.optimizer.weight_decay_rules')
   factors = by_rules(params, lr_rules, 1.0, 'config.optimizer.lr_rules')
-  decayed = [decay_weights(decays)] if weight_decay or weight_decay_rules else []
-  directions = {
-    'adam': [*decayed, optax.scale_by_adam()],
-    'adamw': [optax.scale_by_adam(), *decayed],
-    'sgd': [*decayed, optax.trace(momentum, nesterov)],
-  }
-  if name not in directions:
-    raise InputError(f"config.optimizer.name is '{name}': use {', '.join(directions)}")
+
+  def directions(decays):
+    decayed = [decay_weights(decays)] if weight_decay or weight_decay_rules else []
+    kinds = {
+      'adam': [*decayed, optax.scale_by_adam()],
+      'adamw': [optax.scale_by_adam(), *decayed],
+      'sgd': [*decayed, optax.trace(momentum, nesterov)],
+    }
+    if name not in kinds:
+      raise InputError(f"config.optimizer.name is '{name}': use {', '.join(kinds)}")
+    return kinds[name]
+
+  def directions_of(which):
+    masked = jax.tree.map(lambda rate, own: rate if own else optax.MaskedNode(), decays, which)
+    return optax.chain(*directions(masked))
+
+  moves = directions(decays)
+  if freeze_rules:
+    moves = [freeze(directions_of, params, freeze_rules, steps_per_epoch)]
   clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
   scaled = [optax.scale_by_learning_rate(rate)]
   rules = [scale_by_tree(factors)] if lr_rules else []
-  return optax.chain(*clip, *directions[name], *scaled, *rules), rate
+  return optax.chain(*clip, *moves, *scaled, *rules), rate

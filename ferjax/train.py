@@ -13,6 +13,7 @@ import ml_collections
 from ferjax import build, checkpoint, core, evaluate, logs, optim, parallel, report
 from ferjax import config as configs
 from ferjax.data import augment, dataset, noise, pipeline, samplers
+from ferjax.losses import weighting as weightings
 
 LOGGER = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def _train(config, workdir):
   devices = configs.call(parallel.make, 'parallel', config.parallel)
   parallel.check_batch(config.batch, devices.size)
   data = configs.call(dataset.load, 'data', config.data)
-  method = build.make_method(config, len(data.classes))
+  method = build.make_method(config, len(data.classes), len(data.poses))
   pipeline.check_trainable(data, method.needs | method.predict_needs, config.batch)
   clean = data.splits['train'].table
   data = build.derive(method, _corrupt_labels(config, data))
@@ -52,26 +53,36 @@ def _train(config, workdir):
   init_rng, rng = jax.random.split(jax.random.key(config.seed))
   example = build.example_batch(config, split, columns)
   params, extra = method.init(init_rng, example, split.table)
-  tx, learning_rate = configs.call(
-    optim.make, 'optimizer', config.optimizer, params, steps, steps_per_epoch
-  )
-  state = core.TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), extra, rng)
-  state = devices.replicate(state)
-  flip_order = dataset.flip_order(data) if 'landmarks' in columns and config.augment.flip else None
+  flips = config.augment.flip > 0
   augmentation = configs.call(
     augment.make,
     'augment',
     config.augment,
     views=method.views,
-    flip_order=flip_order,
+    flip_order=dataset.flip_order(data) if 'landmarks' in columns and flips else None,
+    flip_poses=dataset.flip_poses(data) if 'pose' in columns and flips else None,
     dtype=build.picture_dtype(config),
   )
-  train_step = core.make_train_step(method, tx, augmentation, config.weights.to_dict())
+  make_sampler = configs.named(samplers, config.sampler.name, 'sampler')
+  sampler = configs.call(make_sampler, 'sampler', configs.without_name(config.sampler))
+  weighting = configs.call(weightings.make, 'weighting', config.weighting, steps_per_epoch)
+  history = ()
+  if weighting.varies:
+    plan = sampler(0, 1, config.seed, split.table, config.batch)
+    whole = next(pipeline.batches(split, plan, columns, config.data.image_size, threads=1))
+    terms = core.example_terms(method, augmentation, params, extra, whole)
+    learned, history = weighting.init(terms)
+    params = params | {weightings.LEARNED: learned} if learned else params
+  tx, learning_rate = configs.call(
+    optim.make, 'optimizer', config.optimizer, params, steps, steps_per_epoch
+  )
+  step = jnp.zeros((), jnp.int32)
+  state = core.TrainState(step, params, tx.init(params), extra, rng, history)
+  state = devices.replicate(state)
+  train_step = core.make_train_step(method, tx, augmentation, config.weights.to_dict(), weighting)
   train_step = devices.compile(train_step, donate=0)
   predict = build.make_predict(config, method, devices)
   evaluations = build.evaluations(config, data, ('val', 'test'))
-  make_sampler = configs.named(samplers, config.sampler.name, 'sampler')
-  sampler = configs.call(make_sampler, 'sampler', configs.without_name(config.sampler))
 
   if parallel.first_process():
     _record(config, data, clean['label'], steps, workdir)
@@ -179,6 +190,7 @@ def _record(config, data, clean, steps, workdir):
     'fingerprint': data.fingerprint,
     'labels_sha256': hashlib.sha256(table['label'].tobytes()).hexdigest(),
     'classes': list(data.classes),
+    'poses': list(data.poses),
     'rows': {name: len(split.rows) for name, split in data.splits.items()},
     'duplicates': copies,
     'steps': steps,

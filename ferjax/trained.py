@@ -25,6 +25,7 @@ class Trained(NamedTuple):
     method: The method.
     state: The restored state.
     predict: (state, split, distortion='') -> predictions; see `build.make_predict`.
+    poses: Pose classes in label order, yaw in degrees; empty where they were unknown.
   """
 
   config: ml_collections.ConfigDict
@@ -32,6 +33,7 @@ class Trained(NamedTuple):
   method: core.Method
   state: core.TrainState
   predict: Callable[..., evaluate.Predictions]
+  poses: tuple[int, ...]
 
 
 def load(workdir: Path, which: str = 'last') -> Trained:
@@ -54,15 +56,16 @@ def _config(workdir):
 
 
 def _load(workdir, which, config):
-  classes = tuple(configs.read(workdir)['classes'])
+  record = configs.read(workdir)
+  classes, poses = tuple(record['classes']), tuple(record.get('poses', ()))
   devices = parallel.make(backend=config.parallel.backend)
-  method = build.make_method(config, len(classes))
+  method = build.make_method(config, len(classes), len(poses))
   saved = checkpoint.restore(workdir, which)
   state = core.TrainState(
     jnp.asarray(saved['step']), saved['params'], (), saved['extra'], jax.random.key(config.seed)
   )
   predict = build.make_predict(config, method, devices)
-  return Trained(config, classes, method, devices.replicate(state), predict)
+  return Trained(config, classes, method, devices.replicate(state), predict, poses)
 
 
 def evaluate_run(
@@ -98,7 +101,7 @@ def evaluate_run(
     data_section = config.data.to_dict() | {'classes': model.classes}
     data = configs.call(dataset.load, 'data', data_section, needs_every_class=False)
     pipeline.check_features(data, model.method.predict_needs)
-    data = build.derive(model.method, data)
+    data = build.derive(model.method, dataset.with_poses(data, model.poses))
     tables = [split.table for split in data.splits.values()]
     without = sorted(model.method.predict_uses.difference(*tables))
     if without:

@@ -6,20 +6,24 @@ import jax.numpy as jnp
 from ferjax.core import Method
 
 
-def ema(method: Method, decay: float) -> Method:
+def ema(method: Method, decay: float, statistics: bool = False) -> Method:
   """Predicts with an exponential moving average of the parameters.
 
   The average moves after each update, with decay min(decay, (1 + t) / (10 + t)) at update t.
-  BatchNorm statistics stay the running ones: they are averages already.
 
   Args:
     method: Any method.
     decay: Largest decay, 0..1, such as 0.9999.
+    statistics: Whether BatchNorm statistics (`batch_stats` of the method's `extra`) are averaged
+      along; they stay the running ones otherwise, which are averages already.
   """
+
+  def averaged(params, extra):
+    return {'params': params, 'batch_stats': extra['batch_stats']} if statistics else params
 
   def init(rng, batch, table):
     params, extra = method.init(rng, batch, table)
-    average = jax.tree.map(jnp.copy, params)
+    average = jax.tree.map(jnp.copy, averaged(params, extra))
     return params, {'method': extra, 'average': average, 'updates': jnp.zeros((), jnp.int32)}
 
   def forward(params, extra, batch, keys):
@@ -31,14 +35,19 @@ def ema(method: Method, decay: float) -> Method:
   def update(extra, params, carry, outputs, batch, aux):
     t = extra['updates'].astype(jnp.float32)
     rate = jnp.minimum(decay, (1 + t) / (10 + t))
-    average = jax.tree.map(
-      lambda a, p: (a * rate + p * (1 - rate)).astype(p.dtype), extra['average'], params
-    )
     inner = method.update(extra['method'], params, carry, outputs, batch, aux)
+    average = jax.tree.map(
+      lambda a, p: (a * rate + p * (1 - rate)).astype(p.dtype),
+      extra['average'],
+      averaged(params, inner),
+    )
     return {'method': inner, 'average': average, 'updates': extra['updates'] + 1}
 
   def predict(params, extra, batch, delta=None):
-    return method.predict(extra['average'], extra['method'], batch, delta)
+    average, inner = extra['average'], extra['method']
+    if statistics:
+      average, inner = average['params'], inner | {'batch_stats': average['batch_stats']}
+    return method.predict(average, inner, batch, delta)
 
   def refresh(epoch, params, extra, table, embed):
     return extra | {'method': method.refresh(epoch, params, extra['method'], table, embed)}

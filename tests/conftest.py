@@ -54,7 +54,7 @@ def write_manifest(folder: Path, rows_by_split: dict[str, int], seed: int = 0) -
       shares = np.full(7, 0.05)
       shares[label] = 0.7
       subject = f'{split}{number // 7 % 4}'
-      pose = [30, 0.1, 0.5, -0.1]
+      pose = [(30, 0, -30)[number // 7 % 3], 0.1, 0.5, -0.1]
       rows.append(
         [path, split, labels.CLASSES[label], subject, *pose, *shares, 1.5, 2.5]
         + [*points[:, 0], *points[:, 1]]

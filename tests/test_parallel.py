@@ -10,6 +10,7 @@ import pytest
 from ferjax import core, parallel
 from ferjax.data import augment
 from ferjax.errors import InputError
+from ferjax.losses import weighting as weightings
 from ferjax.losses.cross_entropy import cross_entropy
 from ferjax.models import resnet
 
@@ -60,7 +61,15 @@ def batch_hard_method(dtype):
   return core.Method(frozenset(), frozenset(), init, forward, loss, update, predict)
 
 
-def run(devices, backend, dtype, steps, make_method=batch_hard_method, weights=None):
+def run(
+  devices,
+  backend,
+  dtype,
+  steps,
+  make_method=batch_hard_method,
+  weights=None,
+  weighting=core.EQUAL,
+):
   """Metrics of every step and the last parameters and other state, as NumPy arrays."""
   place = parallel.make(devices=devices, backend=backend)
   method = make_method(dtype)
@@ -72,13 +81,14 @@ def run(devices, backend, dtype, steps, make_method=batch_hard_method, weights=N
       'index': rng.integers(0, ROWS, BATCH, np.int32),
       'landmarks': rng.uniform(0, 15, (BATCH, 5, 2)).astype(np.float32),
       'position': np.arange(BATCH, dtype=np.int32),
+      'pose': rng.integers(0, 3, BATCH, np.int32),
+      'subject': rng.integers(0, 4, BATCH, np.int32),
     }
     for _ in range(steps)
   ]
   tx = optax.adam(1e-3)
   example = augment.evaluation({k: v[:1] for k, v in batches[0].items()}, dtype)
   params, extra = method.init(jax.random.key(0), example, {'label': np.zeros(ROWS, np.int32)})
-  state = core.TrainState(jnp.int32(0), params, tx.init(params), extra, jax.random.key(1))
   change = augment.make(
     crop_scale=(0.5, 1),
     rotation=20.0,
@@ -86,16 +96,24 @@ def run(devices, backend, dtype, steps, make_method=batch_hard_method, weights=N
     brightness=0.3,
     erasing=0.5,
     flip_order=np.arange(5)[::-1],
+    flip_poses=np.arange(3)[::-1],
     views=method.views,
     dtype=dtype,
   )
-  step = core.make_train_step(method, tx, change, weights or {})
+  history = ()
+  if weighting.varies:
+    terms = core.example_terms(method, change, params, extra, batches[0])
+    learned, history = weighting.init(terms)
+    params = params | ({weightings.LEARNED: learned} if learned else {})
+  state = core.TrainState(jnp.int32(0), params, tx.init(params), extra, jax.random.key(1), history)
+  step = core.make_train_step(method, tx, change, weights or {}, weighting)
   step = place.compile(step, donate=0)
   state, metrics = place.replicate(state), []
   for batch in batches:
     state, values = step(state, place.shard(batch))
     metrics.append(parallel.host(values))
-  return metrics, parallel.host({'params': state.params, 'extra': state.extra})
+  kept = {'params': state.params, 'extra': state.extra, 'weighting': state.weighting}
+  return metrics, parallel.host(kept)
 
 
 RUNS = [(2, 'pmap'), (4, 'pmap'), (8, 'pmap'), (1, 'shard_map'), (8, 'shard_map')]

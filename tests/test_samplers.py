@@ -1,7 +1,10 @@
+import time
+
 import numpy as np
 import pytest
 
 from ferjax.data import samplers
+from ferjax.errors import InputError
 
 TABLE = {'label': np.repeat([0, 1, 2], [50, 30, 20])}
 
@@ -43,3 +46,104 @@ def test_short_plans_are_refilled():
   assert (
     filled.shape == (2, 4) and list(filled[0, :3]) == [3, 1, 4] and set(filled.ravel()) == {1, 3, 4}
   )
+
+
+def random_table(seed, rows=150):
+  rng = np.random.default_rng(seed)
+  classes, poses, subjects = rng.integers(2, 8, 3)
+  return {
+    'label': rng.integers(0, classes, rows).astype(np.int32),
+    'pose': rng.integers(0, poses, rows).astype(np.int32),
+    'subject': np.minimum(rng.geometric(0.3, rows), subjects),
+  }
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_five_tuples_of_random_tables(seed):
+  """Every constraint; no row twice in a round; of the rows left over, none makes another tuple."""
+  table = random_table(seed)
+  label, pose, subject = (table[name] for name in ('label', 'pose', 'subject'))
+  found = samplers.five_tuples()(seed, 10, seed, table, 10)
+  assert found['index'].shape == found['role'].shape == (15, 10)
+  np.testing.assert_array_equal(found['role'], np.tile(np.arange(5), 30).reshape(15, 10))
+  a, pose_same, pose_other, id_same, id_other = found['index'].reshape(-1, 5).T
+  assert all(len(set(five)) == 5 for five in found['index'].reshape(-1, 5).tolist())
+  assert (label[pose_same] == label[a]).all() and (pose[pose_same] != pose[a]).all()
+  assert (label[pose_other] != label[a]).all() and (pose[pose_other] == pose[a]).all()
+  assert (label[id_same] == label[a]).all() and (subject[id_same] != subject[a]).all()
+  assert (label[id_other] != label[a]).all() and (subject[id_other] == subject[a]).all()
+  again = samplers.five_tuples()(seed, 10, seed, table, 10)['index']
+  np.testing.assert_array_equal(found['index'], again)
+  assert (samplers.five_tuples()(seed + 1, 10, seed, table, 10)['index'] != again).any()
+
+  order = np.random.default_rng(seed).permutation(150).tolist()
+  columns = (label.tolist(), pose.tolist(), subject.tolist())
+  assert samplers._form_tuples(order, *columns) == slow_tuples(order, *columns)
+
+
+def slow_tuples(order, label, pose, subject):
+  """Algorithm 1 as it stands, from the top again and again until no tuple can be formed."""
+  free, found = list(order), []
+  while True:
+    for i in free:
+      five = [i]
+      for same, other in ((label, pose), (pose, label), (label, subject), (subject, label)):
+        for j in free:
+          if j not in five and same[j] == same[i] and other[j] != other[i]:
+            five.append(j)
+            break
+      if len(five) == 5:
+        found += five
+        free = [j for j in free if j not in five]
+        break
+    else:
+      return found
+
+
+def test_five_tuples_refill_whole_and_say_how_many_rows_they_use(caplog):
+  """Eleven rows of one pose that few others share: a round is short, so rounds follow."""
+  caplog.set_level('INFO')
+  grid = np.stack(np.meshgrid(range(2), range(2), range(2), indexing='ij'), -1).reshape(-1, 3)
+  label, pose, subject = np.concatenate([np.repeat(grid, 2, 0), np.tile([0, 0, 2], (14, 1))]).T
+  table = {'label': label, 'pose': pose, 'subject': subject}
+  index = samplers.five_tuples()(0, 1, 0, table, 15)['index']
+  assert index.shape == (2, 15)
+  repeats = np.bincount(index.ravel(), minlength=30)
+  assert repeats.max() > 1
+  used = int(caplog.messages[0].split(' of ')[1].split()[0])
+  assert used % 5 == 0 and 5 <= used < 30 and f'{used} of 30 rows' in caplog.messages[0]
+  assert len(set(index.ravel()[:used].tolist())) == used
+
+
+def test_five_tuples_of_15000_rows_are_quick():
+  rng = np.random.default_rng(0)
+  table = {
+    name: rng.integers(0, n, 15000) for name, n in (('label', 7), ('pose', 9), ('subject', 337))
+  }
+  start = time.perf_counter()
+  assert samplers.five_tuples()(0, 1, 0, table, 80)['index'].shape == (187, 80)
+  assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize(
+  'changes, batch, message',
+  [
+    ({}, 16, 'config.batch=16: five-tuples need a multiple of 5'),
+    ({'pose': None}, 10, "needs 'pose', which .*column yaw_bin"),
+    ({'subject': None}, 10, "needs 'subject', which .*column subject"),
+    ({'pose': 'label'}, 10, r'3 of 3 values of `pose` have one label \(0, 1, 2\)'),
+    ({'subject': 'label'}, 10, '3 of 3 values of `subject` have one label'),
+    ({'pose': 'label', 'yaw_bin': 'label'}, 10, '3 of 3 values of `yaw_bin` have one label'),
+    ({'pose': 0}, 10, r'3 of 3 values of `label` have one pose'),
+    ({'label': 0}, 10, '5 of 5 values of `pose` have one label.*5 of 5 values of `subject`'),
+  ],
+)
+def test_tables_without_five_tuples_are_told(changes, batch, message):
+  table = random_table(0) | {'label': np.arange(150) % 3}
+  for name, value in changes.items():
+    if value is None:
+      del table[name]
+    else:
+      table[name] = table[value] if isinstance(value, str) else np.full(150, value)
+  with pytest.raises(InputError, match=message):
+    samplers.five_tuples()(0, 1, 0, table, batch)

@@ -46,6 +46,7 @@ def make(
   erasing_ratio: Sequence[float] = (0.3, 3.3),
   views: int = 1,
   flip_order: np.ndarray | None = None,
+  flip_poses: np.ndarray | None = None,
   dtype=jnp.float32,
 ) -> Callable[[Array, dict[str, Array]], dict[str, Array]]:
   """Factory: config section `augment` -> (keys, batch) -> batch.
@@ -63,13 +64,14 @@ def make(
     erasing_scale, erasing_ratio: Its area as a share of the picture, and width / height.
     views: How many views of each picture.
     flip_order: int[k], the landmark order after a flip; needed when a batch has landmarks.
+    flip_poses: int[p], the pose class after a flip; needed when a batch has poses.
     dtype: Floating-point type of the pictures and of every draw.
 
   Returns:
     A function of keys [b] and a batch with `image` u8[b, h, w, 3] and perhaps `landmarks`
-    f32[b, k, 2] (pixels) and `landmark_graph` i32[b, k, d] (see `ops/landmark_graph.py`). It
-    returns the batch with `image` f[b, h, w, 3], normalised, and the others moved along; with
-    `views` > 1 they have an axis [b, views, ...].
+    f32[b, k, 2] (pixels), `landmark_graph` i32[b, k, d] (see `ops/landmark_graph.py`) and `pose`
+    i32[b]. It returns the batch with `image` f[b, h, w, 3], normalised, and the others moved along;
+    with `views` > 1 they have an axis [b, views, ...].
 
   Raises:
     InputError: a range is reversed or a probability lies outside 0..1.
@@ -138,12 +140,20 @@ def make(
       graph = points['landmark_graph']
       mirrored = landmark_graph.reorder(graph, flip_order) if flip else graph
       seen['landmark_graph'] = jnp.where(flipped, mirrored, graph)
+    if 'pose' in points:
+      pose = points['pose']
+      seen['pose'] = (
+        jnp.where(flipped & (pose >= 0), jnp.asarray(flip_poses)[pose], pose) if flip else pose
+      )
     return seen
 
   def augment(keys, batch):
-    points = {name: batch[name] for name in ('landmarks', 'landmark_graph') if name in batch}
-    if points and flip and flip_order is None:
+    moved = ('landmarks', 'landmark_graph', 'pose')
+    points = {name: batch[name] for name in moved if name in batch}
+    if points.keys() - {'pose'} and flip and flip_order is None:
       raise InputError('landmarks cannot be flipped without flip_order: set config.augment.flip=0')
+    if 'pose' in points and flip and flip_poses is None:
+      raise InputError('poses cannot be flipped without flip_poses: set config.augment.flip=0')
 
     def example(key, image, points):
       if views == 1:

@@ -32,7 +32,8 @@ class Split(NamedTuple):
     rows: int[n], which records belong to this split.
     table: Columns of length n: `label` i32, `name` str, `digest` str (of the picture's bytes),
       `height width` i32 of the stored picture, and what else the data set knows (see
-      `data/features.py`); landmarks f32[n, k, 2] in pixels of the picture at `image_size`.
+      `data/features.py`); landmarks f32[n, k, 2] in pixels of the picture at `image_size`. Where
+      `yaw_bin` is known, `pose` i32 is its place among the data set's poses, -1 for none of them.
   """
 
   records: Any
@@ -49,6 +50,7 @@ class Dataset(NamedTuple):
     splits: Any of `train`, `val`, `test`.
     landmark_indices: Which of the 68 iBUG points the landmarks are; None when that is unknown.
     fingerprint: Of every picture and label, whatever the machine.
+    poses: Pose classes, yaw in degrees, in label order; empty when they are unknown.
   """
 
   name: str
@@ -56,6 +58,7 @@ class Dataset(NamedTuple):
   splits: dict[str, Split]
   landmark_indices: tuple[int, ...] | None
   fingerprint: str
+  poses: tuple[int, ...] = ()
 
 
 def load(
@@ -68,6 +71,7 @@ def load(
   classes: Sequence[str] = (),
   class_map: Sequence[tuple[str, str]] = (),
   landmarks: Sequence[int] = (),
+  poses: Sequence[int] = (),
   val_fraction: float = 0.1,
   seed: int = 0,
   skip_bad: bool = False,
@@ -86,6 +90,8 @@ def load(
     class_map: Pairs (class of the data set, class that it becomes), such as ('scream', 'fear'):
       several may become one, whose share of a distribution is their sum; '' leaves rows out.
     landmarks: Which of the 68 iBUG points to use; all when empty.
+    poses: Pose classes in label order, yaw in whole degrees; those of the data set, ascending, when
+      empty. Rows of others are left out.
     val_fraction: Share of train to hold out when the data set has no `val`; by subject where
       subjects are known, else by class. 0 for none.
     seed: Seed of that hold-out.
@@ -94,8 +100,8 @@ def load(
     needs_every_class: Refuse a data set that does not know all of `classes`.
 
   Raises:
-    InputError: no such data set, bad rows, a class name that the data set does not have, a split
-      that shares subjects with another.
+    InputError: no such data set, bad rows, a class or pose that the data set does not have, a
+      split that shares subjects with another.
   """
   becomes = _class_map(class_map)
   classes = tuple(labels.canonical(name) for name in classes)
@@ -140,6 +146,7 @@ def load(
   if left_out:
     LOGGER.warning('left out of %s, rows of classes not in use: %s', name, dict(left_out))
   splits = _with_rows(splits, name, classes)
+  splits, poses = _select_poses(splits, tuple(poses), name)
   splits = carve_validation(splits, val_fraction, seed)
   check_subjects(splits, allow_shared_subjects)
   indices = _landmark_indices(builder, splits, landmarks)
@@ -149,6 +156,7 @@ def load(
     splits={k: _at_size(s, image_size, landmarks) for k, s in splits.items()},
     landmark_indices=indices,
     fingerprint=digest.hexdigest(),
+    poses=poses,
   )
 
 
@@ -268,6 +276,44 @@ def _with_rows(splits, name, classes):
   for key in splits.keys() - kept.keys():
     LOGGER.warning('no row of %s (%s) is of a class in use', name, key)
   return kept
+
+
+def _select_poses(splits, poses, name):
+  """The splits with the column `pose`, rows of other poses left out, and the poses."""
+  bins = [split.table['yaw_bin'] for split in splits.values() if 'yaw_bin' in split.table]
+  known = tuple(int(pose) for pose in np.unique(np.concatenate(bins))) if bins else ()
+  if poses:
+    if not known:
+      raise InputError(
+        f'config.data.poses={poses}: {name} does not say the pose of its pictures (yaw_bin)'
+      )
+    if len(set(poses)) != len(poses):
+      raise InputError(f'config.data.poses names a pose twice: {poses}')
+    missing = sorted(set(poses) - set(known))
+    if missing:
+      raise InputError(f'config.data.poses: {name} has no pose {missing[0]}. It has {known}')
+  splits = {key: _with_pose(split, poses or known) for key, split in splits.items()}
+  if poses:
+    splits = {
+      key: take(split, np.flatnonzero(split.table['pose'] >= 0)) if 'pose' in split.table else split
+      for key, split in splits.items()
+    }
+  return splits, poses or known
+
+
+def _with_pose(split: Split, poses: Sequence[int]) -> Split:
+  if 'yaw_bin' not in split.table:
+    return split
+  place = {pose: number for number, pose in enumerate(poses)}
+  pose = np.array([place.get(int(yaw), -1) for yaw in split.table['yaw_bin']], np.int32)
+  return split._replace(table=split.table | {'pose': pose})
+
+
+def with_poses(data: Dataset, poses: Sequence[int]) -> Dataset:
+  """The data set with the pose classes of a model, found by their yaw; the column `pose` is -1
+  where a row has none of them."""
+  splits = {name: _with_pose(split, poses) for name, split in data.splits.items()}
+  return data._replace(splits=splits, poses=tuple(poses))
 
 
 def carve_validation(splits: Mapping[str, Split], fraction: float, seed: int) -> dict[str, Split]:
@@ -393,6 +439,21 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
 def picture(split: Split, row: int, size: int) -> np.ndarray:
   """u8[size, size, 3]: picture `row` of a split."""
   return resize(decode(split.records[int(split.rows[row])]['image']), size)
+
+
+def flip_poses(dataset: Dataset) -> np.ndarray:
+  """int[p]: the pose of a flipped picture, whose yaw has the other sign.
+
+  Raises:
+    InputError: the mirror image of a pose is no pose of the data set.
+  """
+  for pose in dataset.poses:
+    if -pose not in dataset.poses:
+      raise InputError(
+        f'{dataset.name} has the pose {pose} and not {-pose}, which a flipped picture would have: '
+        'set config.augment.flip=0'
+      )
+  return np.array([dataset.poses.index(-pose) for pose in dataset.poses])
 
 
 def flip_order(dataset: Dataset) -> np.ndarray:

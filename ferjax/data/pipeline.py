@@ -120,6 +120,7 @@ def check_features(data: dataset.Dataset, needs: frozenset[str]) -> None:
     'landmarks': 'x_0 ... x_67, y_0 ... y_67',
     'au': 'AU01_r ...',
     'subject': 'subject',
+    'pose': 'yaw_bin',
     'yaw_bin': 'yaw_bin',
     'yaw': 'pose_Rx, pose_Ry, pose_Rz',
     'distribution': 'p_<class> or votes_<class>',

@@ -5,9 +5,18 @@ A sampler's factory takes its own settings and returns
 steps = rows // batch whatever the sampler, so that step -> epoch is always defined.
 """
 
+import logging
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 
 import numpy as np
+
+from ferjax.errors import InputError
+
+LOGGER = logging.getLogger(__name__)
+
+ROLES = ('anchor', 'pose_positive', 'pose_negative', 'identity_positive', 'identity_negative')
+MOST_SHUFFLES = 10  # without a single tuple, before it is given up
 
 Plan = Callable[[int, int, int, Mapping[str, np.ndarray], int], dict[str, np.ndarray]]
 
@@ -54,3 +63,116 @@ def progressively_balanced() -> Plan:
     return {'index': _fill(index, batch, len(label) // batch, rng)}
 
   return plan
+
+
+def five_tuples() -> Plan:
+  """Tuples of five rows that are used together: an anchor; a row of the same label and another
+  pose; of another label and the same pose; of the same label and another subject; of another label
+  and the same subject.
+
+  In shuffled order, each row that is still free becomes an anchor if the other four can be found,
+  distinct, each the first that fits; the five are then no longer free. Rows left over are logged.
+  A short plan goes on with tuples of a fresh shuffle.
+
+  Reference: DML-Net (Liu et al., 2021), algorithm 1.
+
+  Returns:
+    The plan, whose column `role` i32[steps, batch] is the place in `ROLES`; tuples stand side by
+    side. It raises InputError where the batch is no multiple of five, poses or subjects are
+    unknown, or no tuple can be formed.
+  """
+
+  def plan(epoch, epochs, seed, table, batch):
+    if batch % len(ROLES):
+      raise InputError(f'config.batch={batch}: five-tuples need a multiple of {len(ROLES)}')
+    for name, column in {'pose': 'yaw_bin', 'subject': 'subject'}.items():
+      if name not in table:
+        raise InputError(
+          f"the sampler five_tuples needs '{name}', which the data set does not have. Add it to a "
+          f'manifest (column {column})'
+        )
+    columns = tuple(table[name].tolist() for name in ('label', 'pose', 'subject'))
+    rng = np.random.default_rng((seed, epoch))
+    rows = len(table['label'])
+    wanted = rows // batch * batch
+    found, shuffles = [], 0
+    while len(found) < wanted:
+      tuples = _form_tuples(rng.permutation(rows).tolist(), *columns)
+      shuffles += 1
+      if shuffles == 1:
+        used = 100 * len(tuples) / rows
+        LOGGER.info(
+          'epoch %d: five-tuples of %d of %d rows, %.1f %%', epoch, len(tuples), rows, used
+        )
+      found += tuples
+      if not found and shuffles == MOST_SHUFFLES:
+        raise InputError(_why_no_tuple(table))
+    index = np.array(found[:wanted]).reshape(-1, batch)
+    role = np.broadcast_to(np.arange(batch, dtype=np.int32) % len(ROLES), index.shape)
+    return {'index': index, 'role': role}
+
+  return plan
+
+
+def _form_tuples(order, label, pose, subject):
+  """Rows of all tuples, one tuple after the other."""
+  free = {'label': {}, 'pose': {}, 'subject': {}}  # rows by value, in shuffled order
+  columns = {'label': label, 'pose': pose, 'subject': subject}
+  for name, pool in free.items():
+    for row in order:
+      pool.setdefault(columns[name][row], OrderedDict())[row] = None
+  same_pose = Counter(zip(label, pose, strict=True))
+  same_subject = Counter(zip(label, subject, strict=True))
+
+  def first(pool, column, anchor, chosen):
+    """The first row of a pool that differs from the anchor in a column."""
+    value = column[anchor]
+    return next((row for row in pool if column[row] != value and row not in chosen), None)
+
+  found = []
+  for anchor in order:
+    key = label[anchor], pose[anchor], subject[anchor]
+    by_label, by_pose, by_subject = (
+      pool[value] for pool, value in zip(free.values(), key, strict=True)
+    )
+    if anchor not in by_label:
+      continue
+    alike, own = same_pose[key[0], key[1]], same_subject[key[0], key[2]]
+    # None is left: not worth a search, which would pass all rows in vain.
+    if alike in (len(by_label), len(by_pose)) or own in (len(by_label), len(by_subject)):
+      continue
+    chosen = [anchor]
+    for pool, column in (
+      (by_label, pose),
+      (by_pose, label),
+      (by_label, subject),
+      (by_subject, label),
+    ):
+      chosen.append(first(pool, column, anchor, chosen))
+    if None in chosen:
+      continue
+    for row in chosen:
+      for name, pool in free.items():
+        del pool[columns[name][row]][row]
+      same_pose[label[row], pose[row]] -= 1
+      same_subject[label[row], subject[row]] -= 1
+    found += chosen
+  return found
+
+
+def _why_no_tuple(table):
+  """Labels with a single pose or subject, poses and subjects with a single label."""
+  pose = 'yaw_bin' if 'yaw_bin' in table else 'pose'
+  parts = []
+  for of, varies in (('label', pose), (pose, 'label'), ('label', 'subject'), ('subject', 'label')):
+    values = np.unique(table[of])
+    counts = [len(np.unique(table[varies][table[of] == value])) for value in values]
+    alone = [str(value) for value, count in zip(values, counts, strict=True) if count == 1]
+    if alone:
+      shown = ', '.join(alone[:5]) + (' ...' if len(alone) > 5 else '')
+      parts.append(f'{len(alone)} of {len(values)} values of `{of}` have one {varies} ({shown})')
+  return (
+    'no five-tuple can be formed: an anchor needs rows of its label with another pose and another '
+    f'subject, and rows of its pose and of its subject with another label. '
+    f'{"; ".join(parts) or "There are too few rows"}'
+  )

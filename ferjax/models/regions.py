@@ -1,0 +1,79 @@
+"""Networks that see a face and regions of it side by side, and the fusion of what they find.
+
+Reference: DML-Net (Liu et al., 2021), section 3.2.2 and algorithm 2.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def upper_and_lower_third(image: Array, resize: bool) -> tuple[Array, Array]:
+  """The eyes' and the mouth's part of a face: its top and bottom third.
+
+  Args:
+    image: f[b, h, w, 3].
+    resize: Whether they are enlarged to h x w, bilinearly.
+
+  Returns:
+    f[b, round(h / 3), w, 3] twice, or like `image`.
+  """
+  height = max(1, round(image.shape[1] / 3))
+  parts = image[:, :height], image[:, -height:]
+  if resize:
+    parts = tuple(jax.image.resize(part, image.shape, 'linear') for part in parts)
+  return parts
+
+
+class RegionFeatures(nn.Module):
+  """Pooled features of a face; with `regions`, fused with those of eyes and mouth.
+
+  f1 = relu([v2, v3] W1 + b1), f2 = relu([v1, f1] W2 + b2), with v1, v2, v3 the pooled last maps of
+  the networks for face, eyes and mouth.
+
+  Attributes:
+    model: pictures f[b, h, w, 3], train -> feature maps of every stage; each region has its own.
+    regions: Whether there are networks for eyes and mouth; without, the features are v1.
+    resize: Whether their parts are enlarged to the size of the picture.
+    width: Of both fusion layers.
+    kernel_init: Their initialiser.
+    dtype: Type of everything behind the networks.
+  """
+
+  model: nn.Module
+  regions: bool
+  resize: bool
+  width: int
+  kernel_init: Any
+  dtype: Any
+
+  def setup(self):
+    self.face = self.model.clone()
+    if self.regions:
+      self.eyes, self.mouth = self.model.clone(), self.model.clone()
+      self.local_fusion, self.fusion = (
+        nn.Dense(self.width, kernel_init=self.kernel_init, dtype=self.dtype, param_dtype=self.dtype)
+        for _ in range(2)
+      )
+
+  def __call__(self, image: Array, train: bool, delta: Array | None = None) -> dict[str, Array]:
+    """`features` f[b, d], and `last_map` f[b, h', w', c] of the whole face, `delta` added to it."""
+    last_map = self.face(image, train)[-1]
+    if delta is not None:
+      last_map = last_map + delta
+    features = self._pooled(last_map)
+    if self.regions:
+      parts = upper_and_lower_third(image, self.resize)
+      found = [
+        self._pooled(network(part, train)[-1])
+        for network, part in zip((self.eyes, self.mouth), parts, strict=True)
+      ]
+      local = nn.relu(self.local_fusion(jnp.concatenate(found, -1)))
+      features = nn.relu(self.fusion(jnp.concatenate([features, local], -1)))
+    return {'features': features, 'last_map': last_map}
+
+  def _pooled(self, last_map):
+    return last_map.mean((1, 2), dtype=self.dtype)
