@@ -37,8 +37,9 @@ class Method(NamedTuple):
       terms {name: f32[]}, unweighted.
     update: (extra, params, carry, outputs, batch, aux) -> extra. After the optimizer, no gradient.
     predict: (params, extra, batch, delta=None) -> {'logits', 'embedding', ...}, rows of the batch.
-      Other scores `<name>_logits` and numbers f32[b] are measured too. `delta` is added to the
-      last feature map, which is then among the predictions as `last_map` f[b, h, w, d].
+      Other scores `<name>_logits` are measured too, against the table's column `<name>` where
+      there is one, else against the label; so are numbers f32[b]. `delta` is added to the last
+      feature map, which is then among the predictions as `last_map` f[b, h, w, d].
     refresh: (epoch, params, extra, table, embed) -> extra. On the host, before an epoch's plan.
     estimates: (extra, label) -> f32[N, C]. The label distributions that it estimated for its
       training rows, whose given labels are i32[N]; None where it estimates none.

@@ -73,7 +73,7 @@ def finish(
   """
   lines = logs.read_lines(workdir / 'metrics.jsonl')
   for name, predicted in predictions.items():
-    split(workdir, data.splits.get(name), predicted, data.classes, name)
+    split(workdir, data.splits.get(name), predicted, data.classes, name, data.poses)
   if looks:
     heatmaps.write(workdir / 'report', looks, data.classes)
   learning_curves(workdir / 'report' / 'learning_curves.png', lines, workdir.name)

@@ -118,7 +118,7 @@ def evaluate_run(
     results = {}
     for name, predicted in predictions.items():
       results[name] = evaluate.measure(predicted, model.classes)
-      report.split(folder, data.splits.get(name), predicted, model.classes, name)
+      report.split(folder, data.splits.get(name), predicted, model.classes, name, data.poses)
     looks = build.look(config, model.method, model.state, data)
     if looks:
       heatmaps.write(folder / 'report', looks, model.classes)

@@ -145,8 +145,8 @@ def load(
     )
   if left_out:
     LOGGER.warning('left out of %s, rows of classes not in use: %s', name, dict(left_out))
-  splits = _with_rows(splits, name, classes)
   splits, poses = _select_poses(splits, tuple(poses), name)
+  splits = _with_rows(splits, name, classes)
   splits = carve_validation(splits, val_fraction, seed)
   check_subjects(splits, allow_shared_subjects)
   indices = _landmark_indices(builder, splits, landmarks)
