@@ -120,7 +120,7 @@ def learning_curves(path: Path, lines: Iterable[Mapping], title: str) -> None:
   by_split = {}
   for line in lines:
     by_split.setdefault(line['split'], []).append(line)
-  figure = Figure(figsize=(10, 3.8))
+  figure = Figure(figsize=(11, 3.8), layout='constrained')
   figure.suptitle(title)
   for number, (key, label) in enumerate((('loss', 'loss (nats)'), ('acc', 'accuracy'))):
     axes = figure.add_subplot(1, 2, number + 1)
@@ -138,7 +138,8 @@ def learning_curves(path: Path, lines: Iterable[Mapping], title: str) -> None:
     axes.set_xlabel('step')
     axes.set_ylabel(label)
     axes.grid(alpha=0.3)
-    axes.legend()
+  names = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+  figure.legend(names.values(), names, loc='outside right center', fontsize=8)
   files.save_figure(path, figure)
 
 
