@@ -143,6 +143,12 @@ def base() -> ml_collections.ConfigDict:
         'seed': 0,  # of the distortions
         'heatmaps': 6,  # rows of the report's heatmaps
       },
+      'early_stop': {  # early_stop.make
+        'metric': 'val/loss',
+        'mode': 'min',
+        'patience': 0,  # evaluations; 0 to never stop
+        'min_delta': 0.0,
+      },
       'checkpoint': {'every': 0, 'keep': 2},  # steps (0: only after evaluations)
       'reading': {'threads': 4, 'workers': 0, 'prefetch': 4},  # data.pipeline.batches
       'parallel': {'devices': 0, 'backend': 'pmap'},  # parallel.make

@@ -45,6 +45,7 @@ def finish(
   predictions: Mapping[str, evaluate.Predictions],
   training: TrainingRows | None = None,
   looks: heatmaps.Looks | None = None,
+  stopped_early: bool = False,
 ) -> dict[str, Any]:
   """Writes what remains at the end of a run: predictions, the report's pictures, `summary.json`.
 
@@ -55,6 +56,7 @@ def finish(
     predictions: By name as in `build.evaluations`, of the final state.
     training: Of the training rows, where more than their labels is known.
     looks: What test pictures look like to the final state.
+    stopped_early: Whether the run ended before its time.
 
   Returns:
     What `summary.json` holds: the metrics of the `last` evaluation, of the best one by validation
@@ -69,6 +71,7 @@ def finish(
   terms(workdir / 'report' / 'terms.png', lines, workdir.name)
   summary = summarise(lines) | {
     'step': int(state.step),
+    'stopped_early': stopped_early,
     'data': data.name,
     'state_sha256': checkpoint.state_sha256(state),
   }
