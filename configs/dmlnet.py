@@ -73,6 +73,7 @@ def get_config(arg: str = 'demo'):
     config.data.image_size = 224
     config.augment.update(flip=0.0, crop_scale=(1.0, 1.0))
     config.parallel.devices = 1
+    config.early_stop.update(metric='train/loss', patience=10)
     config.optimizer.update(
       lr=0.01, schedule='step', boundaries=tuple(float(e) for e in range(10, 500, 10)), decay=0.8
     )

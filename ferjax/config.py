@@ -147,6 +147,12 @@ def base() -> ml_collections.ConfigDict:
         'tsne': 1000,  # points of its t-SNE; 0 for none
         'embeddings': True,  # search, clusters, neighbours: embeddings.measure, of the final model
       },
+      'early_stop': {  # early_stop.make
+        'metric': 'val/loss',
+        'mode': 'min',
+        'patience': 0,  # evaluations; 0 to never stop
+        'min_delta': 0.0,
+      },
       'checkpoint': {'every': 0, 'keep': 2},  # steps (0: only after evaluations)
       'reading': {'threads': 4, 'workers': 0, 'prefetch': 4},  # data.pipeline.batches
       'parallel': {'devices': 0, 'backend': 'pmap'},  # parallel.make

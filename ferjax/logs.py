@@ -102,16 +102,22 @@ def profiler(workdir: Path, *, start: int = 0, stop: int = 0):
 
 
 class Logs:
-  """Writes metrics and shows progress; a context manager. Silent on every process but the first."""
+  """Writes metrics and shows progress; a context manager. Silent on every process but the first.
+
+  Attributes:
+    lines: All that metrics.jsonl holds, the lines of this process included.
+  """
 
   def __init__(self, workdir: Path, start: int, steps: int, batch: int, enabled: bool):
     self._enabled = enabled
     self._steps, self._batch = steps, batch
     self._time, self._step = time.perf_counter(), start
+    path = workdir / 'metrics.jsonl'
+    self.lines = [line for line in read_lines(path) if line['step'] <= start]
     if not enabled:
       return
-    cut_back(workdir / 'metrics.jsonl', start)
-    self._file = (workdir / 'metrics.jsonl').open('a', encoding='utf-8')
+    cut_back(path, start)
+    self._file = path.open('a', encoding='utf-8')
     self._events = SummaryWriter(str(workdir / 'events'), purge_step=start + 1 if start else None)
     console = Console(stderr=True)
     self._bar = None
@@ -153,9 +159,11 @@ class Logs:
 
   def write(self, step: int, split: str, values: Mapping[str, float | None]) -> None:
     """One line of metrics.jsonl, TensorBoard scalars, and a line or the bar's note."""
+    line = {'step': step, 'split': split, **values}
+    self.lines.append(line)
     if not self._enabled:
       return
-    self._file.write(json.dumps({'step': step, 'split': split, **values}) + '\n')
+    self._file.write(json.dumps(line) + '\n')
     self._file.flush()
     for name, value in values.items():
       if value is not None:

@@ -53,6 +53,7 @@ def finish(
   training: TrainingRows | None = None,
   looks: heatmaps.Looks | None = None,
   *,
+  stopped_early: bool = False,
   numbers: bool = False,
   tsne: int = 0,
 ) -> dict[str, Any]:
@@ -65,6 +66,7 @@ def finish(
     predictions: By name as in `build.evaluations`, of the final state.
     training: Of the training rows, where they are asked for.
     looks: What test pictures look like to the final state.
+    stopped_early: Whether the run ended before its time.
     numbers, tsne: See `embeddings.write`.
 
   Returns:
@@ -80,6 +82,7 @@ def finish(
   terms(workdir / 'report' / 'terms.png', lines, workdir.name)
   summary = summarise(lines) | {
     'step': int(state.step),
+    'stopped_early': stopped_early,
     'data': data.name,
     'state_sha256': checkpoint.state_sha256(state),
   }

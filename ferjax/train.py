@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from ferjax import build, checkpoint, core, evaluate, logs, optim, parallel, report
+from ferjax import build, checkpoint, core, early_stop, evaluate, logs, optim, parallel, report
 from ferjax import config as configs
 from ferjax.data import augment, dataset, noise, pipeline, samplers
 from ferjax.losses import weighting as weightings
@@ -83,6 +83,8 @@ def _train(config, workdir):
   train_step = devices.compile(train_step, donate=0)
   predict = build.make_predict(config, method, devices)
   evaluations = build.evaluations(config, data, ('val', 'test'))
+  eval_every = config.eval.every or steps_per_epoch
+  stops = configs.call(early_stop.make, 'early_stop', config.early_stop, eval_every)
 
   if parallel.first_process():
     _record(config, data, clean['label'], steps, workdir)
@@ -101,14 +103,14 @@ def _train(config, workdir):
     workdir,
   )
 
-  predictions, pending = {}, []
+  predictions, pending, stopped = {}, [], False
   with (
     checkpoint.open_checkpoints(workdir, config.checkpoint.keep) as checkpoints,
     logs.Logs(workdir, start, steps, config.batch, parallel.first_process()) as log,
     configs.call(logs.profiler, 'profile', config.profile, workdir) as before_step,
   ):
     for step in itertools.count(start):
-      evaluates = step % (config.eval.every or steps_per_epoch) == 0 or step == steps
+      evaluates = step % eval_every == 0 or step == steps
       saves = config.checkpoint.every and step % config.checkpoint.every == 0
       if step > start and (evaluates or saves):
         logs.check_finite(pending)
@@ -124,6 +126,10 @@ def _train(config, workdir):
         checkpoint.save(checkpoints, state, val_acc)
         log.restart_clock(step)
       if step >= steps:
+        break
+      stopped = evaluates and step > 0 and stops(log.lines)
+      if stopped:
+        LOGGER.info('stopped at step %d: %s is no better', step, config.early_stop.metric)
         break
       if step == start or step % steps_per_epoch == 0:
         epoch, offset = divmod(step, steps_per_epoch)
@@ -165,6 +171,7 @@ def _train(config, workdir):
     predictions,
     training,
     looks,
+    stopped_early=stopped,
     numbers=config.eval.embeddings,
     tsne=config.eval.tsne,
   )

@@ -132,3 +132,17 @@ def test_a_graph_of_landmarks_is_flipped_with_them():
   expected[..., 0] += 3 * flipped[:, None, None]
   expected[flipped] = expected[flipped][:, order]
   np.testing.assert_allclose(ends(out['landmarks'], out['landmark_graph']), expected, atol=1e-5)
+
+
+def test_a_flip_mirrors_the_pose():
+  images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3), np.uint8)
+  images[20:] = images[:20]
+  pose = np.arange(40, dtype=np.int32) % 4 - 1  # -1: unknown
+  batch = {'image': images, 'pose': pose}
+  out = compiled(flip=0.5, flip_poses=np.array([2, 1, 0]))(make_keys(40), batch)
+  mirrored = np.abs(to_u8(out['image']) - images[:, :, ::-1]).max((1, 2, 3)) < 0.1
+  assert 5 < mirrored.sum() < 35
+  np.testing.assert_array_equal(out['pose'], np.where(mirrored & (pose >= 0), 2 - pose, pose))
+  np.testing.assert_array_equal(compiled(flip=0.0)(make_keys(40), batch)['pose'], pose)
+  with pytest.raises(InputError, match='poses cannot be flipped'):
+    compiled(flip=0.5)(make_keys(40), batch)

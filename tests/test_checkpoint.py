@@ -112,3 +112,19 @@ def test_the_digest_sees_every_bit():
   assert digest == checkpoint.state_sha256(make_state(1, devices=1))
   changed = make_state(1).replace(params={'w': jnp.array([1, 1, 1.0000001])})
   assert digest != checkpoint.state_sha256(changed)
+
+
+def test_weights_of_terms_are_stored_where_they_have_a_state(tmp_path):
+  plain = make_state(1)
+  weighted = plain.replace(weighting={'history': jnp.arange(3.0)})
+  for name, state in (('plain', plain), ('weighted', weighted)):
+    with checkpoint.open_checkpoints(tmp_path / name, 2) as checkpoints:
+      checkpoint.save(checkpoints, state, None)
+    stored = checkpoint.restore(tmp_path / name, 'last')
+    assert set(stored) == {'step', 'params', 'opt_state', 'extra', 'rng'} | (
+      {'weighting'} if name == 'weighted' else set()
+    )
+    emptied = {k: jax.tree.map(jnp.zeros_like, getattr(state, k)) for k in ('params', 'weighting')}
+    restored = checkpoint.restore_latest(tmp_path / name, state.replace(**emptied))
+    assert checkpoint.state_sha256(restored) == checkpoint.state_sha256(state)
+  assert checkpoint.state_sha256(plain) != checkpoint.state_sha256(weighted)

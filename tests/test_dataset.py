@@ -190,3 +190,38 @@ def test_manifest_without_landmarks(data_dir, tmp_path):
     csv.writer(file).writerows(rows)
   data = load(path, data_dir)
   assert set(data.splits) == {'test'} and 'landmarks' not in data.splits['test'].table
+
+
+def test_poses_are_chosen_and_ordered_by_yaw(manifest, data_dir):
+  whole = load(manifest, data_dir)
+  assert whole.poses == (-30, 0, 30)
+  table = whole.splits['train'].table
+  np.testing.assert_array_equal(np.array(whole.poses)[table['pose']], table['yaw_bin'])
+  assert table['pose'].dtype == np.int32
+  np.testing.assert_array_equal(dataset.flip_poses(whole), [2, 1, 0])
+  chosen = load(manifest, data_dir, poses=(30, 0))
+  assert chosen.poses == (30, 0) and chosen.fingerprint == whole.fingerprint
+  table = chosen.splits['train'].table
+  np.testing.assert_array_equal(np.array([30, 0])[table['pose']], table['yaw_bin'])
+  assert len(table['pose']) == 56
+  with pytest.raises(InputError, match='the pose 30 and not -30.*flip=0'):
+    dataset.flip_poses(chosen)
+  theirs = dataset.with_poses(whole, (0, 45, -30))
+  table = theirs.splits['test'].table
+  expected = [{0: 0, -30: 2}.get(yaw, -1) for yaw in table['yaw_bin']]
+  np.testing.assert_array_equal(table['pose'], expected)
+  assert theirs.poses == (0, 45, -30) and set(expected) == {0, 2, -1}
+
+
+def test_poses_that_are_not_there_are_told(manifest, data_dir, tmp_path):
+  with pytest.raises(InputError, match=r'has no pose 45. It has \(-30, 0, 30\)'):
+    load(manifest, data_dir, poses=(0, 45))
+  with pytest.raises(InputError, match='twice'):
+    load(manifest, data_dir, poses=(0, 0))
+  path = write_manifest(tmp_path, {'train': 14, 'test': 7})
+  path.write_text(path.read_text().replace('yaw_bin', 'something_else'))
+  data = load(path, data_dir)
+  assert data.poses == () and 'pose' not in data.splits['train'].table
+  assert 'pose' not in dataset.with_poses(data, (0,)).splits['train'].table
+  with pytest.raises(InputError, match='does not say the pose'):
+    load(path, data_dir, poses=(0,))

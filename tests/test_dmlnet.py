@@ -145,13 +145,10 @@ def in_parallel(dtype):
 def test_the_same_on_any_number_of_devices():
   """Mining sees the global batch; the weights and their history are the same everywhere."""
   made = weighting.make(1, name='dynamic', total=2.0, window=2)
-  metrics, state = check_ten_steps_in_float64(
-    [(8, 'pmap'), (4, 'shard_map')], in_parallel, {}, made
-  )
+  metrics, state = check_ten_steps_in_float64([(8, 'shard_map')], in_parallel, {}, made)
   assert all(values['triplet'] > 0 for values in metrics)
-  weights = np.array(
-    [[values[f'weight/{n}'] for n in state['weighting'].terms] for values in metrics]
-  )
+  names = [f'weight/{name}' for name in state['weighting'].terms]
+  weights = np.array([[values[name] for name in names] for values in metrics])
   np.testing.assert_allclose(weights.sum(1), 2, rtol=1e-12)
   assert (weights[:4] == weights[0]).all() and np.ptp(weights[4:], 0).min() > 1e-4
 
@@ -174,7 +171,7 @@ def test_impossible_settings_are_refused(options, message):
 
 @pytest.fixture
 def dmlnet_config(small_config):
-  small_config.method = ml_collections.ConfigDict({'name': 'dmlnet', 'pose_margin': 0.3, **SMALL})
+  small_config.method = ml_collections.ConfigDict({'name': 'dmlnet', 'regions': False, **SMALL})
   small_config.weighting.update(name='dynamic', total=2.0, window=2)
   small_config.sampler.name = 'five_tuples'
   small_config.batch = 20
@@ -228,29 +225,18 @@ def test_learned_weights_are_parameters_of_any_method(small_config, tmp_path):
   lines = [x for x in logs.read_lines(tmp_path / 'metrics.jsonl') if x['split'] == 'train']
   assert lines[0]['weight/cross_entropy'] == 1
   np.testing.assert_allclose(lines[1]['weight/cross_entropy'], np.exp(-5e-3), rtol=1e-5)
-  model = trained.load(tmp_path)
-  learned = model.state.params[weighting.LEARNED]['cross_entropy']
-  assert 0.005 < learned < 0.03
   assert trained.evaluate_run(tmp_path)['test']['acc'] >= 0
 
 
 def test_faces_without_poses_or_five_tuples_are_refused(dmlnet_config, tmp_path):
   path = write_manifest(tmp_path, {'train': 28, 'test': 7})
-  text = path.read_text()
+  header, *rows = [line.split(',') for line in path.read_text().splitlines()]
+  column = header.index('yaw_bin')
+  frontal = [header, *([*row[:column], '0', *row[column + 1 :]] for row in rows)]
+  unknown = [row[:column] + row[column + 1 :] for row in (header, *rows)]
+  for name, table in (('frontal', frontal), ('unknown', unknown)):
+    path.with_name(f'{name}.csv').write_text('\n'.join(map(','.join, table)))
   dmlnet_config.data.path = str(path.with_name('frontal.csv'))
-  lines = [line.split(',') for line in text.splitlines()]
-  column = lines[0].index('yaw_bin')
-  for name, changed in (
-    (
-      'frontal',
-      [
-        ','.join([*x[:column], '0' if i else 'yaw_bin', *x[column + 1 :]])
-        for i, x in enumerate(lines)
-      ],
-    ),
-    ('unknown', [','.join(x[:column] + x[column + 1 :]) for x in lines]),
-  ):
-    path.with_name(f'{name}.csv').write_text('\n'.join(changed))
   with pytest.raises(InputError, match='7 of 7 values of `label` have one yaw_bin'):
     train.train(dmlnet_config, tmp_path / 'a')
   dmlnet_config.data.path = str(path.with_name('unknown.csv'))

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -63,3 +64,54 @@ def test_schedules():
   np.testing.assert_allclose([steps(s) for s in (3, 4, 8)], [1, 0.1, 0.01], rtol=1e-5)
   cosine = optim.learning_rate_schedule(1.0, 'cosine', 10)
   np.testing.assert_allclose([cosine(s) for s in (0, 5, 10)], [1, 0.5, 0], atol=1e-6)
+
+
+def follow(steps, **options):
+  """Parameters after each step of two an epoch, with the same gradients."""
+  tx, _ = optim.make(PARAMS, steps, 2, **options)
+  params, state, found = PARAMS, tx.init(PARAMS), []
+  step = jax.jit(lambda params, state: tx.update(GRADS, state, params))
+  for _ in range(steps):
+    changes, state = step(params, state)
+    params = optax.apply_updates(params, changes)
+    found.append(params['model'])
+  return found
+
+
+@pytest.mark.parametrize('name', ['adam', 'adamw', 'sgd'])
+def test_frozen_parameters_do_not_move_and_begin_anew(name):
+  """The bias waits for an epoch, and then moves as if training began; the kernel never waits."""
+  options = {'name': name, 'lr': 0.1, 'weight_decay': 0.5}
+  free = follow(6, **options)
+  rules = (('.*/bias', 0, 1, 0),)
+  frozen = follow(6, freeze_rules=rules, **options)
+  for step in range(6):
+    np.testing.assert_allclose(frozen[step]['kernel'], free[step]['kernel'], rtol=1e-5)
+    if step < 2:
+      np.testing.assert_array_equal(frozen[step]['bias'], PARAMS['model']['bias'])
+    else:
+      np.testing.assert_allclose(frozen[step]['bias'], free[step - 2]['bias'], rtol=1e-5)
+
+
+def test_parts_alternate():
+  rules = (('.*/bias', 0, 1, 2), ('.*/kernel', 1, 2, 2), ('.*/k.*', 0, 0.5, 0))
+  found = [PARAMS['model'], *follow(8, lr=0.1, weight_decay=0.1, momentum=0.9, freeze_rules=rules)]
+  moved = {
+    name: [bool((a[name] != b[name]).any()) for a, b in zip(found, found[1:], strict=False)]
+    for name in ('bias', 'kernel')
+  }
+  assert moved['bias'] == [False, False, True, True] * 2
+  assert moved['kernel'] == [False, True, False, False, True, True, False, False]
+
+
+@pytest.mark.parametrize(
+  'rule, message',
+  [
+    (('nothing', 0, 1, 0), 'matches no parameter'),
+    (('.*', 2, 1, 0), 'first < last'),
+    (('.*', 0, 1), 'give .regex'),
+  ],
+)
+def test_impossible_freezing_is_refused(rule, message):
+  with pytest.raises(InputError, match=message):
+    updates(freeze_rules=(rule,))

@@ -63,7 +63,7 @@ def test_batch_hard_by_a_double_loop(hinge):
 
 
 def test_batch_hard_by_hand():
-  """On a line at 0, 1, 3; the first two of a class and two poses, the third of the first pose."""
+  """On a line at 0, 1, 3; the first two of a class in two poses, the third in the first."""
   distance = triplet.squared_distances(jnp.array([[0.0], [1.0], [3.0]]))
   np.testing.assert_allclose(distance, [[0, 1, 9], [1, 0, 4], [9, 4, 0]])
   masks = triplet.nuisance_masks(jnp.array([0, 0, 1]), jnp.array([0, 1, 0]))

@@ -1,0 +1,64 @@
+"""When a run has stopped getting better: from the lines of its metrics.jsonl, and nothing else."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ferjax.errors import InputError
+
+Lines = Iterable[Mapping[str, Any]]
+
+
+def make(
+  every: int,
+  *,
+  metric: str = 'val/loss',
+  mode: str = 'min',
+  patience: int = 0,
+  min_delta: float = 0.0,
+) -> Callable[[Lines], bool]:
+  """Factory: config section `early_stop` -> (lines) -> whether to stop after the last of them.
+
+  The value of an evaluation is that of its line; of a metric of training, the mean over the lines
+  since the evaluation before. An evaluation is better when it is below (above) the best one by more
+  than `min_delta`; a run stops when the last `patience` evaluations were not.
+
+  Args:
+    every: Steps between evaluations.
+    metric: `<split>/<name>` of metrics.jsonl, such as `val/loss`, `val/acc` or `train/loss`.
+    mode: `min` or `max`, which values are better.
+    patience: Evaluations without a better one; 0 to never stop.
+    min_delta: What counts as better.
+
+  Raises:
+    InputError: a name or number that cannot be; from the function: no line has such a metric.
+  """
+  split, _, name = metric.partition('/')
+  if mode not in ('min', 'max'):
+    raise InputError(f"config.early_stop.mode is '{mode}': use min or max")
+  if not name:
+    raise InputError(f"config.early_stop.metric is '{metric}': give SPLIT/NAME, such as val/loss")
+  if patience < 0 or min_delta < 0:
+    raise InputError(
+      f'config.early_stop: patience={patience} and min_delta={min_delta} must be at least 0'
+    )
+  sign = 1 if mode == 'min' else -1
+
+  def stops(lines):
+    if not patience:
+      return False
+    values = {}
+    for line in lines:
+      if line['split'] == split and line.get(name) is not None:
+        values.setdefault(-(-line['step'] // every), []).append(line[name])
+    if not values:
+      raise InputError(f'config.early_stop.metric={metric}: metrics.jsonl has no such number')
+    best, since = np.inf, 0
+    for _, found in sorted(values.items()):
+      value = sign * np.mean(found)
+      better = value < best - min_delta
+      best, since = (value, 0) if better else (best, since + 1)
+    return since >= patience
+
+  return stops
