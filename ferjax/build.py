@@ -150,5 +150,5 @@ def look(
   columns = ('label', *predict_columns(method, split))
   batch = next(pipeline.batches(dataset.take(split, rows), plan, columns, size, threads=1))
   batch['index'] = rows.astype(batch['index'].dtype)
-  params, extra = parallel.host((state.params, state.extra))
+  params, extra = parallel.host((core.own(state.params), state.extra))
   return heatmaps.look(method, params, extra, batch, views(config, distort.DISTORTIONS), name)

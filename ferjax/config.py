@@ -21,7 +21,7 @@ LOGGER = logging.getLogger(__name__)
 PACKAGES = ('ferjax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 
 # Where a run lies, how fast it goes, how long it lasts: the rest decides what it computes.
-FREE_TO_CHANGE = ('data.dir', 'parallel.', 'reading.', 'profile.')
+FREE_TO_CHANGE = ('data.dir', 'parallel.', 'reading.', 'profile.', 'early_stop.')
 LENGTHS = ('epochs', 'steps')
 
 LIMITS = {

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferjax.benchmark import __main__, conv, lgmp, measure, methods, step
+from ferjax.benchmark import __main__, conv, lgmp, measure, methods, regions, step
 from ferjax.errors import InputError
 from ferjax.models import resnet
 
@@ -176,3 +176,13 @@ def test_lgmp_in_both_forms():
   assert row['faster_than_literal'] == row['literal']['median_ms'] / row['ferjax']['median_ms']
   assert row['literal']['memory_mb'] > row['ferjax']['memory_mb'] > 0
   assert '| 6x6x8' in measure.markdown(lgmp.table([row]))
+
+
+def test_three_networks_are_timed_together_and_apart():
+  (row,) = regions.run(QUICK, (methods.Case('resnet10', 24, batch=4, width=4),))
+  apart = sum(row[name]['median_ms'] for name in ('face', 'eyes', 'mouth'))
+  assert row['apart_to_together'] == apart / row['together']['median_ms']
+  assert row['together_to_face'] == row['together']['median_ms'] / row['face']['median_ms']
+  columns = regions.table([row])
+  assert columns['apart, images/s'] == [pytest.approx(4000 / apart)]
+  assert '| resnet10, 24 px, batch 4 |' in measure.markdown(columns)

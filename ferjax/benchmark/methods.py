@@ -15,14 +15,15 @@ from ferjax import core, models, optim, parallel
 from ferjax.benchmark import measure
 from ferjax.data import augment
 
+CLASSES, POSES, LANDMARKS, ROWS = 7, 5, 50, 5000
 METHODS = {  # name: the method's options
   'softmax': {},
   'lanet': {},
   'hrl': {},
   'hrl sifl=False': {'sifl': False},
   'hrl sifl=False branch=dense': {'sifl': False, 'branch': 'dense'},
+  'dmlnet': {'num_poses': POSES},
 }
-CLASSES, LANDMARKS, ROWS = 7, 50, 5000
 
 
 class Case(NamedTuple):
@@ -59,7 +60,7 @@ def _rows(case, bench):
   sides, facts = {}, {}
   for name in case.methods:
     measure.progress(f'methods: {case.name}: compiles {name}')
-    sides[name], facts[name] = _side(name, case)
+    sides[name], facts[name] = side(name, case, host_batch(case))
   rows = []
   timed = measure.interleave(sides, bench)
   for name in case.methods:
@@ -71,12 +72,14 @@ def _rows(case, bench):
   return rows
 
 
-def _side(name, case):
+def side(
+  name: str, case: Case, batch: dict[str, np.ndarray]
+) -> tuple[measure.Turn, dict[str, float]]:
+  """The training step of one of `METHODS` on a batch: its turns, `flops` and `parameters`."""
   devices = parallel.make(devices=1)
   make = importlib.import_module(f'ferjax.methods.{name.split()[0]}').make
   model = getattr(models, case.model)(width=case.width)
   method = make(model, num_classes=CLASSES, **METHODS[name])
-  batch = _host_batch(case)
   example = augment.evaluation({key: jnp.asarray(value[:1]) for key, value in batch.items()})
   params, extra = method.init(jax.random.key(0), example, {'label': np.zeros(ROWS, np.int32)})
   tx, _ = optim.make(params, 1, 1)
@@ -97,7 +100,8 @@ def _side(name, case):
   return measure.jax_turn(call), facts
 
 
-def _host_batch(case):
+def host_batch(case: Case) -> dict[str, np.ndarray]:
+  """Pictures and labels drawn at random, as they come from the host."""
   rng = np.random.default_rng(0)
   return {
     'image': rng.integers(0, 256, (case.batch, case.size, case.size, 3), np.uint8),
@@ -105,6 +109,8 @@ def _host_batch(case):
     'landmarks': rng.uniform(0, case.size - 1, (case.batch, LANDMARKS, 2)).astype(np.float32),
     'index': rng.permutation(ROWS)[: case.batch].astype(np.int32),
     'position': np.arange(case.batch, dtype=np.int32),
+    'pose': rng.integers(0, POSES, case.batch).astype(np.int32),
+    'subject': rng.integers(0, 20, case.batch).astype(np.int32),
   }
 
 
