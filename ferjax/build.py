@@ -1,6 +1,7 @@
 """From a config to the parts of a run; below here no function sees a config."""
 
 import importlib
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import ml_collections
 
 from ferjax import config as configs
 from ferjax import core, evaluate, heatmaps, models, parallel, wrap
-from ferjax.data import augment, dataset, distort, pipeline
+from ferjax.data import augment, dataset, distort, graphs, pipeline, samplers
 from ferjax.errors import InputError, nearest
 
 PRECISIONS = {  # type of the computation, type of the parameters
@@ -39,6 +40,25 @@ def make_method(config: ml_collections.ConfigDict, num_classes: int) -> core.Met
   options = configs.without_name(config.method)
   method = configs.call(make, 'method', options, model, num_classes=num_classes)
   return wrap.ema(method, config.ema) if config.ema else method
+
+
+def make_sampler(config: ml_collections.ConfigDict, table: dataset.Table) -> samplers.Plan:
+  """The sampler that a config names.
+
+  Its factory is told the table of the training rows, the picture size and the folder of graphs
+  where it has such arguments.
+
+  Raises:
+    InputError: no such sampler, a key that it does not take, or rows that it cannot work with.
+  """
+  make = configs.named(samplers, config.sampler.name, 'sampler')
+  known = {
+    'table': table,
+    'image_size': config.data.image_size,
+    'folder': graphs.folder(config.data.dir),
+  }
+  known = {k: v for k, v in known.items() if k in inspect.signature(make).parameters}
+  return configs.call(make, 'sampler', configs.without_name(config.sampler), **known)
 
 
 def picture_dtype(config: ml_collections.ConfigDict):

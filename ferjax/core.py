@@ -105,7 +105,7 @@ def make_train_step(
     def loss_fn(params):
       outputs, carry = method.forward(params, state.extra, batch, keys)
       outputs = gather(outputs)
-      seen = gather({name: value for name, value in batch.items() if name != 'image'})
+      seen = gather({name: value for name, value in batch.items() if not name.endswith('image')})
       terms, aux = method.loss(params, state.extra, outputs, seen, state.step)
       return weighted_sum(terms, weights), (terms, aux, carry, outputs, seen)
 

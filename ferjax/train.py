@@ -12,7 +12,7 @@ import ml_collections
 
 from ferjax import build, checkpoint, core, evaluate, logs, optim, parallel, report
 from ferjax import config as configs
-from ferjax.data import augment, dataset, noise, pipeline, samplers
+from ferjax.data import augment, dataset, noise, pipeline
 
 LOGGER = logging.getLogger(__name__)
 
@@ -70,8 +70,7 @@ def _train(config, workdir):
   train_step = devices.compile(train_step, donate=0)
   predict = build.make_predict(config, method, devices)
   evaluations = build.evaluations(config, data, ('val', 'test'))
-  make_sampler = configs.named(samplers, config.sampler.name, 'sampler')
-  sampler = configs.call(make_sampler, 'sampler', configs.without_name(config.sampler))
+  sampler = build.make_sampler(config, split.table)
 
   if parallel.first_process():
     _record(config, data, clean['label'], steps, workdir)
@@ -79,7 +78,7 @@ def _train(config, workdir):
   state = state if restored is None else restored
   start = int(state.step)
   LOGGER.info(
-    '%s step %d of %d: %d pictures a step, %d devices, %d training rows, %.2f M parameters, in %s',
+    '%s step %d of %d: %d examples a step, %d devices, %d training rows, %.2f M parameters, in %s',
     'going on at' if start else 'from',
     start,
     steps,
