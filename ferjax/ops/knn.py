@@ -20,7 +20,7 @@ import numpy as np
 from ferjax.errors import InputError
 
 EXACT_ROWS = 20_000  # up to here, exact search on a CPU takes a few seconds
-BLOCK = 2**26  # distances at a time
+BLOCK = 2**24  # distances at a time
 SPARE = 4  # candidates beyond k, whose exact distances decide
 CHUNK = 8192  # rows at a time, on the host
 
