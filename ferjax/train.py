@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from ferjax import build, checkpoint, core, evaluate, logs, optim, parallel, report
+from ferjax import auxiliary, build, checkpoint, core, evaluate, logs, optim, parallel, report
 from ferjax import config as configs
 from ferjax.data import augment, dataset, noise, pipeline
 
@@ -144,6 +144,9 @@ def _train(config, workdir):
     )
   if not parallel.first_process():
     return {}
+  if spaces := config.sampler.get('graphs', ()):
+    path, size = workdir / 'report' / 'auxiliary_spaces.png', config.data.image_size
+    auxiliary.write(path, split.table, clean['label'], data.classes, spaces, size)
   looks = build.look(config, method, state, data)
   return report.finish(workdir, state, data, predictions, training, looks)
 

@@ -9,7 +9,9 @@ def slow(points, k):
   """By a double loop: k nearest other rows, lower rows first among equals."""
   index, distance = [], []
   for i, x in enumerate(points):
-    found = sorted((float(np.sqrt(((x - y) ** 2).sum())), j) for j, y in enumerate(points) if j != i)
+    found = sorted(
+      (float(np.sqrt(((x - y) ** 2).sum())), j) for j, y in enumerate(points) if j != i
+    )
     index.append([j for _, j in found[:k]])
     distance.append([d for d, _ in found[:k]])
   return np.array(index), np.array(distance)

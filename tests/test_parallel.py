@@ -60,8 +60,11 @@ def batch_hard_method(dtype):
   return core.Method(frozenset(), frozenset(), init, forward, loss, update, predict)
 
 
-def run(devices, backend, dtype, steps, make_method=batch_hard_method, weights=None):
-  """Metrics of every step and the last parameters and other state, as NumPy arrays."""
+def run(devices, backend, dtype, steps, make_method=batch_hard_method, weights=None, more=None):
+  """Metrics of every step and the last parameters and other state, as NumPy arrays.
+
+  `more(rng)` are further columns of each batch.
+  """
   place = parallel.make(devices=devices, backend=backend)
   method = make_method(dtype)
   rng = np.random.default_rng(0)
@@ -75,6 +78,8 @@ def run(devices, backend, dtype, steps, make_method=batch_hard_method, weights=N
     }
     for _ in range(steps)
   ]
+  if more:
+    batches = [batch | more(rng) for batch in batches]
   tx = optax.adam(1e-3)
   example = augment.evaluation({k: v[:1] for k, v in batches[0].items()}, dtype)
   params, extra = method.init(jax.random.key(0), example, {'label': np.zeros(ROWS, np.int32)})

@@ -24,7 +24,7 @@ PASSES = ('joint', 'separate')
 def make(model: nn.Module, *, num_classes: int, neighbours: str = 'joint') -> Method:
   """Factory.
 
-  Terms: `cross_entropy` (equation 2) and `guidance` (equation 4, of all graphs together), both means
+  Terms: `cross_entropy` (equation 2) and `guidance` (equation 4, of all graphs), both means
   over the examples; neighbours pay none.
 
   Args:
@@ -63,9 +63,7 @@ def make(model: nn.Module, *, num_classes: int, neighbours: str = 'joint') -> Me
 
   def loss(params, extra, outputs, batch, step):
     terms, aux = classifier.loss(params, extra, outputs, batch, step)
-    guidance = neighbour_guidance(
-      outputs['logits'], outputs['neighbour_logits'], batch['affinity']
-    )
+    guidance = neighbour_guidance(outputs['logits'], outputs['neighbour_logits'], batch['affinity'])
     return terms | {'guidance': guidance.mean()}, aux
 
   return classifier._replace(forward=forward, loss=loss)
