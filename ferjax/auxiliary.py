@@ -23,22 +23,21 @@ def write(
   table: Mapping[str, np.ndarray],
   label: np.ndarray,
   classes: Sequence[str],
-  spaces: Sequence[str],
   image_size: int,
   count: int = 1000,
 ) -> None:
-  """PNG of t-SNE of the spaces, coloured by class.
+  """PNG of t-SNE of the spaces that a table has, coloured by class.
 
   Args:
     path: The file.
-    table: Columns of n rows, with those of the spaces.
+    table: Columns of n rows.
     label: i32[n], the classes to colour them by.
     classes: Class names.
-    spaces: See `graphs.coordinates`.
-    image_size: The same.
+    image_size: See `graphs.coordinates`.
     count: Rows at most, drawn at random, always the same.
   """
   rows = np.sort(np.random.default_rng(0).permutation(len(label))[:count])
+  spaces = [space for space in graphs.SPACES if space in table]
   figure = Figure(figsize=(5.4 * len(spaces), 6))
   figure.suptitle(f't-SNE of the auxiliary label spaces: {len(rows)} of {len(label)} training rows')
   for number, space in enumerate(spaces):

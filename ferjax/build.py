@@ -61,6 +61,12 @@ def make_sampler(config: ml_collections.ConfigDict, table: dataset.Table) -> sam
   return configs.call(make, 'sampler', configs.without_name(config.sampler), **known)
 
 
+def uses_graphs(config: ml_collections.ConfigDict) -> bool:
+  """Whether the sampler that a config names builds graphs of neighbours."""
+  make = configs.named(samplers, config.sampler.name, 'sampler')
+  return 'graphs' in inspect.signature(make).parameters
+
+
 def picture_dtype(config: ml_collections.ConfigDict):
   """Type of pictures and augmentation: float64 in float64 runs, else float32."""
   return PRECISIONS[config.precision][1]

@@ -28,7 +28,7 @@ def prepare(argv: list[str]) -> None:
   if config is None:
     raise InputError('give a config, such as --config=configs/ldl_alsg.py')
   configs.check(config)
-  if 'graphs' not in config.sampler:
+  if not build.uses_graphs(config):
     raise InputError(
       f"config.sampler.name is '{config.sampler.name}', which needs no graphs: give a config with "
       'neighbour_groups, such as --config=configs/ldl_alsg.py'

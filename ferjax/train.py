@@ -144,9 +144,9 @@ def _train(config, workdir):
     )
   if not parallel.first_process():
     return {}
-  if spaces := config.sampler.get('graphs', ()):
+  if build.uses_graphs(config):
     path, size = workdir / 'report' / 'auxiliary_spaces.png', config.data.image_size
-    auxiliary.write(path, split.table, clean['label'], data.classes, spaces, size)
+    auxiliary.write(path, split.table, clean['label'], data.classes, size)
   looks = build.look(config, method, state, data)
   return report.finish(workdir, state, data, predictions, training, looks)
 
