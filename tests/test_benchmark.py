@@ -184,5 +184,5 @@ def test_knn_approximate_beside_exact():
   for row in rows:
     assert 0.98 < row['true_recall'] <= 1 and abs(row['recall'] - row['true_recall']) < 0.01
     assert row['memory_mb'] > 50 and row['exact']['cpu_s'] > 0 < row['approximate']['wall_s']
-  assert '| landmarks, 1000 rows |' in measure.markdown(knn.table(rows))
+  assert '| landmarks, 1000 rows ' in measure.markdown(knn.table(rows))
   assert knn.action_units(50).shape == (50, 17) and knn.landmarks(50).shape == (50, 136)
