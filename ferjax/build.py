@@ -11,7 +11,7 @@ import ml_collections
 
 from ferjax import config as configs
 from ferjax import core, evaluate, heatmaps, models, parallel, wrap
-from ferjax.data import augment, dataset, distort, pipeline
+from ferjax.data import augment, dataset, distort, graphs, pipeline, samplers
 from ferjax.errors import InputError, nearest
 
 LOGGER = logging.getLogger(__name__)
@@ -49,6 +49,31 @@ def make_method(
   counts = {k: v for k, v in counts.items() if k in inspect.signature(make).parameters}
   method = configs.call(make, 'method', options, model, **counts)
   return wrap.ema(method, config.ema, config.ema_statistics) if config.ema else method
+
+
+def make_sampler(config: ml_collections.ConfigDict, table: dataset.Table) -> samplers.Plan:
+  """The sampler that a config names.
+
+  Its factory is told the table of the training rows, the picture size and the folder of graphs
+  where it has such arguments.
+
+  Raises:
+    InputError: no such sampler, a key that it does not take, or rows that it cannot work with.
+  """
+  make = configs.named(samplers, config.sampler.name, 'sampler')
+  known = {
+    'table': table,
+    'image_size': config.data.image_size,
+    'folder': graphs.folder(config.data.dir),
+  }
+  known = {k: v for k, v in known.items() if k in inspect.signature(make).parameters}
+  return configs.call(make, 'sampler', configs.without_name(config.sampler), **known)
+
+
+def uses_graphs(config: ml_collections.ConfigDict) -> bool:
+  """Whether the sampler that a config names builds graphs of neighbours."""
+  make = configs.named(samplers, config.sampler.name, 'sampler')
+  return 'graphs' in inspect.signature(make).parameters
 
 
 def picture_dtype(config: ml_collections.ConfigDict):

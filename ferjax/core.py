@@ -140,7 +140,7 @@ def make_train_step(
       learned, params = params.get(weightings.LEARNED), own(params)
       outputs, carry = method.forward(params, state.extra, batch, keys)
       outputs = gather(outputs)
-      seen = gather({name: value for name, value in batch.items() if name != 'image'})
+      seen = gather({name: value for name, value in batch.items() if not name.endswith('image')})
       terms, aux = method.loss(params, state.extra, outputs, seen, state.step)
       factors, penalty = weighting.weigh(learned, state.weighting, terms, state.step)
       loss = weighted_sum({k: factors[k] * v for k, v in terms.items()}, weights) + penalty

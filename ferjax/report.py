@@ -1,4 +1,4 @@
-"""Pictures of a run: curves, confident mistakes, training labels; and what calls for the rest."""
+"""Pictures of a run: curves, mistakes, label distributions; and what calls for the rest."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -249,6 +249,9 @@ def split(
   tables.expression_by_pose(folder, f'expression_by_pose_{stem}', predictions, classes, name)
   if rows is not None:
     confident_mistakes(folder / f'mistakes_{stem}.png', rows, predictions, classes, name)
+  if rows is not None and name == 'test':
+    path, shares = folder / 'predicted_test.png', evaluate.probabilities(predictions)
+    label_distributions(path, rows, shares, classes, 'test: predicted')
 
 
 def training_labels(
@@ -285,7 +288,8 @@ def training_labels(
     _cross_entropy_histogram(folder / 'cross_entropy.png', losses, wrong)
   what = 'estimated' if 'estimated' in found else 'predicted'
   path = folder / 'label_distributions.png'
-  _label_distributions(path, training, found[what], what, truth, wrong, classes)
+  title = f'training: {what}'
+  label_distributions(path, training.split, found[what], classes, title, clean)
   return measured
 
 
@@ -306,28 +310,50 @@ def _cross_entropy_histogram(path, losses, wrong):
   files.save_figure(path, figure)
 
 
-def _label_distributions(path, training, distribution, what, truth, wrong, classes, count=16):
-  """Rows drawn at random, half of them with wrong labels where there are such."""
-  rng = np.random.default_rng(0)
+def label_distributions(
+  path: Path,
+  rows: dataset.Split,
+  distribution: np.ndarray,
+  classes: Sequence[str],
+  title: str,
+  clean: np.ndarray | None = None,
+  count: int = 16,
+) -> None:
+  """PNG of label distributions beside their pictures (LDL-ALSG, figure 1), and beside the true or
+  voted ones where these are known.
+
+  Args:
+    path: The file.
+    rows: The split that they are of.
+    distribution: f[n, C], of its first n rows.
+    classes: Class names.
+    title: What they are.
+    clean: i32[n], the labels before the noise; half of the rows drawn are then wrong ones.
+    count: Rows to show, drawn at random, always the same.
+  """
+  rng, given = np.random.default_rng(0), rows.table['label']
+  truth = rows.table.get('distribution')
+  wrong = np.zeros(len(distribution), bool)
+  if clean is not None:
+    wrong = given[: len(clean)] != clean
   order = rng.permutation(len(distribution))
   chosen = [*order[wrong[order]][: count // 2]]
   chosen += [*order[~wrong[order]][: count - len(chosen)]]
   columns = 4
   figure = Figure(figsize=(16, 1.8 * math.ceil(len(chosen) / columns) + 0.8))
-  title = f'training rows drawn at random: {what} label distributions'
+  title = f'{title} label distributions of rows drawn at random'
   figure.suptitle(title + (' (blue) and true or voted ones (grey)' if truth is not None else ''))
   lines = math.ceil(len(chosen) / columns)
   ratios = (1, 1, 0.5) * columns  # picture, bars, room for the names of the classes
   grid = figure.add_gridspec(lines, 3 * columns, wspace=0.1, hspace=0.5, width_ratios=ratios)
-  given = training.split.table['label']
   for place, row in enumerate(chosen):
     line, column = divmod(place, columns)
     axes = figure.add_subplot(grid[line, 3 * column])
-    axes.imshow(dataset.picture(training.split, row, 112))
+    axes.imshow(dataset.picture(rows, row, 112))
     axes.axis('off')
     named = classes[given[row]]
     if wrong[row]:
-      named += f' (was {classes[training.clean[row]]})'
+      named += f' (was {classes[clean[row]]})'
     axes.set_title(named, fontsize=8, loc='left', color='tab:red' if wrong[row] else 'black')
     axes = figure.add_subplot(grid[line, 3 * column + 1])
     places = np.arange(len(classes))

@@ -10,9 +10,20 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from ferjax import build, checkpoint, core, early_stop, evaluate, logs, optim, parallel, report
+from ferjax import (
+  auxiliary,
+  build,
+  checkpoint,
+  core,
+  early_stop,
+  evaluate,
+  logs,
+  optim,
+  parallel,
+  report,
+)
 from ferjax import config as configs
-from ferjax.data import augment, dataset, noise, pipeline, samplers
+from ferjax.data import augment, dataset, noise, pipeline
 from ferjax.losses import weighting as weightings
 
 LOGGER = logging.getLogger(__name__)
@@ -63,8 +74,7 @@ def _train(config, workdir):
     flip_poses=dataset.flip_poses(data) if 'pose' in columns and flips else None,
     dtype=build.picture_dtype(config),
   )
-  make_sampler = configs.named(samplers, config.sampler.name, 'sampler')
-  sampler = configs.call(make_sampler, 'sampler', configs.without_name(config.sampler))
+  sampler = build.make_sampler(config, split.table)
   weighting = configs.call(weightings.make, 'weighting', config.weighting, steps_per_epoch)
   history = ()
   if weighting.varies:
@@ -92,7 +102,7 @@ def _train(config, workdir):
   state = state if restored is None else restored
   start = int(state.step)
   LOGGER.info(
-    '%s step %d of %d: %d pictures a step, %d devices, %d training rows, %.2f M parameters, in %s',
+    '%s step %d of %d: %d examples a step, %d devices, %d training rows, %.2f M parameters, in %s',
     'going on at' if start else 'from',
     start,
     steps,
@@ -163,6 +173,9 @@ def _train(config, workdir):
     )
   if not parallel.first_process():
     return {}
+  if build.uses_graphs(config):
+    path, size = workdir / 'report' / 'auxiliary_spaces.png', config.data.image_size
+    auxiliary.write(path, split.table, clean['label'], data.classes, size)
   looks = build.look(config, method, state, data)
   return report.finish(
     workdir,

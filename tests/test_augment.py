@@ -86,6 +86,20 @@ def test_views_differ_and_keep_the_batch():
   assert np.abs(two['image'][:, 0] - two['image'][:, 1]).max() > 0.1
 
 
+def test_each_neighbour_is_changed_by_draws_of_its_own():
+  image = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+  batch = {'image': image, 'neighbour_image': np.repeat(image[:, None], 3, 1)}
+  out = compiled(**EVERYTHING)(make_keys(2), batch)
+  alone = compiled(**EVERYTHING)(make_keys(2), {'image': image})
+  np.testing.assert_allclose(out['image'], alone['image'], atol=1e-6)
+  every = jnp.concatenate([out['image'][:, None], out['neighbour_image']], 1)
+  for i in range(4):
+    for j in range(i):
+      assert np.abs(every[:, i] - every[:, j]).max() > 0.1
+  plain = augment.evaluation(batch)
+  np.testing.assert_array_equal(plain['neighbour_image'][:, 1], plain['image'])
+
+
 def test_erasing_covers_the_asked_share_with_the_mean_colour():
   image = np.full((200, 20, 20, 3), 255, np.uint8)
   erased = compiled(flip=0.0, erasing=1.0, erasing_scale=(0.1, 0.1))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferjax.benchmark import __main__, conv, lgmp, measure, methods, regions, step
+from ferjax.benchmark import __main__, conv, knn, lgmp, measure, methods, regions, step
 from ferjax.errors import InputError
 from ferjax.models import resnet
 
@@ -186,3 +186,13 @@ def test_three_networks_are_timed_together_and_apart():
   columns = regions.table([row])
   assert columns['apart, images/s'] == [pytest.approx(4000 / apart)]
   assert '| resnet10, 24 px, batch 4 |' in measure.markdown(columns)
+
+
+def test_knn_approximate_beside_exact():
+  rows = knn.run(QUICK._replace(rows=1000))
+  assert [row['case'] for row in rows] == ['au, 1000 rows', 'landmarks, 1000 rows']
+  for row in rows:
+    assert 0.98 < row['true_recall'] <= 1 and abs(row['recall'] - row['true_recall']) < 0.01
+    assert row['memory_mb'] > 50 and row['exact']['cpu_s'] > 0 < row['approximate']['wall_s']
+  assert '| landmarks, 1000 rows ' in measure.markdown(knn.table(rows))
+  assert knn.action_units(50).shape == (50, 17) and knn.landmarks(50).shape == (50, 136)

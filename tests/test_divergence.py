@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ferjax.losses.divergence import jensen_shannon, kl_divergence
+from ferjax.losses.divergence import jensen_shannon, kl_divergence, neighbour_guidance
 
 
 def test_kl_by_hand():
@@ -24,3 +24,35 @@ def test_jensen_shannon_is_0_for_equals_and_ln_2_for_strangers():
 def test_gradients_are_finite_at_zero_and_one():
   grad = jax.grad(lambda target: kl_divergence(target, jnp.log(jnp.array([0.5, 0.5]))))
   assert np.isfinite(grad(jnp.array([1.0, 0.0]))).all()
+
+
+def test_guidance_by_a_slow_loop_and_none_of_its_gradient_reaches_a_neighbour():
+  rng = np.random.default_rng(0)
+  logits, others = rng.normal(size=(3, 5)), rng.normal(size=(3, 4, 5))
+  affinity = rng.random((3, 4))
+
+  def softmax(x):
+    return np.exp(x) / np.exp(x).sum()
+
+  expected = np.zeros(3)
+  for i in range(3):
+    p = softmax(logits[i])
+    for j in range(4):
+      q = softmax(others[i, j])
+      for c in range(5):
+        expected[i] += affinity[i, j] * q[c] * np.log(q[c] / p[c])
+  np.testing.assert_allclose(neighbour_guidance(logits, others, affinity), expected, rtol=1e-5)
+
+  total = lambda *args: neighbour_guidance(*args).sum()  # noqa: E731
+  of_logits, of_others = jax.grad(total, (0, 1))(jnp.array(logits), jnp.array(others), affinity)
+  assert not of_others.any()
+  by_hand = sum(
+    affinity[0, j] * (softmax(logits[0]) - softmax(others[0, j])) for j in range(4)
+  )  # of the cross-entropy with each neighbour
+  np.testing.assert_allclose(of_logits[0], by_hand, rtol=1e-4, atol=1e-6)
+
+
+def test_guidance_of_extreme_neighbours_is_finite():
+  logits, others = jnp.array([[1e4, -1e4]]), jnp.array([[[-1e4, 1e4], [0.0, 0.0]]])
+  value, gradient = jax.value_and_grad(lambda x: neighbour_guidance(x, others, 1.0).sum())(logits)
+  assert np.isfinite(value) and np.isfinite(gradient).all()

@@ -69,8 +69,12 @@ def run(
   make_method=batch_hard_method,
   weights=None,
   weighting=core.EQUAL,
+  more=None,
 ):
-  """Metrics of every step and the last parameters and other state, as NumPy arrays."""
+  """Metrics of every step and the last parameters and other state, as NumPy arrays.
+
+  `more(rng)` are further columns of each batch.
+  """
   place = parallel.make(devices=devices, backend=backend)
   method = make_method(dtype)
   rng = np.random.default_rng(0)
@@ -86,6 +90,8 @@ def run(
     }
     for _ in range(steps)
   ]
+  if more:
+    batches = [batch | more(rng) for batch in batches]
   tx = optax.adam(1e-3)
   example = augment.evaluation({k: v[:1] for k, v in batches[0].items()}, dtype)
   params, extra = method.init(jax.random.key(0), example, {'label': np.zeros(ROWS, np.int32)})

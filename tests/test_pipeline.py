@@ -29,6 +29,19 @@ def test_batches_follow_the_plan_and_resume_exactly(data):
       np.testing.assert_array_equal(batch[name], again[name])
 
 
+def test_neighbours_of_a_plan_come_along(data):
+  split = data.splits['train']
+  plan = samplers.natural()(0, 1, 0, split.table, 16)
+  plan['neighbours'] = (plan['index'][..., None] + [1, 5]) % 84
+  plan['affinity'] = np.linspace(0, 1, 160).reshape(5, 16, 2)
+  batch = next(pipeline.batches(split, plan, ('label',), 16, start=2))
+  assert batch['neighbour_image'].shape == (16, 2, 16, 16, 3)
+  row = plan['neighbours'][2, 3, 1]
+  np.testing.assert_array_equal(batch['neighbour_image'][3, 1], dataset.picture(split, row, 16))
+  np.testing.assert_allclose(batch['affinity'], plan['affinity'][2], rtol=1e-6)
+  assert batch['affinity'].dtype == np.float32 and batch['neighbours'].dtype == np.int32
+
+
 def test_worker_processes_read_the_same(data):
   split = data.splits['test']
   plan = pipeline.in_order(28, 14)

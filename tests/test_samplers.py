@@ -147,3 +147,52 @@ def test_tables_without_five_tuples_are_told(changes, batch, message):
       table[name] = table[value] if isinstance(value, str) else np.full(150, value)
   with pytest.raises(InputError, match=message):
     samplers.five_tuples()(0, 1, 0, table, batch)
+
+
+def grouped(tmp_path, **options):
+  rng = np.random.default_rng(0)
+  faces = {
+    'au': rng.uniform(0, 5, (100, 6)),
+    'landmarks': rng.uniform(0, 63, (100, 5, 2)).astype(np.float32),
+  }
+  options = {'table': TABLE | faces, 'image_size': 64, 'folder': tmp_path} | options
+  return samplers.neighbour_groups(**options), faces
+
+
+def test_groups_are_centres_with_their_neighbours(tmp_path):
+  sampler, faces = grouped(tmp_path, neighbours=2)
+  plan = sampler(3, 10, 7, TABLE, 10)
+  np.testing.assert_array_equal(plan['index'], samplers.natural()(3, 10, 7, TABLE, 10)['index'])
+  assert plan['neighbours'].shape == plan['affinity'].shape == (10, 10, 4)
+  row, others = plan['index'][4, 2], plan['neighbours'][4, 2]
+  spaces = (
+    (faces['au'], 1.0),
+    (faces['landmarks'].reshape(100, -1) * 224 / 64, 68.0),
+  )
+  for place, (x, sigma) in enumerate(spaces):
+    squares = ((x - x[row]) ** 2).sum(1)
+    nearest = np.argsort(squares)[1:3]
+    mine = slice(2 * place, 2 * place + 2)
+    np.testing.assert_array_equal(others[mine], nearest)
+    expected = np.exp(-squares[nearest] / (2 * sigma**2))
+    np.testing.assert_allclose(plan['affinity'][4, 2, mine], expected, rtol=1e-3)
+  one, _ = grouped(tmp_path, neighbours=2, graphs=('landmarks',))
+  one = one(3, 10, 7, TABLE, 10)
+  np.testing.assert_array_equal(one['neighbours'], plan['neighbours'][..., 2:])
+  assert one['affinity'].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+  'options, message',
+  [
+    ({'graphs': ()}, 'give one or two'),
+    ({'graphs': ('au', 'au')}, 'give one or two different'),
+    ({'graphs': ('aus',)}, "Did you mean 'au'"),
+    ({'neighbours': 0}, 'neighbours=0: at least 1'),
+    ({'neighbours': 100}, '100 rows are too few'),
+    ({'landmark_sigma': 0.0}, 'landmark_sigma=0.0: it must be above 0'),
+  ],
+)
+def test_impossible_groups_are_refused(tmp_path, options, message):
+  with pytest.raises(InputError, match=message):
+    grouped(tmp_path, **options)

@@ -11,7 +11,7 @@ from ferjax.benchmark import measure, torch_process
 from ferjax.errors import InputError, nearest
 from ferjax.logs import write_json
 
-NAMES = ('conv', 'step', 'methods', 'lgmp', 'regions')
+NAMES = ('conv', 'step', 'methods', 'lgmp', 'regions', 'knn')
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -22,6 +22,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
   parser.add_argument('--only', default='', help='only cases whose name holds this text')
   parser.add_argument('--rounds', type=int, default=7, help='turns of each side')
   parser.add_argument('--turn', type=float, default=0.5, help='least seconds of a turn')
+  parser.add_argument('--rows', type=int, default=30_000, help='rows of knn')
   return parser.parse_args(argv)
 
 
@@ -38,15 +39,17 @@ def main(argv: list[str]) -> dict:
   for name in options.names:
     if name not in NAMES:
       raise InputError(f"no benchmark '{name}'.{nearest(name, NAMES)} There are: {NAMES}")
+  if options.rows < 100:
+    raise InputError('--rows must be at least 100')
   if options.rounds < 1 or options.turn < 0:
     raise InputError('--rounds must be at least 1 and --turn at least 0')
   with torch_process.start(options.torch_python) as torch:
-    bench = measure.Bench(options.rounds, options.turn, options.only, torch)
+    bench = measure.Bench(options.rounds, options.turn, options.only, torch, options.rows)
     results = {
       'date': time.strftime('%Y-%m-%d %H:%M:%S'),
       'machine': measure.machine(),
       'versions': measure.versions() | (torch.versions if torch else {}),
-      'settings': {'rounds': options.rounds, 'turn_s': options.turn},
+      'settings': {'rounds': options.rounds, 'turn_s': options.turn, 'rows': options.rows},
     }
     print(measure.heading(results), flush=True)
     for name in options.names or NAMES:

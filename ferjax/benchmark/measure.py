@@ -31,12 +31,14 @@ class Bench(NamedTuple):
     turn: Least length of a turn, seconds.
     only: A text that the names of the cases to run hold.
     torch: PyTorch in another process, or None.
+    rows: Rows of the tables that are searched.
   """
 
   rounds: int
   turn: float
   only: str
   torch: TorchProcess | None
+  rows: int = 30_000
 
 
 def jax_turn(call: Callable[[], Any]) -> Turn:

@@ -1,7 +1,7 @@
 """The training step of every method, beside the softmax baseline on the same network and pictures.
 
 Methods run with their default settings but for those in their names; the pictures are only
-normalised.
+normalised. Images are the examples that pay a loss: the 8 neighbours of each do not count.
 """
 
 import importlib
@@ -15,7 +15,7 @@ from ferjax import core, models, optim, parallel
 from ferjax.benchmark import measure
 from ferjax.data import augment
 
-CLASSES, POSES, LANDMARKS, ROWS = 7, 5, 50, 5000
+CLASSES, POSES, LANDMARKS, ROWS, NEIGHBOURS = 7, 5, 50, 5000, 8
 METHODS = {  # name: the method's options
   'softmax': {},
   'lanet': {},
@@ -23,6 +23,8 @@ METHODS = {  # name: the method's options
   'hrl sifl=False': {'sifl': False},
   'hrl sifl=False branch=dense': {'sifl': False, 'branch': 'dense'},
   'dmlnet': {'num_poses': POSES},
+  'ldl_alsg': {},
+  'ldl_alsg neighbours=separate': {'neighbours': 'separate'},
 }
 
 
@@ -42,7 +44,7 @@ class Case(NamedTuple):
 
 CASES = (
   Case('resnet18', 64),
-  Case('resnet50', 112, 16, methods=tuple(name for name in METHODS if name != 'lanet')),
+  Case('resnet50', 112, 16, methods=tuple(n for n in METHODS if n.startswith(('softmax', 'hrl')))),
 )
 
 
@@ -80,6 +82,7 @@ def side(
   make = importlib.import_module(f'ferjax.methods.{name.split()[0]}').make
   model = getattr(models, case.model)(width=case.width)
   method = make(model, num_classes=CLASSES, **METHODS[name])
+  batch = batch | (_neighbours(case) if name.startswith('ldl_alsg') else {})
   example = augment.evaluation({key: jnp.asarray(value[:1]) for key, value in batch.items()})
   params, extra = method.init(jax.random.key(0), example, {'label': np.zeros(ROWS, np.int32)})
   tx, _ = optim.make(params, 1, 1)
@@ -111,6 +114,15 @@ def host_batch(case: Case) -> dict[str, np.ndarray]:
     'position': np.arange(case.batch, dtype=np.int32),
     'pose': rng.integers(0, POSES, case.batch).astype(np.int32),
     'subject': rng.integers(0, 20, case.batch).astype(np.int32),
+  }
+
+
+def _neighbours(case):
+  rng = np.random.default_rng(1)
+  shape = (case.batch, NEIGHBOURS)
+  return {
+    'neighbour_image': rng.integers(0, 256, (*shape, case.size, case.size, 3), np.uint8),
+    'affinity': rng.random(shape).astype(np.float32),
   }
 
 

@@ -26,7 +26,8 @@ def normalise(image: Array, dtype=jnp.float32) -> Array:
 
 def evaluation(batch: dict[str, Array], dtype=jnp.float32) -> dict[str, Array]:
   """The same pictures, normalised only."""
-  return batch | {'image': normalise(batch['image'], dtype)}
+  images = {name for name in batch if name.endswith('image')}
+  return batch | {name: normalise(batch[name], dtype) for name in images}
 
 
 def make(
@@ -71,7 +72,8 @@ def make(
     A function of keys [b] and a batch with `image` u8[b, h, w, 3] and perhaps `landmarks`
     f32[b, k, 2] (pixels), `landmark_graph` i32[b, k, d] (see `ops/landmark_graph.py`) and `pose`
     i32[b]. It returns the batch with `image` f[b, h, w, 3], normalised, and the others moved along;
-    with `views` > 1 they have an axis [b, views, ...].
+    with `views` > 1 they have an axis [b, views, ...]. The pictures of neighbours,
+    `neighbour_image` u8[b, m, h, w, 3], are changed each by draws of its own, whatever `views`.
 
   Raises:
     InputError: a range is reversed or a probability lies outside 0..1.
@@ -160,7 +162,14 @@ def make(
         return one_view(key, image, points)
       return jax.vmap(one_view, (0, None, None))(jax.random.split(key, views), image, points)
 
-    return batch | jax.vmap(example)(keys, batch['image'], points)
+    def neighbours(key, images):
+      keys = jax.random.split(jax.random.fold_in(key, 2), len(images))
+      return jax.vmap(one_view, (0, 0, None))(keys, images, {})['image']
+
+    seen = jax.vmap(example)(keys, batch['image'], points)
+    if 'neighbour_image' in batch:
+      seen['neighbour_image'] = jax.vmap(neighbours)(keys, batch['neighbour_image'])
+    return batch | seen
 
   return augment
 

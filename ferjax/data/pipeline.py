@@ -28,12 +28,21 @@ class Planned:
 
   def __getitem__(self, item: int) -> Batch:
     row = int(self.plan['index'][item])
-    return {
+    planned = {name: _narrow(values[item]) for name, values in self.plan.items()}
+    example = {
       'image': dataset.picture(self.split, row, self.size),
       **{name: column[row] for name, column in self.table.items()},
-      **{name: values[item].astype(np.int32) for name, values in self.plan.items()},
+      **planned,
       'position': np.int32(item % self.batch),
     }
+    if 'neighbours' in planned:
+      pictures = [dataset.picture(self.split, row, self.size) for row in planned['neighbours']]
+      example['neighbour_image'] = np.stack(pictures)
+    return example
+
+
+def _narrow(value):
+  return value.astype(np.int32 if value.dtype.kind in 'iu' else np.float32)
 
 
 def batches(
@@ -51,7 +60,8 @@ def batches(
 
   Args:
     split: Where the pictures and columns come from.
-    plan: `index` int[steps, b], rows of `split`; further columns of shape [steps, b] travel along.
+    plan: `index` int[steps, b], rows of `split`; further columns of shape [steps, b, ...] travel
+      along, and where there is `neighbours` int[steps, b, m], the pictures of these rows too.
     columns: Which columns of the split's table travel with the pictures.
     size: Picture size in pixels.
     start: The step to begin with.
@@ -60,8 +70,9 @@ def batches(
     prefetch: Batches read ahead.
 
   Yields:
-    `image` u8[b, size, size, 3], the columns, `index` i32[b] (row of the split) and `position`
-    i32[b] (place in the batch).
+    `image` u8[b, size, size, 3], the columns, `index` i32[b] (row of the split), `position`
+    i32[b] (place in the batch), and where neighbours are planned `neighbour_image`
+    u8[b, m, size, size, 3].
   """
   examples = grain.MapDataset.source(Planned(split, plan, columns, size))
   batched = examples.batch(plan['index'].shape[1])[start:]

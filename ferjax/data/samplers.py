@@ -7,10 +7,12 @@ steps = rows // batch whatever the sampler, so that step -> epoch is always defi
 
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from ferjax.data import graphs as neighbour_graphs
 from ferjax.errors import InputError
 
 LOGGER = logging.getLogger(__name__)
@@ -176,3 +178,60 @@ def _why_no_tuple(table):
     f'subject, and rows of its pose and of its subject with another label. '
     f'{"; ".join(parts) or "There are too few rows"}'
   )
+
+
+def neighbour_groups(
+  *,
+  table: Mapping[str, np.ndarray],
+  image_size: int,
+  folder: Path,
+  graphs: Sequence[str] = ('au', 'landmarks'),
+  neighbours: int = 4,
+  au_sigma: float = 1.0,
+  landmark_sigma: float = 68.0,
+) -> Plan:
+  """Every row once, as the centre of a group: as `natural`, with its neighbours in each graph.
+
+  The batch counts centres, the examples that pay a loss; `neighbours` int[steps, batch, m] are the
+  other rows of each group, and `affinity` f32[steps, batch, m] the a_ij of LDL-ALSG (CVPR 2020),
+  equation 3; m = neighbours x graphs.
+
+  Args:
+    table: The training rows, of which the graphs are built.
+    image_size, folder: See `graphs.make`.
+    graphs: Any of `au`, `landmarks`.
+    neighbours: How many of each graph.
+    au_sigma: sigma of the action units, on their scale of 0..5.
+    landmark_sigma: sigma of the landmarks, in pixels of a face at 224 pixels a side.
+
+  Raises:
+    InputError: no graph, a number out of range; see `graphs.make`.
+  """
+  if not graphs or len(set(graphs)) < len(graphs):
+    raise InputError(f'config.sampler.graphs={tuple(graphs)}: give one or two different ones')
+  if neighbours < 1:
+    raise InputError(f'config.sampler.neighbours={neighbours}: at least 1')
+  for name, value in {'au_sigma': au_sigma, 'landmark_sigma': landmark_sigma}.items():
+    if value <= 0:
+      raise InputError(f'config.sampler.{name}={value}: it must be above 0')
+  sigmas = {'au': au_sigma, 'landmarks': landmark_sigma}
+  made = [
+    neighbour_graphs.make(
+      table,
+      space,
+      image_size=image_size,
+      neighbours=neighbours,
+      sigma=sigmas.get(space, 1.0),
+      folder=folder,
+    )
+    for space in graphs
+  ]
+  index = np.concatenate([graph.index for graph in made], 1)
+  affinity = np.concatenate([graph.affinity for graph in made], 1)
+  centres = natural()
+
+  def plan(epoch, epochs, seed, table, batch):
+    rows = centres(epoch, epochs, seed, table, batch)['index']
+    return {'index': rows, 'neighbours': index[rows], 'affinity': affinity[rows]}
+
+  return plan

@@ -1,7 +1,8 @@
 """Divergences between label distributions, in nats."""
 
+import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 TINY = 1e-7
 
@@ -26,3 +27,21 @@ def jensen_shannon(p: Array, q: Array) -> Array:
   """
   log_mean = jnp.log(jnp.maximum((p + q) / 2, TINY))
   return (kl_divergence(p, log_mean) + kl_divergence(q, log_mean)) / 2
+
+
+def neighbour_guidance(logits: Array, neighbour_logits: Array, affinity: Array) -> Array:
+  """sum_j a_ij KL(p_j || p_i), in which the neighbours' p_j carry no gradient.
+
+  Args:
+    logits: f[b, C], of the examples.
+    neighbour_logits: f[b, m, C], of their neighbours.
+    affinity: f[b, m], a_ij within 0..1.
+
+  Returns:
+    f[b], nats.
+
+  Reference: LDL-ALSG (Chen et al., CVPR 2020), equation 4.
+  """
+  target = jax.nn.softmax(lax.stop_gradient(neighbour_logits))
+  log_prediction = jax.nn.log_softmax(logits)[:, None]
+  return (affinity * kl_divergence(target, log_prediction)).sum(1)

@@ -19,7 +19,7 @@ from ferjax.parallel import AXIS
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
-def convolution(features, kernel, stride=1, dilation=1, *, dtype, param_dtype, name):
+def convolution(features, kernel, stride=1, dilation=1, *, groups=1, dtype, param_dtype, name):
   """A convolution without bias, padded like PyTorch's (the same on both sides)."""
   padding = dilation * (kernel - 1) // 2
   return nn.Conv(
@@ -28,6 +28,7 @@ def convolution(features, kernel, stride=1, dilation=1, *, dtype, param_dtype, n
     (stride, stride),
     padding=((padding, padding), (padding, padding)),
     kernel_dilation=(dilation, dilation),
+    feature_group_count=groups,
     use_bias=False,
     kernel_init=KERNEL_INIT,
     conv_general_dilated=conv.conv_general_dilated,

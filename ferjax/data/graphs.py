@@ -1,0 +1,156 @@
+"""Graphs of nearest neighbours in auxiliary label spaces, built once for a table and then kept.
+
+Reference: LDL-ALSG (Chen et al., CVPR 2020), section 3.
+"""
+
+import functools
+import hashlib
+import logging
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from ferjax import files
+from ferjax.errors import InputError, nearest
+from ferjax.ops import knn
+
+LOGGER = logging.getLogger(__name__)
+
+VERSION = 1
+SPACES = {'au': 'AU01_r ...', 'landmarks': 'x_0 ... x_67, y_0 ... y_67'}  # and a manifest's columns
+LANDMARK_UNIT = 224  # pixels to a side
+
+
+class Graph(NamedTuple):
+  """Neighbours in one space.
+
+  Attributes:
+    index: i32[n, k], rows of the table, nearest first.
+    affinity: f32[n, k], a_ij of equation 3.
+  """
+
+  index: np.ndarray
+  affinity: np.ndarray
+
+
+def folder(data_dir: str) -> Path:
+  """Where graphs lie: beside the prepared data sets."""
+  return Path(data_dir or tfds.core.constants.DATA_DIR).expanduser() / 'graphs'
+
+
+def coordinates(table: Mapping[str, np.ndarray], space: str, image_size: int) -> np.ndarray:
+  """f32[n, d]: each row's place in a space.
+
+  Args:
+    table: Columns of n rows, landmarks in pixels of pictures of `image_size`.
+    space: `au` (intensities, 0..5) or `landmarks` (x and y of each, in pixels of the picture at 224
+      pixels a side).
+    image_size: See `table`.
+
+  Raises:
+    InputError: no such space, or the table does not have it.
+  """
+  if space not in SPACES:
+    raise InputError(
+      f"config.sampler.graphs names '{space}'.{nearest(space, SPACES)} Use {' or '.join(SPACES)}"
+    )
+  if space not in table:
+    raise InputError(
+      f"the training rows have no '{space}', of which a graph is to be built. Add the columns "
+      f'{SPACES[space]} to a manifest, or leave the graph out with config.sampler.graphs'
+    )
+  values = np.asarray(table[space], np.float32).reshape(len(table[space]), -1)
+  return values * np.float32(LANDMARK_UNIT / image_size) if space == 'landmarks' else values
+
+
+def make(
+  table: Mapping[str, np.ndarray],
+  space: str,
+  *,
+  image_size: int,
+  neighbours: int,
+  sigma: float,
+  folder: Path,
+) -> Graph:
+  """The graph of a table's rows in a space: read from `folder`, or built and written there.
+
+  Args:
+    table, space, image_size: See `coordinates`.
+    neighbours: k.
+    sigma: Of equation 3, in units of the space.
+    folder: Where graphs are kept, each in a file named by its fingerprint.
+
+  Raises:
+    InputError: see `coordinates`; not more rows than neighbours; a file that holds another graph.
+  """
+  points = coordinates(table, space, image_size)
+  digest = fingerprint(points, neighbours)
+  path = folder / f'{space}-{digest[:16]}.npz'
+  found = load(path, digest)
+  if found is None:
+    LOGGER.info('building the graph of %d rows by %s: %s', len(points), space, path)
+    bar = functools.partial(tfds.core.utils.tqdm, desc=f'Neighbours by {space}')
+    found = knn.nearest_others(points, neighbours, progress=bar)
+    try:
+      save(path, found, digest)
+    except OSError as error:
+      LOGGER.warning('the graph cannot be kept, so that it is built anew next time: %s', error)
+  affinity = np.exp(-((found.distance / sigma) ** 2) / 2)
+  LOGGER.info(
+    'graph by %s: recall %.3f, median distance %.3g, median a_ij %.3f',
+    space,
+    found.recall,
+    np.median(found.distance),
+    np.median(affinity),
+  )
+  for name, extreme in (('0', affinity < 0.01), ('1', affinity > 0.99)):
+    if extreme.mean() > 0.95:
+      LOGGER.warning(
+        'by %s nearly all a_ij are %s: with a median distance of %.3g between neighbours, sigma=%g '
+        'tells nothing apart. Are these the units it expects (%s)?',
+        space,
+        name,
+        np.median(found.distance),
+        sigma,
+        'intensities of 0..5' if space == 'au' else 'pixels of aligned faces',
+      )
+  return Graph(found.index, affinity.astype(np.float32))
+
+
+def fingerprint(points: np.ndarray, neighbours: int) -> str:
+  """Of the rows f32[n, d], in their order, and the number of neighbours."""
+  text = f'{VERSION} {neighbours} {points.shape}'
+  return hashlib.sha256(text.encode() + np.ascontiguousarray(points).tobytes()).hexdigest()
+
+
+def save(path: Path, found: knn.Neighbours, digest: str) -> None:
+  """Writes `index`, `distance`, `recall` and the fingerprint, then renames the file into place."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with files.replacing(path, 'wb') as file:
+    np.savez(file, fingerprint=digest, **found._asdict())
+
+
+def load(path: Path, digest: str) -> knn.Neighbours | None:
+  """The neighbours in a file; None where there is no file, or a damaged one.
+
+  Raises:
+    InputError: they are those of other rows, or of the same in another order.
+  """
+  try:
+    with path.open('rb') as file, np.load(file, allow_pickle=False) as stored:
+      content = {name: stored[name] for name in (*knn.Neighbours._fields, 'fingerprint')}
+  except FileNotFoundError:
+    return None
+  except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    LOGGER.warning('%s is damaged (%s): it is built anew', path, error)
+    return None
+  if content.pop('fingerprint') != digest:
+    raise InputError(
+      f'{path} is the graph of other rows, or of these in another order: delete it, and the right '
+      'one is built'
+    )
+  return knn.Neighbours(**(content | {'recall': float(content['recall'])}))

@@ -1,0 +1,126 @@
+"""MobileNetV2 in the layout of torchvision: the same layers, names (dots as `_`) and shapes.
+
+`features_0_0 features_0_1 features_1 ... features_17 features_18_0 features_18_1`, each block with
+`conv_0_0 conv_0_1 [conv_1_0 conv_1_1] ...`. Reference: Sandler et al., "MobileNetV2: Inverted
+Residuals and Linear Bottlenecks", CVPR 2018.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from ferjax.errors import InputError
+from ferjax.models.resnet import batch_norm, convolution
+
+# By stage, groups of blocks: expansion, features, blocks, stride of the first (table 2).
+STAGES = (
+  ((1, 16, 1, 1), (6, 24, 2, 2)),
+  ((6, 32, 3, 2),),
+  ((6, 64, 4, 2), (6, 96, 3, 1)),
+  ((6, 160, 3, 2), (6, 320, 1, 1)),
+)
+STEM, HEAD = 32, 1280
+
+
+class InvertedResidual(nn.Module):
+  """1x1 up, depthwise 3x3, linear 1x1 down, and a shortcut where the shape stays."""
+
+  features: int
+  expansion: int
+  stride: int
+  dilation: int
+  dtype: Any
+  param_dtype: Any
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+    hidden, y, layer = self.expansion * x.shape[-1], x, 0
+    if self.expansion > 1:
+      y = convolution(hidden, 1, name='conv_0_0', **kinds)(y)
+      y = nn.relu6(batch_norm(train, name='conv_0_1', **kinds)(y))
+      layer = 1
+    depthwise = convolution(
+      hidden, 3, self.stride, self.dilation, groups=hidden, name=f'conv_{layer}_0', **kinds
+    )
+    y = nn.relu6(batch_norm(train, name=f'conv_{layer}_1', **kinds)(depthwise(y)))
+    y = convolution(self.features, 1, name=f'conv_{layer + 1}', **kinds)(y)
+    y = batch_norm(train, name=f'conv_{layer + 2}', **kinds)(y)
+    return x + y if self.stride == 1 and x.shape == y.shape else y
+
+
+class MobileNetV2(nn.Module):
+  """The stages of a MobileNetV2: maps of the same sizes as a ResNet's.
+
+  Attributes:
+    width: 64 for the published network; all features are multiplied by width / 64 and rounded to
+      multiples of 8, but the last 1280, which only grow.
+    output_stride: Input pixels to a cell of the last map: 32, or 16 or 8, where later stages are
+      dilated instead of strided.
+    first, last: Which stages this part holds, 0..4 as in `range`; the stem belongs to stage 0.
+    dtype: Type of the computation.
+    param_dtype: Type of the parameters and statistics.
+  """
+
+  width: int = 64
+  output_stride: int = 32
+  first: int = 0
+  last: int = 4
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> list[Array]:
+    """Feature maps f[b, h / s, w / s, c] of every stage that this part holds.
+
+    Args:
+      x: Pictures f[b, h, w, 3], or where `first` is above 0 the map of the stage before.
+      train: Whether BatchNorm uses the statistics of the batch.
+    """
+    kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+    x = x.astype(self.dtype)
+    if self.first == 0:
+      x = convolution(scaled(STEM, self.width), 3, 2, name='features_0_0', **kinds)(x)
+      x = nn.relu6(batch_norm(train, name='features_0_1', **kinds)(x))
+    maps, number, reached, dilation = [], 0, 2, 1
+    for stage, groups in enumerate(STAGES):
+      for expansion, features, blocks, stride in groups:
+        entry_dilation = dilation
+        if reached * stride > self.output_stride:
+          dilation, stride = dilation * stride, 1
+        reached *= stride
+        for block in range(blocks):
+          number += 1
+          if self.first <= stage < self.last:
+            x = InvertedResidual(
+              scaled(features, self.width),
+              expansion,
+              stride if block == 0 else 1,
+              entry_dilation if block == 0 else dilation,
+              name=f'features_{number}',
+              **kinds,
+            )(x, train)
+      if self.first <= stage < self.last:
+        if stage == len(STAGES) - 1:
+          x = convolution(scaled(HEAD, max(self.width, 64)), 1, name='features_18_0', **kinds)(x)
+          x = nn.relu6(batch_norm(train, name='features_18_1', **kinds)(x))
+        maps.append(x)
+    return maps
+
+
+def scaled(features: int, width: int) -> int:
+  """Features times width / 64, to the nearest multiple of 8, at least 8 and 90 % of the product."""
+  wanted = features * width / 64
+  rounded = max(8, int(wanted + 4) // 8 * 8)
+  return rounded + 8 if rounded < 0.9 * wanted else rounded
+
+
+def mobilenet_v2(
+  *, width: int = 64, output_stride: int = 32, dtype=jnp.float32, param_dtype=jnp.float32
+) -> MobileNetV2:
+  """MobileNetV2; for the arguments see `MobileNetV2`. Raises InputError for another stride."""
+  if output_stride not in (8, 16, 32):
+    raise InputError(f'config.model.output_stride={output_stride}: use 8, 16 or 32')
+  return MobileNetV2(width, output_stride, dtype=dtype, param_dtype=param_dtype)
