@@ -80,8 +80,9 @@ def predict_columns(method: core.Method, split: dataset.Split) -> tuple[str, ...
 def make_predict(
   config: ml_collections.ConfigDict, method: core.Method, devices: parallel.Parallel
 ) -> Callable[..., evaluate.Predictions]:
-  """(state, split, distortion='') -> predictions for every row, as `config.eval` and
-  `config.reading` say; the pictures distorted where `data.distort` has a distortion of that name.
+  """(state, split, distortion='', limit=config.eval.limit) -> predictions for every row, as
+  `config.eval` and `config.reading` say; the pictures distorted where `data.distort` has a
+  distortion of that name.
   """
   distort.check(config.eval.distortions)
   prepare = views(config, config.eval.distortions)
@@ -91,7 +92,7 @@ def make_predict(
   }
   batch = -(-config.eval.batch // devices.size) * devices.size
 
-  def predict(state, split, distortion=''):
+  def predict(state, split, distortion='', limit=config.eval.limit):
     split = with_derived(method, split)
     return evaluate.predict(
       steps[distortion],
@@ -101,11 +102,42 @@ def make_predict(
       predict_columns(method, split),
       image_size=config.data.image_size,
       batch=batch,
-      limit=config.eval.limit,
+      limit=limit,
       **config.reading,
     )
 
   return predict
+
+
+def on_host(
+  change: Callable[..., core.PyTree] | None,
+  predict: Callable[..., evaluate.Predictions],
+  devices: parallel.Parallel,
+  split: dataset.Split,
+) -> Callable[..., core.TrainState]:
+  """(state, *first) -> state, whose `extra` is change(*first, params, extra, table, embed).
+
+  Args:
+    change: `refresh` or `enroll` of a method; None leaves the state as it is.
+    predict: See `make_predict`.
+    devices: Where the state lies.
+    split: The training rows.
+  """
+
+  def apply(state, *first):
+    if change is None:
+      return state
+    params, extra = parallel.host((state.params, state.extra))
+    extra = change(
+      *first,
+      params,
+      extra,
+      split.table,
+      lambda: predict(state, split, limit=0).outputs['embedding'],
+    )
+    return state.replace(extra=devices.replicate(extra))
+
+  return apply
 
 
 def views(config: ml_collections.ConfigDict, distortions: Sequence[str]):

@@ -69,6 +69,9 @@ def _train(config, workdir):
   train_step = core.make_train_step(method, tx, augmentation, config.weights.to_dict())
   train_step = devices.compile(train_step, donate=0)
   predict = build.make_predict(config, method, devices)
+  refresh, enroll = (
+    build.on_host(change, predict, devices, split) for change in (method.refresh, method.enroll)
+  )
   evaluations = build.evaluations(config, data, ('val', 'test'))
   make_sampler = configs.named(samplers, config.sampler.name, 'sampler')
   sampler = configs.call(make_sampler, 'sampler', configs.without_name(config.sampler))
@@ -102,6 +105,7 @@ def _train(config, workdir):
       if step > start and (evaluates or saves):
         logs.check_finite(pending)
         pending = []
+        state = enroll(state)
         val_acc = None
         if evaluates:
           predictions = {name: predict(state, *what) for name, what in evaluations.items()}
@@ -117,7 +121,10 @@ def _train(config, workdir):
       if step == start or step % steps_per_epoch == 0:
         epoch, offset = divmod(step, steps_per_epoch)
         epochs = -(-steps // steps_per_epoch)
-        plan = sampler(epoch, epochs, config.seed, split.table, config.batch)
+        if offset == 0:
+          state = refresh(state, epoch)
+        found = parallel.host(method.columns(state.extra)) if method.columns else {}
+        plan = sampler(epoch, epochs, config.seed, split.table | found, config.batch)
         batches = pipeline.batches(
           split, plan, columns, config.data.image_size, start=offset, **config.reading
         )
