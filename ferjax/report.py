@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from ferjax import checkpoint, evaluate, files, heatmaps, logs, metrics
+from ferjax import checkpoint, evaluate, files, heatmaps, logs, metrics, sheets
 from ferjax.core import TrainState
 from ferjax.data import dataset, distort
 from ferjax.losses.cross_entropy import cross_entropy
@@ -223,6 +223,7 @@ def split(
   if rows is not None:
     path = folder / 'report' / f'mistakes_{stem}.png'
     confident_mistakes(path, rows, predictions, classes, name)
+    sheets.write(folder / 'report', rows, predictions, classes, name)
 
 
 def training_labels(
