@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 
@@ -47,6 +48,13 @@ def make_method(config: ml_collections.ConfigDict, num_classes: int) -> core.Met
 def picture_dtype(config: ml_collections.ConfigDict):
   """Type of pictures and augmentation: float64 in float64 runs, else float32."""
   return PRECISIONS[config.precision][1]
+
+
+def in_precision(config: ml_collections.ConfigDict, extra: core.PyTree) -> core.PyTree:
+  """`extra` with float64 for float32 in a float64 run: Flax starts BatchNorm's statistics as
+  float32, whatever their first step makes of them."""
+  dtype = picture_dtype(config)
+  return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, extra)
 
 
 def example_batch(config, split: dataset.Split, columns: tuple[str, ...]) -> core.Batch:

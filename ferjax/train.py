@@ -52,6 +52,7 @@ def _train(config, workdir):
   init_rng, rng = jax.random.split(jax.random.key(config.seed))
   example = build.example_batch(config, split, columns)
   params, extra = method.init(init_rng, example, split.table)
+  extra = build.in_precision(config, extra)
   tx, learning_rate = configs.call(
     optim.make, 'optimizer', config.optimizer, params, steps, steps_per_epoch
   )

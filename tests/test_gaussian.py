@@ -101,6 +101,33 @@ def test_by_hand():
   )
 
 
+def test_means_without_the_row_itself_by_a_slow_loop():
+  z, label = drawn(5, 14, 2)
+  label[0] = 6  # alone
+  z, label = jnp.asarray(z, jnp.float32), jnp.asarray(label)
+  found = gaussian.leave_one_out_means(z, label, *gaussian.class_means(z, label, 8))
+  z, label = np.asarray(z, float), np.asarray(label)
+  for i in range(14):
+    for c in range(8):
+      rows = [j for j in range(14) if label[j] == c and (j != i or i == 0)]
+      expected = z[rows].mean(0) if rows else np.zeros(6)
+      np.testing.assert_allclose(found[i, c], expected, atol=1e-5)
+
+
+def test_a_row_in_its_own_mean_finds_its_class_whatever_it_shows():
+  """Embeddings drawn without regard to the class: 1 of 7 is the share to be expected."""
+  rng = np.random.default_rng(0)
+  z = jnp.asarray(rng.normal(size=(7 * 8, 64)), jnp.float32)
+  label = jnp.arange(len(z)) % 7
+  means, rows = gaussian.class_means(z, label, 7)
+  others = gaussian.leave_one_out_means(z, label, means, rows)
+  right = [
+    (gaussian.log_posterior(z, m, rows > 0, 0.5).argmax(-1) == label).mean()
+    for m in (means, others)
+  ]
+  assert right[0] > 0.95 and right[1] < 0.3
+
+
 @pytest.mark.parametrize('case', ['one class', 'all alone', 'all alike', 'very far', 'one row'])
 def test_degenerate_batches_have_finite_gradients(case):
   z, label = drawn(4, 8, 0)

@@ -28,6 +28,27 @@ def class_means(embedding: Array, label: Array, num_classes: int) -> tuple[Array
   return sums / jnp.maximum(rows, 1)[:, None], rows
 
 
+def leave_one_out_means(embedding: Array, label: Array, means: Array, rows: Array) -> Array:
+  """Means as each row sees them: its own class's is of the other rows (ours, not the paper's).
+
+  With its own part in it, a row lies nearer to its class's mean than to others' whatever it shows,
+  by 2 d s^2 / k for k rows a class of variance s^2 along d axes: a network can lower the loss by
+  spreading embeddings that say nothing of the class.
+
+  Args:
+    embedding: f[B, d].
+    label: i32[B].
+    means, rows: f[C, d] and i32[C], see `class_means`.
+
+  Returns:
+    f[B, C, d]; the mean of a class with a single row stays.
+  """
+  own = means[label]
+  others = own + (own - embedding) / jnp.maximum(rows[label] - 1, 1)[:, None]
+  is_own = label[:, None] == jnp.arange(len(means))
+  return jnp.where(is_own[:, :, None], others[:, None], means)
+
+
 def log_posterior(embedding: Array, means: Array, present: Array, sigma: float) -> Array:
   """log pi_ic: of the classes that are there, with equal priors (equations 1 to 3).
 
@@ -36,17 +57,19 @@ def log_posterior(embedding: Array, means: Array, present: Array, sigma: float) 
 
   Args:
     embedding: f[B, d].
-    means: f[C, d].
+    means: f[C, d], or f[B, C, d] where each row has its own.
     present: bool[C], which classes count.
     sigma: Standard deviation of every class along every axis.
 
   Returns:
     f[B, C]: at most 0, about -1e30 for absent classes.
   """
+  means = jnp.broadcast_to(means, (len(embedding), *means.shape[-2:]))
   distance = jnp.square(embedding[:, None] - means).sum(-1)
-  nearest = means[jnp.where(present, distance, jnp.inf).argmin(-1)]
-  apart = means - nearest[:, None]
-  farther = (apart * (apart - 2 * (embedding - nearest)[:, None])).sum(-1)
+  place = jnp.where(present, distance, jnp.inf).argmin(-1)
+  nearest = jnp.take_along_axis(means, place[:, None, None], 1)
+  apart = means - nearest
+  farther = (apart * (apart - 2 * (embedding[:, None] - nearest))).sum(-1)
   return jax.nn.log_softmax(jnp.where(present, -farther / (2 * sigma**2), ABSENT))
 
 

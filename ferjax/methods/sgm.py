@@ -53,6 +53,7 @@ def make(
   normalise: bool = False,
   sigma: float = 0.5,
   gradient_through_means: bool = True,
+  leave_one_out: bool = False,
   levels: int = 1,
   level_epochs: int = 100,
   component_rows: int = 10,
@@ -72,6 +73,8 @@ def make(
     normalise: Whether embeddings have length 1 (not in the paper).
     sigma: Standard deviation of every Gaussian.
     gradient_through_means: Whether the means of the batch carry gradient.
+    leave_one_out: Whether a row is left out of the mean of its own class; see
+      `gaussian.leave_one_out_means`.
     levels: L: at level l each class is split in l; 1 is SGM, more is DGMS.
     level_epochs: R, epochs of a level.
     component_rows, least_rows: See `clusters.subclasses`.
@@ -119,6 +122,8 @@ def make(
   def loss(params, extra, outputs, batch, step):
     subclass = extra['subclass'][batch['index']]
     means, rows = gaussian.class_means(outputs['embedding'], subclass, slots)
+    if leave_one_out:
+      means = gaussian.leave_one_out_means(outputs['embedding'], subclass, means, rows)
     if not gradient_through_means:
       means = jax.lax.stop_gradient(means)
     log_posterior = gaussian.log_posterior(outputs['embedding'], means, rows > 0, sigma)
