@@ -22,7 +22,8 @@ def gaussian_mixture(embedding: np.ndarray, components: int, seed: int) -> np.nd
     seed: Of the three starts, of which the likeliest mixture is kept.
 
   Returns:
-    int[n], 0..components - 1; a component may be without rows.
+    int[n], 0, 1, ... in the order of the components' first rows, since starts that find the same
+    mixture number it differently; there are fewer than `components` where some are without rows.
   """
   z = embedding.astype(np.float64)
   components = min(components, len(np.unique(z, axis=0)))
@@ -34,7 +35,9 @@ def gaussian_mixture(embedding: np.ndarray, components: int, seed: int) -> np.nd
   )
   with threadpool_limits(1), warnings.catch_warnings():  # threads would add up in any order
     warnings.simplefilter('ignore', ConvergenceWarning)
-    return mixture.fit_predict(z)
+    found = mixture.fit_predict(z)
+  _, first, place = np.unique(found, return_index=True, return_inverse=True)
+  return np.argsort(np.argsort(first))[place]
 
 
 def means(embedding: np.ndarray, group: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:

@@ -28,6 +28,15 @@ def test_planted_sub_classes_are_found(seed):
   np.testing.assert_array_equal(found, clusters.subclasses(z, label, 3, **options))
 
 
+def test_components_are_numbered_by_their_first_rows():
+  z, _, part = planted(1, classes=1)
+  order = list(dict.fromkeys(part))
+  for seed in range(4):
+    np.testing.assert_array_equal(
+      clusters.gaussian_mixture(z, 3, seed), [order.index(p) for p in part]
+    )
+
+
 def test_small_classes_have_few_components_or_stay_whole():
   rng = np.random.default_rng(0)
   label = np.repeat([0, 1, 2, 4], [99, 100, 29, 5])

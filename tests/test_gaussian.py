@@ -125,7 +125,7 @@ def test_a_row_in_its_own_mean_finds_its_class_whatever_it_shows():
     (gaussian.log_posterior(z, m, rows > 0, 0.5).argmax(-1) == label).mean()
     for m in (means, others)
   ]
-  assert right[0] > 0.95 and right[1] < 0.3
+  assert right[0] > 0.9 and right[1] < 0.3
 
 
 @pytest.mark.parametrize('case', ['one class', 'all alone', 'all alike', 'very far', 'one row'])
