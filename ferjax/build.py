@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 
@@ -81,6 +82,13 @@ def picture_dtype(config: ml_collections.ConfigDict):
   return PRECISIONS[config.precision][1]
 
 
+def in_precision(config: ml_collections.ConfigDict, extra: core.PyTree) -> core.PyTree:
+  """`extra` with float64 for float32 in a float64 run: Flax starts BatchNorm's statistics as
+  float32, whatever their first step makes of them."""
+  dtype = picture_dtype(config)
+  return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, extra)
+
+
 def example_batch(config, split: dataset.Split, columns: tuple[str, ...]) -> core.Batch:
   """One row as a batch of one, its picture normalised: what a method is initialised with."""
   plan = pipeline.in_order(1, 1)
@@ -112,8 +120,9 @@ def predict_columns(method: core.Method, split: dataset.Split) -> tuple[str, ...
 def make_predict(
   config: ml_collections.ConfigDict, method: core.Method, devices: parallel.Parallel
 ) -> Callable[..., evaluate.Predictions]:
-  """(state, split, distortion='') -> predictions for every row, as `config.eval` and
-  `config.reading` say; the pictures distorted where `data.distort` has a distortion of that name.
+  """(state, split, distortion='', limit=config.eval.limit) -> predictions for every row, as
+  `config.eval` and `config.reading` say; the pictures distorted where `data.distort` has a
+  distortion of that name.
   """
   distort.check(config.eval.distortions)
   prepare = views(config, config.eval.distortions)
@@ -123,7 +132,7 @@ def make_predict(
   }
   batch = -(-config.eval.batch // devices.size) * devices.size
 
-  def predict(state, split, distortion=''):
+  def predict(state, split, distortion='', limit=config.eval.limit):
     split = with_derived(method, split)
     return evaluate.predict(
       steps[distortion],
@@ -133,11 +142,42 @@ def make_predict(
       predict_columns(method, split),
       image_size=config.data.image_size,
       batch=batch,
-      limit=config.eval.limit,
+      limit=limit,
       **config.reading,
     )
 
   return predict
+
+
+def on_host(
+  change: Callable[..., core.PyTree] | None,
+  predict: Callable[..., evaluate.Predictions],
+  devices: parallel.Parallel,
+  split: dataset.Split,
+) -> Callable[..., core.TrainState]:
+  """(state, *first) -> state, whose `extra` is change(*first, params, extra, table, embed).
+
+  Args:
+    change: `refresh` or `enroll` of a method; None leaves the state as it is.
+    predict: See `make_predict`.
+    devices: Where the state lies.
+    split: The training rows.
+  """
+
+  def apply(state, *first):
+    if change is None:
+      return state
+    params, extra = parallel.host((state.params, state.extra))
+    extra = change(
+      *first,
+      params,
+      extra,
+      split.table,
+      lambda: predict(state, split, limit=0).outputs['embedding'],
+    )
+    return state.replace(extra=devices.replicate(extra))
+
+  return apply
 
 
 def views(config: ml_collections.ConfigDict, distortions: Sequence[str]):

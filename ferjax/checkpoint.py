@@ -60,7 +60,7 @@ def restore_latest(workdir: Path, like: TrainState) -> TrainState | None:
   for step in sorted(_saved(workdir), reverse=True):
     path = _folder(workdir) / str(step)
     try:
-      return like.replace(**ocp.load(path, _stored(like)))
+      return like.replace(**_load_placed(path, _stored(like)))
     except Exception as error:  # Orbax and its storage raise many kinds for a damaged checkpoint
       if _is_whole(path):
         raise InputError(
@@ -147,6 +147,21 @@ def _rank(metrics: dict[str, float]) -> tuple[float, float]:
 def _load_as_numpy(path: Path) -> dict[str, Any]:
   stored = ocp.metadata(path).metadata
   return ocp.load(path, jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), stored))
+
+
+def _load_placed(path: Path, like: Any) -> Any:
+  """What was saved, placed as `like`. It comes as NumPy arrays, since Orbax reads in threads of its
+  own, where `jax.enable_x64` does not hold and arrays would be rounded to float32."""
+
+  def is_key(leaf):
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+  host = jax.tree.map(lambda x: x if is_key(x) else np.empty(x.shape, x.dtype), like)
+  return jax.tree.map(
+    lambda x, placed: x if is_key(placed) else jax.device_put(x, placed.sharding),
+    ocp.load(path, host),
+    like,
+  )
 
 
 def _is_whole(path: Path) -> bool:

@@ -34,13 +34,18 @@ class Method(NamedTuple):
       share of the batch; one key for each local example. `outputs` are per example and hold
       `logits` f32[b, C] (where there is a classifier) and `embedding` f32[b, d].
     loss: (params, extra, outputs, batch, step) -> terms, aux. Over the global batch, pure;
-      terms {name: f32[]}, unweighted.
+      terms {name: f32[]}, unweighted. Where aux is a dict, its `metrics` {name: f32[]} are logged.
     update: (extra, params, carry, outputs, batch, aux) -> extra. After the optimizer, no gradient.
     predict: (params, extra, batch, delta=None) -> {'logits', 'embedding', ...}, rows of the batch.
       Other scores `<name>_logits` are measured too, against the table's column `<name>` where
       there is one, else against the label; so are numbers f32[b]. `delta` is added to the last
       feature map, which is then among the predictions as `last_map` f[b, h, w, d].
-    refresh: (epoch, params, extra, table, embed) -> extra. On the host, before an epoch's plan.
+    refresh: (epoch, params, extra, table, embed) -> extra. On the host, before an epoch's plan, of
+      NumPy arrays; embed() -> f[N, d] gives the embeddings that it predicts for its training rows.
+    enroll: (params, extra, table, embed) -> extra. As `refresh`, before every evaluation and save:
+      what prediction needs to know of the training rows, such as class means.
+    columns: (extra) -> {name: array of N rows}. What the sampler's table has besides the columns
+      of the training rows.
     estimates: (extra, label) -> f32[N, C]. The label distributions that it estimated for its
       training rows, whose given labels are i32[N]; None where it estimates none.
     views: How many augmented views of each picture it trains on; above 1, `image` and `landmarks`
@@ -59,6 +64,8 @@ class Method(NamedTuple):
   views: int = 1
   predict_uses: frozenset[str] = frozenset()
   derived: Mapping[str, Callable[[Mapping[str, Any]], Any]] = MappingProxyType({})
+  enroll: Callable[..., PyTree] | None = None
+  columns: Callable[..., dict[str, Array]] | None = None
 
 
 @flax.struct.dataclass
@@ -161,6 +168,8 @@ def make_train_step(
     }
     if 'logits' in outputs:
       metrics['acc'] = jnp.mean(outputs['logits'].argmax(-1) == seen['label'])
+    if isinstance(aux, dict):
+      metrics |= aux.get('metrics', {})
     if weighting.varies:
       metrics |= {f'weight/{k}': v * weights.get(k, 1.0) for k, v in factors.items()}
     history = weighting.update(state.weighting, terms)

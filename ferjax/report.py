@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from ferjax import checkpoint, embeddings, evaluate, files, heatmaps, logs, tables
+from ferjax import checkpoint, embeddings, evaluate, files, heatmaps, logs, sheets, tables
 from ferjax.core import TrainState
 from ferjax.data import dataset, distort
 from ferjax.losses.cross_entropy import cross_entropy
@@ -249,6 +249,7 @@ def split(
   tables.expression_by_pose(folder, f'expression_by_pose_{stem}', predictions, classes, name)
   if rows is not None:
     confident_mistakes(folder / f'mistakes_{stem}.png', rows, predictions, classes, name)
+    sheets.write(folder, rows, predictions, classes, name)
   if rows is not None and name == 'test':
     path, shares = folder / 'predicted_test.png', evaluate.probabilities(predictions)
     label_distributions(path, rows, shares, classes, 'test: predicted')

@@ -64,6 +64,7 @@ def _train(config, workdir):
   init_rng, rng = jax.random.split(jax.random.key(config.seed))
   example = build.example_batch(config, split, columns)
   params, extra = method.init(init_rng, example, split.table)
+  extra = build.in_precision(config, extra)
   flips = config.augment.flip > 0
   augmentation = configs.call(
     augment.make,
@@ -92,6 +93,9 @@ def _train(config, workdir):
   train_step = core.make_train_step(method, tx, augmentation, config.weights.to_dict(), weighting)
   train_step = devices.compile(train_step, donate=0)
   predict = build.make_predict(config, method, devices)
+  refresh, enroll = (
+    build.on_host(change, predict, devices, split) for change in (method.refresh, method.enroll)
+  )
   evaluations = build.evaluations(config, data, ('val', 'test'))
   eval_every = config.eval.every or steps_per_epoch
   stops = configs.call(early_stop.make, 'early_stop', config.early_stop, eval_every)
@@ -125,6 +129,7 @@ def _train(config, workdir):
       if step > start and (evaluates or saves):
         logs.check_finite(pending)
         pending = []
+        state = enroll(state)
         val_acc = None
         if evaluates:
           predictions = {name: predict(state, *what) for name, what in evaluations.items()}
@@ -144,7 +149,10 @@ def _train(config, workdir):
       if step == start or step % steps_per_epoch == 0:
         epoch, offset = divmod(step, steps_per_epoch)
         epochs = -(-steps // steps_per_epoch)
-        plan = sampler(epoch, epochs, config.seed, split.table, config.batch)
+        if offset == 0:
+          state = refresh(state, epoch)
+        found = parallel.host(method.columns(state.extra)) if method.columns else {}
+        plan = sampler(epoch, epochs, config.seed, split.table | found, config.batch)
         batches = pipeline.batches(
           split, plan, columns, config.data.image_size, start=offset, **config.reading
         )

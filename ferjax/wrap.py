@@ -55,6 +55,12 @@ def ema(method: Method, decay: float, statistics: bool = False) -> Method:
   def estimates(extra, label):
     return method.estimates(extra['method'], label)
 
+  def enroll(params, extra, table, embed):
+    return extra | {'method': method.enroll(params, extra['method'], table, embed)}
+
+  def columns(extra):
+    return method.columns(extra['method'])
+
   return method._replace(
     init=init,
     forward=forward,
@@ -63,4 +69,6 @@ def ema(method: Method, decay: float, statistics: bool = False) -> Method:
     predict=predict,
     refresh=refresh if method.refresh else None,
     estimates=estimates if method.estimates else None,
+    enroll=enroll if method.enroll else None,
+    columns=columns if method.columns else None,
   )

@@ -51,6 +51,18 @@ def test_a_state_comes_back_bit_for_bit_on_other_devices(tmp_path):
   np.testing.assert_array_equal(plain['params']['w'], np.full(3, 7, np.float32))
 
 
+def test_float64_comes_back_bit_for_bit(tmp_path):
+  with jax.enable_x64(True):
+    values = jnp.pi * jnp.arange(3)
+    state = parallel.make(devices=2).replicate(make_state(1).replace(params={'w': values}))
+    with checkpoint.open_checkpoints(tmp_path, 2) as checkpoints:
+      checkpoint.save(checkpoints, state, None)
+    restored = checkpoint.restore_latest(tmp_path, state)
+    assert restored.params['w'].dtype == np.float64
+    assert restored.params['w'].sharding == state.params['w'].sharding
+    assert checkpoint.state_sha256(restored) == checkpoint.state_sha256(state)
+
+
 def test_an_unreadable_checkpoint_is_set_aside_for_the_one_before(tmp_path, caplog):
   fill(tmp_path, {1: None, 2: None})
   damage(tmp_path, 2)

@@ -196,3 +196,62 @@ def test_groups_are_centres_with_their_neighbours(tmp_path):
 def test_impossible_groups_are_refused(tmp_path, options, message):
   with pytest.raises(InputError, match=message):
     grouped(tmp_path, **options)
+
+
+def test_p_by_k_has_every_class_with_k_rows_in_every_batch():
+  plan = samplers.p_by_k(k=5)
+  index = plan(3, 10, 0, TABLE, 15)['index']
+  assert index.shape == (6, 15)
+  np.testing.assert_array_equal(index, plan(3, 10, 0, TABLE, 15)['index'])
+  assert (index != plan(4, 10, 0, TABLE, 15)['index']).any()
+  label = TABLE['label'][index].reshape(6, 3, 5)
+  assert (label == label[:, :, :1]).all()
+  np.testing.assert_array_equal(np.sort(label[:, :, 0], 1), [[0, 1, 2]] * 6)
+  assert all(len(set(batch)) == 15 for batch in index)
+  repeats = np.bincount(index.ravel(), minlength=100)
+  assert repeats[:80].max() == 1 and set(repeats[80:]) == {1, 2}
+
+
+def test_p_by_k_takes_turns_among_more_sub_classes_and_repeats_fewer():
+  table = TABLE | {'subclass': np.repeat([0, 1, 4, 6, 8], 20)}
+  index = samplers.p_by_k(k=4)(0, 10, 0, table, 8)['index']
+  groups = table['subclass'][index][:, ::4]
+  assert groups.shape == (12, 2)
+  counts = np.unique(groups, return_counts=True)
+  assert set(counts[0]) == {0, 1, 4, 6, 8} and set(counts[1]) <= {4, 5}
+  index = samplers.p_by_k(k=4)(0, 10, 0, TABLE, 20)['index']  # five places for three classes
+  for batch in index:
+    assert sorted(np.bincount(TABLE['label'][batch])) == [4, 8, 8] and len(set(batch)) == 20
+
+
+def test_p_by_k_draws_a_small_class_with_replacement_and_says_so(caplog):
+  caplog.set_level('INFO')
+  table = {'label': np.repeat([0, 3], [40, 3])}
+  index = samplers.p_by_k(k=8)(0, 1, 0, table, 16)['index']
+  for batch in index:
+    assert np.bincount(table['label'][batch]).tolist() == [8, 0, 0, 8]
+  assert 'drawn with replacement, having fewer than 8 rows: label 3 (3 rows)' in caplog.text
+  assert 'label 0' not in caplog.text
+
+
+@pytest.mark.parametrize(
+  'batch, k, message',
+  [(20, 8, '16 and 24'), (8, 8, 'do: 16'), (4, 8, 'do: 16'), (8, 0, 'k=0: at least 1')],
+)
+def test_p_by_k_refuses_other_batches(batch, k, message):
+  with pytest.raises(InputError, match=message):
+    samplers.p_by_k(k=k)(0, 1, 0, TABLE, batch)
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_p_by_k_on_random_tables(seed):
+  rng = np.random.default_rng(seed)
+  k, places = rng.integers(1, 9), rng.integers(2, 6)
+  table = {'label': rng.integers(0, rng.integers(1, 8), 100 + rng.integers(50))}
+  index = samplers.p_by_k(k=k)(seed, 9, seed, table, k * places)['index']
+  assert index.shape == (len(table['label']) // (k * places), k * places)
+  label = table['label'][index].reshape(-1, k)
+  assert (label == label[:, :1]).all()
+  sizes = np.bincount(table['label'])
+  for chunk, name in zip(index.reshape(-1, k), label[:, 0], strict=True):
+    assert len(set(chunk)) == k or sizes[name] < k

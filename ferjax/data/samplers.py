@@ -235,3 +235,70 @@ def neighbour_groups(
     return {'index': rows, 'neighbours': index[rows], 'affinity': affinity[rows]}
 
   return plan
+
+
+def p_by_k(*, k: int = 32) -> Plan:
+  """Batches of P = batch // k groups with k rows each.
+
+  Groups are the classes, or the sub-classes where the table has a column `subclass`. With P groups
+  each is in every batch; with more they take turns, in shuffled rounds; with fewer each stands in a
+  batch as often as the others, or once more. A group's rows come in shuffled rounds too; a group
+  with fewer than k rows is drawn with replacement, which is logged. Reference: Hermans et al., "In
+  Defense of the Triplet Loss for Person Re-Identification", 2017.
+
+  Args:
+    k: Rows of a group, at least 1.
+
+  Returns:
+    The plan. It raises InputError where the batch is no multiple of k, or has room for one group.
+
+  Raises:
+    InputError: k is below 1.
+  """
+  if k < 1:
+    raise InputError(f'config.sampler.k={k}: at least 1')
+
+  def plan(epoch, epochs, seed, table, batch):
+    if batch % k or batch < 2 * k:
+      nearest = [str(size) for size in {batch // k * k, batch // k * k + k} if size >= 2 * k]
+      raise InputError(
+        f'config.batch={batch} does not hold two or more groups of config.sampler.k={k} rows; the '
+        f'nearest batch sizes that do: {" and ".join(sorted(nearest, key=int)) or 2 * k}'
+      )
+    column = 'subclass' if 'subclass' in table else 'label'
+    rng = np.random.default_rng((seed, epoch))
+    steps = len(table[column]) // batch
+    groups, place = np.unique(table[column], return_inverse=True)
+    rows = [np.flatnonzero(place == group) for group in range(len(groups))]
+    few = [f'{groups[i]} ({len(found)} rows)' for i, found in enumerate(rows) if len(found) < k]
+    if few:
+      LOGGER.info(
+        'epoch %d: drawn with replacement, having fewer than %d rows: %s %s',
+        epoch,
+        k,
+        column,
+        ', '.join(few),
+      )
+    every = np.arange(len(groups))
+    rounds, others = divmod(batch // k, len(groups))
+    waiting, rest = every[:0], [found[:0] for found in rows]
+    index = []
+    for _ in range(steps):
+      taken, waiting = _draw(every, waiting, others, rng)
+      for group in (*np.tile(every, rounds), *taken):
+        drawn, rest[group] = _draw(rows[group], rest[group], k, rng)
+        index.append(drawn)
+    return {'index': np.reshape(index, (steps, batch))}
+
+  return plan
+
+
+def _draw(rows, rest, count, rng):
+  """`count` rows, and what is left of the shuffled round `rest`; none twice if there are enough."""
+  if len(rows) < count:
+    return rng.choice(rows, count), rest
+  if len(rest) < count:
+    fresh = rng.permutation(rows)
+    late = np.isin(fresh, rest)
+    rest = np.concatenate([rest, fresh[~late], fresh[late]])
+  return rest[:count], rest[count:]

@@ -1,6 +1,9 @@
 """Networks. Each takes pictures f[b, h, w, 3] to its feature maps, one a stage."""
 
 from ferjax.models.mobilenet import mobilenet_v2 as mobilenet_v2
+from ferjax.models.plain import alexnet as alexnet
+from ferjax.models.plain import vgg13 as vgg13
+from ferjax.models.preact_resnet import preact_resnet18 as preact_resnet18
 from ferjax.models.resnet import resnet10 as resnet10
 from ferjax.models.resnet import resnet18 as resnet18
 from ferjax.models.resnet import resnet34 as resnet34

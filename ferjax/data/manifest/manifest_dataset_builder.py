@@ -70,10 +70,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     folder = self.builder_config.manifest.path.parent
     for number, row in enumerate(rows):
       features = {k: v for k, v in row.items() if k not in ('path', 'split', 'line')}
-      yield number, features | {'image': _encoded(folder / row['path']), 'name': row['path']}
+      yield number, features | {'image': encoded(folder / row['path']), 'name': row['path']}
 
 
-def _encoded(path: Path) -> io.BytesIO:
+def encoded(path: Path) -> io.BytesIO:
   """The picture's bytes; formats that TFDS cannot store are re-encoded as PNG, without loss."""
   with Image.open(path, formats=parser.FORMATS) as picture:
     if picture.format in parser.STORED_AS_THEY_ARE:

@@ -238,7 +238,7 @@ def check_pictures(manifest: Manifest, progress=lambda items, total: items) -> M
   """
   files = [manifest.path.parent / row['path'] for row in manifest.rows]
   with ThreadPoolExecutor() as pool:
-    troubles = list(progress(pool.map(_picture_trouble, files), len(files)))
+    troubles = list(progress(pool.map(picture_trouble, files), len(files)))
   problems = [
     Problem(row['line'], 'broken picture', f'{row["path"]}: {trouble}')
     for row, trouble in zip(manifest.rows, troubles, strict=True)
@@ -250,7 +250,8 @@ def check_pictures(manifest: Manifest, progress=lambda items, total: items) -> M
   )
 
 
-def _picture_trouble(path: Path) -> str:
+def picture_trouble(path: Path) -> str:
+  """Why a picture file cannot be used; '' where it can."""
   try:
     with Image.open(path, formats=FORMATS) as picture:
       picture.load()

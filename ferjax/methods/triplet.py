@@ -1,0 +1,60 @@
+"""FaceNet's triplets on embeddings of length 1, classified by the nearest mean of a class.
+
+Reference: Schroff et al., "FaceNet: A Unified Embedding for Face Recognition and Clustering", CVPR
+2015. The baseline of "Deep Metric Structured Learning for Facial Expression Recognition", 2022.
+"""
+
+import flax.linen as nn
+
+from ferjax.core import Method
+from ferjax.errors import InputError, nearest
+from ferjax.losses import triplet
+from ferjax.methods import sgm
+
+MINING = {'semi_hard': triplet.semi_hard, 'batch_hard': triplet.batch_hard}
+
+
+def make(
+  model: nn.Module,
+  *,
+  num_classes: int,
+  embedding_width: int = 64,
+  margin: float = 0.2,
+  mining: str = 'semi_hard',
+  hinge: str = 'relu',
+  sigma: float = 0.5,
+) -> Method:
+  """Factory. Term: `triplet`, over the whole batch.
+
+  Args:
+    model: pictures f[b, h, w, 3], train -> feature maps of every stage.
+    num_classes: C.
+    embedding_width: d.
+    margin: Between squared distances, 0..4.
+    mining: `semi_hard` (FaceNet's) or `batch_hard`; see `losses/triplet.py`.
+    hinge: See there.
+    sigma: Of the Gaussians around the class means whose posterior is the prediction; the predicted
+      class is that of the nearest mean whatever it is.
+
+  Raises:
+    InputError: an unknown name or a number out of range; from `init`: see `sgm.make`.
+  """
+  if mining not in MINING:
+    raise InputError(
+      f"config.method.mining is '{mining}'.{nearest(mining, MINING)} Use {' or '.join(MINING)}"
+    )
+  triplet.check(hinge, 'mean')
+  base = sgm.make(
+    model,
+    num_classes=num_classes,
+    embedding_width=embedding_width,
+    normalise=True,
+    sigma=sigma,
+  )
+
+  def loss(params, extra, outputs, batch, step):
+    distance = triplet.squared_distances(outputs['embedding'])
+    masks = triplet.class_masks(batch['label'])
+    return {'triplet': MINING[mining](distance, *masks, margin, hinge=hinge)}, None
+
+  return base._replace(loss=loss)

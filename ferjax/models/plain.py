@@ -1,0 +1,122 @@
+"""Networks without shortcuts: VGG-13 in the variant of FER+, and AlexNet.
+
+Both stop at the last convolution: what reads them pools its map, in place of their last max-pooling
+and fully connected layers. Each convolution has BatchNorm in place of a bias, which the papers'
+networks do not have; there is no dropout.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from ferjax.errors import InputError
+from ferjax.models.resnet import KERNEL_INIT, batch_norm
+from ferjax.ops import conv
+
+
+class Layer(NamedTuple):
+  """A convolution: features as a share of the network's width, kernel, stride, padding."""
+
+  features: float
+  kernel: int = 3
+  stride: int = 1
+  padding: int = 1
+
+
+class PlainNetwork(nn.Module):
+  """Convolutions `conv1 bn1 conv2 bn2 ...`, with max-pooling between the stages.
+
+  Attributes:
+    stages: The layers of every stage.
+    pool: Side of the max-pooling windows, which are 2 apart.
+    width: Features of a layer with share 1.
+    dtype: Type of the computation.
+    param_dtype: Type of the parameters and statistics.
+  """
+
+  stages: Sequence[Sequence[Layer]]
+  pool: int
+  width: int = 64
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> list[Array]:
+    """Feature maps f[b, h / s, w / s, c] of every stage, of pictures f[b, h, w, 3]."""
+    kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+    x = x.astype(self.dtype)
+    maps, number = [], 0
+    for stage in self.stages:
+      if maps:
+        x = conv.max_pool(x, (self.pool, self.pool), (2, 2))
+      for layer in stage:
+        number += 1
+        x = nn.Conv(
+          round(layer.features * self.width),
+          (layer.kernel, layer.kernel),
+          (layer.stride, layer.stride),
+          padding=((layer.padding, layer.padding),) * 2,
+          use_bias=False,
+          kernel_init=KERNEL_INIT,
+          conv_general_dilated=conv.conv_general_dilated,
+          name=f'conv{number}',
+          **kinds,
+        )(x)
+        x = nn.relu(batch_norm(train, name=f'bn{number}', **kinds)(x))
+      maps.append(x)
+    return maps
+
+
+VGG13 = (
+  (Layer(1), Layer(1)),
+  (Layer(2), Layer(2)),
+  (Layer(4), Layer(4), Layer(4)),
+  (Layer(4), Layer(4), Layer(4)),
+)
+ALEXNET = (
+  (Layer(1, kernel=11, stride=4, padding=2),),
+  (Layer(3, kernel=5, padding=2),),
+  (Layer(6), Layer(4), Layer(4)),
+)
+
+
+def vgg13(
+  *, width: int = 64, output_stride: int = 32, dtype=jnp.float32, param_dtype=jnp.float32
+) -> PlainNetwork:
+  """VGG-13 of FER+, ten convolutions. Reference: Barsoum et al., "Training Deep Networks for Facial
+  Expression Recognition with Crowd-Sourced Label Distribution", ICMI 2016.
+
+  Args:
+    width: Features of the first stage (64 in the paper).
+    output_stride: The most input pixels to a cell of the last map that are wanted; it has 8.
+    dtype: Type of the computation.
+    param_dtype: Type of the parameters and statistics.
+
+  Raises:
+    InputError: a smaller output stride than 8.
+  """
+  _check('vgg13', 8, output_stride)
+  return PlainNetwork(VGG13, 2, width, dtype, param_dtype)
+
+
+def alexnet(
+  *, width: int = 64, output_stride: int = 32, dtype=jnp.float32, param_dtype=jnp.float32
+) -> PlainNetwork:
+  """AlexNet, five convolutions. Reference: Krizhevsky, "One weird trick for parallelizing
+  convolutional neural networks", 2014; as torchvision has it.
+
+  Args and errors as for `vgg13`; the last map has 16 input pixels to a cell.
+  """
+  _check('alexnet', 16, output_stride)
+  return PlainNetwork(ALEXNET, 3, width, dtype, param_dtype)
+
+
+def _check(name, own, output_stride):
+  if output_stride < own:
+    raise InputError(
+      f'config.model.output_stride={output_stride}: {name} has {own} pixels to a cell of its last '
+      'map and no fewer'
+    )
