@@ -37,7 +37,7 @@ def fake_model(monkeypatch, **changes):
     assert limit == 0
     records = [split.records[int(row)]['image'] for row in split.rows]
     z = np.stack([album.dataset.decode(one).mean((0, 1)) for one in records])
-    return evaluate.Predictions({'embedding': z, 'logits': z} | changes, *[None] * 2)
+    return evaluate.Predictions({'embedding': z, 'logits': z} | changes, {})
 
   method = core.Method(frozenset(), frozenset(), *[None] * 5)
   model = trained.Trained(config, ('red', 'green', 'blue'), method, None, predict)
@@ -82,7 +82,7 @@ def test_what_cannot_be_done_is_told(folder, tmp_path, monkeypatch):
   with pytest.raises(InputError, match='needs landmarks besides pictures'):
     album.summarise(folder, run, 3, tmp_path / 'out')
   blind = model._replace(
-    predict=lambda *args, **kwargs: evaluate.Predictions({'logits': None}, None, None)
+    predict=lambda *args, **kwargs: evaluate.Predictions({'logits': None}, {})
   )
   monkeypatch.setattr(trained, 'load', lambda workdir, which: blind)
   with pytest.raises(InputError, match='gives no embeddings'):

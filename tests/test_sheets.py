@@ -19,7 +19,7 @@ def made(embedding, label, **outputs):
   table = {'label': label, 'name': np.arange(len(label)).astype(str)}
   split = dataset.Split(records, np.arange(len(label)), table)
   outputs = {'embedding': np.asarray(embedding, np.float32), 'logits': logits} | outputs
-  return split, evaluate.Predictions(outputs, label, table['name'])
+  return split, evaluate.Predictions(outputs, table)
 
 
 @pytest.fixture
