@@ -62,6 +62,9 @@ def load(
   name: str,
   path: str = '',
   dir: str = '',
+  manual_dir: str = '',
+  protocol: str = '',
+  fold: int = 0,
   options: Mapping[str, Mapping[str, Any]] | None = None,
   image_size: int = 64,
   classes: Sequence[str] = (),
@@ -77,6 +80,10 @@ def load(
     name: A package of `ferjax.data` that holds `<name>_dataset_builder.py`.
     path: For `manifest`: the CSV file.
     dir: Where prepared data sets lie; TFDS's default when empty.
+    manual_dir: For data sets that were handed out: the folder that holds `<name>`, needed until
+      they are prepared; see `builder.maker`.
+    protocol: Which of the data set's protocols; its first when empty.
+    fold: Which fold to test on, where the protocol has folds by subject.
     options: By data set: further keyword arguments of its `make`.
     image_size: Pictures are resized to this square, landmarks with them.
     classes: Class names in label order; the data set's own when empty.
@@ -95,12 +102,16 @@ def load(
   if len(set(classes)) != len(classes):
     raise InputError(f'config.data.classes names a class twice: {classes}')
   given = {'path': path, 'classes': tuple(classes), 'skip_bad': skip_bad}
-  builder = _builder(name, dir or None, given, dict((options or {}).get(name, {})))
+  given |= {'manual_dir': manual_dir, 'protocol': protocol}
+  builder = make_builder(name, dir or None, given, dict((options or {}).get(name, {})))
   if not (Path(builder.data_path) / 'dataset_info.json').exists():
     LOGGER.info('preparing %s in %s', name, builder.data_path)
   builder.download_and_prepare(file_format='array_record')
-  if 'bad_rows' in (builder.info.metadata or {}):
-    LOGGER.warning('left out of %s:\n%s', name, builder.info.metadata['bad_rows'])
+  metadata = builder.info.metadata or {}
+  if 'bad_rows' in metadata:
+    LOGGER.warning('left out of %s:\n%s', name, metadata['bad_rows'])
+  if metadata.get('differences'):
+    LOGGER.warning('%s is not as known: %s', name, '; '.join(metadata['differences']))
 
   stored = tuple(builder.info.features['label'].names)
   classes = tuple(classes) or stored
@@ -122,6 +133,7 @@ def load(
     splits[split] = _select_classes(
       Split(records, np.arange(len(table['name'])), table), stored, classes
     )
+  splits = _fold(splits, metadata.get('folds', 0), fold, name)
   splits = carve_validation(splits, val_fraction, seed)
   check_subjects(splits, allow_shared_subjects)
   indices = _landmark_indices(builder, splits, landmarks)
@@ -140,7 +152,21 @@ def names() -> tuple[str, ...]:
   return tuple(sorted(p.parent.name for p in here.glob('*/*_dataset_builder.py')))
 
 
-def _builder(name: str, data_dir: str | None, given: dict[str, Any], options: dict[str, Any]):
+def make_builder(
+  name: str, data_dir: str | None, given: Mapping[str, Any], options: Mapping[str, Any]
+) -> tfds.core.DatasetBuilder:
+  """The TFDS builder of a data set.
+
+  Args:
+    name: See `load`.
+    data_dir: Where prepared data sets lie; TFDS's default when None.
+    given: Keyword arguments for its `make`; those that it does not take are left out, and an empty
+      `protocol`.
+    options: Further ones; they must fit.
+
+  Raises:
+    InputError: no such data set, or an option or protocol that it does not have.
+  """
   if name not in names():
     raise InputError(
       f"no data set '{name}'.{nearest(name, names())} There are: {', '.join(names())}"
@@ -152,6 +178,9 @@ def _builder(name: str, data_dir: str | None, given: dict[str, Any], options: di
       raise InputError(
         f'unknown key config.data.options.{name}.{key}.{nearest(key, accepted - set(given))}'
       )
+  given = {k: v for k, v in given.items() if k != 'protocol' or v}
+  if 'protocol' in given and 'protocol' not in accepted:
+    raise InputError(f'config.data.protocol={given["protocol"]!r}: {name} has no protocols')
   return make(data_dir, **{k: v for k, v in given.items() if k in accepted}, **options)
 
 
@@ -199,6 +228,24 @@ def _select_classes(split: Split, stored: Sequence[str], classes: Sequence[str])
     one_hot = np.eye(len(classes), dtype=np.float32)[table['label']]
     table['distribution'] = np.where(total > 0, shares / np.maximum(total, 1e-12), one_hot)
   return split._replace(table=table)
+
+
+def _fold(splits, folds, fold, name):
+  """Train and test of one fold: every folds-th subject, in the order of their names, is tested."""
+  if not 0 <= fold < max(folds, 1):
+    text = f'0 to {folds - 1}' if folds else '0, for it has no folds'
+    raise InputError(f'config.data.fold={fold}: with this protocol of {name} it must be {text}')
+  if not folds:
+    return splits
+  train = splits['train']
+  people, position = np.unique(train.table['subject'], return_inverse=True)
+  if len(people) < folds:
+    raise InputError(f'{name} has {len(people)} subjects, too few for {folds} folds')
+  tested = position % folds == fold
+  return {
+    'train': take(train, np.flatnonzero(~tested)),
+    'test': take(train, np.flatnonzero(tested)),
+  }
 
 
 def carve_validation(splits: Mapping[str, Split], fraction: float, seed: int) -> dict[str, Split]:
