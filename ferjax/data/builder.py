@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import inspect
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ class FaceConfig(tfds.core.BuilderConfig):
   """What is stored: the rows, and whether bad ones are left out rather than refused."""
 
   listing: listings.Listing | None = dataclasses.field(default=None, repr=False)
+  fingerprint: str = ''
   skip_bad: bool = False
 
 
@@ -62,7 +64,7 @@ class FaceBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
   def _shard_iterators_per_split(self, dl_manager):
     config, metadata = self.builder_config, self.info.metadata
-    metadata['listing'] = listings.fingerprint(config.listing)
+    metadata['listing'] = config.fingerprint
     checking = functools.partial(self._progress, desc=f'Checking {self.name}')
     found = listings.check_pictures(config.listing, checking)
     source = found.source or found.folder
@@ -113,7 +115,7 @@ def _shards(folder, rows):
   """Rows in parts of some SHARD_BYTES, which TFDS holds in memory one at a time."""
   parts, size = [[]], 0
   for row in rows:
-    size += len(row['image']) if 'image' in row else (folder / row['path']).stat().st_size
+    size += len(row['image']) if 'image' in row else os.stat(f'{folder}/{row["path"]}').st_size
     if parts[-1] and size > SHARD_BYTES:
       parts.append([])
       size = 0
@@ -162,17 +164,22 @@ def maker(
 
     parts = [str(value) for value in (own | options).values()] + ['skip_bad'] * skip_bad
     found = parsed() if by_content or refresh else None
+    content = listings.fingerprint(found) if found else ''
     if by_content:
-      parts += [found.folder.resolve().name, listings.fingerprint(found)]
+      parts += [found.folder.resolve().name, content]
     key = '-'.join(''.join(c if c.isalnum() else '_' for c in part) for part in parts)
     prepared = root / name / key / str(builder.VERSION)
     if (prepared / 'dataset_info.json').exists():
       ready = tfds.builder_from_directory(prepared)
-      if not refresh or ready.info.metadata['listing'] == listings.fingerprint(found):
+      if not refresh or ready.info.metadata['listing'] == content:
         return ready
       LOGGER.info('%s has changed: %s is prepared again', found.folder, name)
       shutil.rmtree(prepared)
-    config = FaceConfig(name=key, description=key, listing=found or parsed(), skip_bad=skip_bad)
+    found = found or parsed()
+    content = content or listings.fingerprint(found)
+    config = FaceConfig(
+      name=key, description=key, listing=found, fingerprint=content, skip_bad=skip_bad
+    )
     return builder(data_dir=root, config=config)
 
   keyword = inspect.Parameter.KEYWORD_ONLY

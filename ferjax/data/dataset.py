@@ -193,8 +193,8 @@ def _load_table(records, path: Path, split: str) -> Table:
   except (OSError, KeyError, ValueError, zipfile.BadZipFile):
     pass
   columns = {}
-  for number in tfds.core.utils.tqdm(range(len(records)), desc=f'Reading labels of {split}'):
-    record = dict(records[number])
+  for record in tfds.core.utils.tqdm(_all(records), f'Reading labels of {split}', len(records)):
+    record = dict(record)
     encoded = record.pop('image')
     record['name'] = record['name'].decode()
     record['digest'] = hashlib.sha256(encoded).hexdigest()[:32]
@@ -209,6 +209,11 @@ def _load_table(records, path: Path, split: str) -> Table:
   with files.replacing(path, 'wb') as file:
     np.savez(file, table_version=TABLE_VERSION, **table)
   return table
+
+
+def _all(records, size=256):
+  for start in range(0, len(records), size):
+    yield from records.__getitems__(range(start, min(start + size, len(records))))
 
 
 def take(split: Split, rows: np.ndarray) -> Split:

@@ -1,6 +1,7 @@
 """What a parser makes of a data set on disk: its rows, and what was left out of them and why."""
 
 import csv
+import functools
 import hashlib
 import os
 import re
@@ -18,6 +19,7 @@ from ferjax.errors import InputError, nearest
 
 STORED_AS_THEY_ARE = ('JPEG', 'MPO', 'PNG')  # MPO: the JPEG of phones with further pictures in it
 FORMATS = ('JPEG', 'PNG', 'BMP', 'TIFF')
+SIGNATURES = (b'\xff\xd8\xff', b'\x89PNG\r\n')  # of these files' first bytes
 ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff')
 
 Row = dict[str, Any]
@@ -245,13 +247,12 @@ def check_pictures(
     listing: As parsed.
     progress: (items, total=n) wraps the iteration over pictures, for a progress bar.
   """
-  size = 256  # rows under way
 
   def troubles():
-    with ThreadPoolExecutor() as pool:
-      for start in range(0, len(listing.rows), size):
-        rows = listing.rows[start : start + size]
-        yield from pool.map(lambda row: _picture_trouble(listing.folder, row), rows)
+    parts = (listing.rows[i : i + 64] for i in range(0, len(listing.rows), 64))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+      for part in pool.map(functools.partial(_picture_troubles, listing.folder), parts):
+        yield from part
 
   good, problems = [], list(listing.problems)
   for row, trouble in zip(listing.rows, progress(troubles(), total=len(listing.rows)), strict=True):
@@ -261,6 +262,10 @@ def check_pictures(
     else:
       good.append(row)
   return listing._replace(rows=good, problems=sorted(problems))
+
+
+def _picture_troubles(folder: Path, rows: Sequence[Row]) -> list[str]:
+  return [_picture_trouble(folder, row) for row in rows]
 
 
 def _picture_trouble(folder: Path, row: Row) -> str:
@@ -308,10 +313,10 @@ def example(folder: Path, row: Row) -> Row:
 
 def _encoded(path: Path) -> bytes:
   content = path.read_bytes()
+  if content.startswith(SIGNATURES):
+    return content
   with Image.open(BytesIO(content), formats=FORMATS) as picture:
-    return (
-      content if picture.format in STORED_AS_THEY_ARE else png(ImageOps.exif_transpose(picture))
-    )
+    return png(ImageOps.exif_transpose(picture))
 
 
 def _cut_out(path: Path, box) -> tuple[bytes, np.ndarray]:
@@ -365,6 +370,6 @@ def fingerprint(listing: Listing) -> str:
       plain = value.tobytes() if isinstance(value, np.ndarray) else value
       digest.update(name.encode() + (plain if isinstance(plain, bytes) else repr(plain).encode()))
     if 'path' in row:
-      stat = (listing.folder / row['path']).stat()
+      stat = os.stat(f'{listing.folder}/{row["path"]}')
       digest.update(f'{stat.st_size} {stat.st_mtime_ns}\n'.encode())
   return digest.hexdigest()[:16]

@@ -34,10 +34,12 @@ def make(
   manifest = parser.parse(path, tuple(classes))
   stem = re.sub(r'[^\w-]', '_', manifest.folder.resolve().name)
   suffix = '-skip_bad' if skip_bad else ''
+  content = listing.fingerprint(manifest)
   config = builder.FaceConfig(
-    name=f'{stem}-{listing.fingerprint(manifest)}{suffix}',
+    name=f'{stem}-{content}{suffix}',
     description=f'Pictures listed in {manifest.source.name}',
     listing=manifest,
+    fingerprint=content,
     skip_bad=skip_bad,
   )
   return Builder(data_dir=data_dir, config=config)
