@@ -115,11 +115,12 @@ def _shards(folder, rows):
   """Rows in parts of some SHARD_BYTES, which TFDS holds in memory one at a time."""
   parts, size = [[]], 0
   for row in rows:
-    size += len(row['image']) if 'image' in row else os.stat(f'{folder}/{row["path"]}').st_size
-    if parts[-1] and size > SHARD_BYTES:
+    own = len(row['image']) if 'image' in row else os.stat(f'{folder}/{row["path"]}').st_size
+    if parts[-1] and size + own > SHARD_BYTES:
       parts.append([])
       size = 0
     parts[-1].append(row)
+    size += own
   return parts
 
 
