@@ -21,7 +21,14 @@ LOGGER = logging.getLogger(__name__)
 PACKAGES = ('ferjax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 
 # Where a run lies, how fast it goes, how long it lasts: the rest decides what it computes.
-FREE_TO_CHANGE = ('data.dir', 'parallel.', 'reading.', 'profile.', 'early_stop.')
+FREE_TO_CHANGE = (
+  'data.dir',
+  'data.manual_dir',
+  'parallel.',
+  'reading.',
+  'profile.',
+  'early_stop.',
+)
 LENGTHS = ('epochs', 'steps')
 
 LIMITS = {
@@ -79,7 +86,15 @@ def base() -> ml_collections.ConfigDict:
         'name': 'synthetic_faces',
         'path': '',
         'dir': '',
+        'manual_dir': '',
+        'protocol': '',
+        'fold': 0,
         'options': {
+          'raf_db': {'images': 'aligned'},
+          'fer_plus': {'rule': 'argmax'},
+          'sfew': {'images': 'aligned'},
+          'multi_pie': {'illuminations': (7,)},
+          'oulu_casia': {'camera': 'VL', 'light': 'Strong', 'images': 'original'},
           'synthetic_faces': {
             'num': 5000,
             'size': 112,

@@ -1,11 +1,16 @@
-"""`python -m ferjax.prepare graphs --config=configs/NAME.py`: makes ahead what training needs.
+"""Makes ahead what training needs: `python -m ferjax.prepare data` or `graphs`.
 
-`graphs` builds the graphs of the config's sampler, beside the prepared data; a run that lacks them
-builds them by itself.
+`data --name=raf_db --manual_dir=FOLDER` prepares a data set and prints what it holds. `graphs
+--config=configs/NAME.py` builds the graphs of the config's sampler, beside the prepared data; a run
+that lacks them builds them by itself.
 """
 
+import ast
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 from absl import app, flags
 
 from ferjax import build, main
@@ -13,17 +18,136 @@ from ferjax import config as configs
 from ferjax.data import dataset
 from ferjax.errors import InputError, nearest
 
-TARGETS = ('graphs',)
+NAME = flags.DEFINE_string('name', None, 'data: the data set.')
+MANUAL_DIR = flags.DEFINE_string('manual_dir', '', 'data: the folder that holds `<name>`.')
+PATH = flags.DEFINE_string('path', '', 'data: the CSV file of a manifest.')
+DIR = flags.DEFINE_string('dir', '', "Where prepared data sets lie; TFDS's default when empty.")
+PROTOCOL = flags.DEFINE_string('protocol', '', "data: one of the data set's protocols.")
+FOLD = flags.DEFINE_integer('fold', 0, 'data: which fold to show.')
+SKIP_BAD = flags.DEFINE_bool('skip_bad', False, 'data: leave bad rows out.')
+OPTION = flags.DEFINE_multi_string('option', [], "data: one of the data set's own, KEY=VALUE.")
 
 
-def prepare(argv: list[str]) -> None:
-  targets = argv[1:]
-  for target in targets:
-    if target not in TARGETS:
-      raise InputError(f"cannot prepare '{target}'.{nearest(target, TARGETS)} There are: graphs")
-  if not targets:
-    raise InputError('say what to prepare: python -m ferjax.prepare graphs --config=...')
-  main.show_messages()
+def data(
+  *,
+  name: str,
+  manual_dir: str = '',
+  path: str = '',
+  dir: str = '',
+  protocol: str = '',
+  fold: int = 0,
+  skip_bad: bool = False,
+  options: Mapping[str, Any] | None = None,
+) -> str:
+  """Prepares a data set, again where its folder has changed since.
+
+  Args:
+    name: See `dataset.load`, as the other arguments.
+    manual_dir: The folder that holds `<name>`.
+    path: The CSV file of a manifest.
+    dir: Where prepared data sets lie.
+    protocol: One of its protocols.
+    fold: Which fold the summary shows.
+    skip_bad: Leave bad rows out.
+    options: Further keyword arguments of its `make`.
+
+  Returns:
+    The summary.
+
+  Raises:
+    InputError: no such data set, or its folder is not as expected.
+  """
+  given = {'path': path, 'skip_bad': skip_bad, 'refresh': True}
+  given |= {'manual_dir': manual_dir, 'protocol': protocol}
+  builder = dataset.make_builder(name, dir or None, given, options or {})
+  builder.download_and_prepare(file_format='array_record')
+  loaded = dataset.load(
+    name=name,
+    path=path,
+    dir=dir,
+    manual_dir=manual_dir,
+    protocol=protocol,
+    fold=fold,
+    options={name: options or {}},
+    val_fraction=0.0,
+    skip_bad=skip_bad,
+    allow_shared_subjects=True,
+  )
+  return summary(loaded, builder.info.metadata or {}, str(builder.data_path))
+
+
+def summary(loaded: dataset.Dataset, metadata: Mapping[str, Any], path: str) -> str:
+  """What a prepared data set holds, and what was left out of it and why."""
+  splits = loaded.splits
+  counts = {
+    split: np.bincount(found.table['label'], minlength=len(loaded.classes))
+    for split, found in splits.items()
+  }
+  rows = [('', *splits)]
+  for number, name in enumerate(loaded.classes):
+    rows.append((name, *(str(count[number]) for count in counts.values())))
+  rows.append(('all', *(str(count.sum()) for count in counts.values())))
+  people = {k: s.table['subject'] for k, s in splits.items() if 'subject' in s.table}
+  if people:
+    rows.append(('subjects', *(str(len(np.unique(s))) for s in people.values())))
+  width = max(len(row[0]) for row in rows)
+  lines = [f'{loaded.name}, prepared in {path}']
+  lines += ['  '.join([row[0].ljust(width), *(c.rjust(7) for c in row[1:])]) for row in rows]
+  if metadata.get('folds'):
+    lines.append(f'{metadata["folds"]} folds by subject, of which one is shown')
+  columns = next(iter(splits.values())).table
+  labels = sorted(set(columns) - {'label', 'name', 'digest', 'height', 'width'})
+  lines.append(f'known of each picture: {", ".join(["label", *labels])}')
+  if metadata.get('other_classes'):
+    lines.append(f'left out, of classes not in use: {dict(metadata["other_classes"])}')
+  for key, title in (('skipped', 'left out'), ('bad_rows', 'left out, bad rows')):
+    if metadata.get(key):
+      lines.append(f'{title}:\n{metadata[key]}')
+  if metadata.get('differences'):
+    lines.append(f'not as known: {"; ".join(metadata["differences"])}')
+  for pair, count in dataset.duplicates(splits).items():
+    lines.append(f'the same picture, byte for byte, in {pair}: {count}')
+  shared = _shared_people(people)
+  lines += [f'people in both {a} and {b}: {count}' for (a, b), count in shared.items()]
+  return '\n'.join(lines)
+
+
+def _shared_people(people: Mapping[str, np.ndarray]) -> dict[tuple[str, str], int]:
+  pairs = [(a, b) for a in people for b in people if a < b]
+  counts = {(a, b): len(np.intersect1d(people[a], people[b])) for a, b in pairs}
+  return {pair: count for pair, count in counts.items() if count}
+
+
+def _options(texts: Sequence[str]) -> dict[str, Any]:
+  found = {}
+  for text in texts:
+    key, equals, value = text.partition('=')
+    if not equals:
+      raise InputError(f'--option={text}: give KEY=VALUE')
+    try:
+      found[key] = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+      found[key] = value
+  return found
+
+
+def _data() -> None:
+  if not NAME.value:
+    raise InputError(f'give --name, one of {", ".join(dataset.names())}')
+  text = data(
+    name=NAME.value,
+    manual_dir=MANUAL_DIR.value,
+    path=PATH.value,
+    dir=DIR.value,
+    protocol=PROTOCOL.value,
+    fold=FOLD.value,
+    skip_bad=SKIP_BAD.value,
+    options=_options(OPTION.value),
+  )
+  print(text)
+
+
+def _graphs() -> None:
   config = main.config_flag()
   if config is None:
     raise InputError('give a config, such as --config=configs/ldl_alsg.py')
@@ -37,6 +161,25 @@ def prepare(argv: list[str]) -> None:
   if 'train' not in data.splits:
     raise InputError(f'{data.name} has no training rows (split `train`)')
   build.make_sampler(config, data.splits['train'].table)
+
+
+TARGETS = {'data': _data, 'graphs': _graphs}
+
+
+def prepare(argv: list[str]) -> None:
+  targets = argv[1:]
+  for target in targets:
+    if target not in TARGETS:
+      raise InputError(
+        f"cannot prepare '{target}'.{nearest(target, TARGETS)} There are: {', '.join(TARGETS)}"
+      )
+  if not targets:
+    raise InputError(
+      'say what to prepare: python -m ferjax.prepare data --name=..., or graphs --config=...'
+    )
+  main.show_messages()
+  for target in targets:
+    TARGETS[target]()
 
 
 def run() -> None:

@@ -227,4 +227,5 @@ def _record(config, data, clean, steps, workdir):
   if config.noise.kind != 'none':
     wrong = (table['label'] != clean).mean()
     LOGGER.info('%.2f %% of the training labels are wrong; see noise.csv', 100 * wrong)
-    noise.write(workdir / 'noise.csv', table['name'], table['label'], clean, data.classes)
+    options = {key: config.noise[key] for key in ('file', 'label_order', 'first_label')}
+    noise.record(workdir, table['name'], table['label'], clean, data.classes, **options)

@@ -81,9 +81,7 @@ def test_what_cannot_be_done_is_told(folder, tmp_path, monkeypatch):
   monkeypatch.setattr(trained, 'load', lambda workdir, which: needs)
   with pytest.raises(InputError, match='needs landmarks besides pictures'):
     album.summarise(folder, run, 3, tmp_path / 'out')
-  blind = model._replace(
-    predict=lambda *args, **kwargs: evaluate.Predictions({'logits': None}, {})
-  )
+  blind = model._replace(predict=lambda *args, **kwargs: evaluate.Predictions({'logits': None}, {}))
   monkeypatch.setattr(trained, 'load', lambda workdir, which: blind)
   with pytest.raises(InputError, match='gives no embeddings'):
     album.summarise(folder, run, 3, tmp_path / 'out')

@@ -38,6 +38,30 @@ def test_what_is_written_is_read_back(tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ['noise.csv']
 
 
+def test_published_lists_are_written_as_they_are_read(tmp_path):
+  order = ('surprise', 'fear', 'disgust', 'happy', 'sadness', 'anger', 'neutral')
+  noise.write_list(tmp_path / 'a.txt', NAMES, LABEL[:14], labels.CLASSES, order, 1)
+  assert (tmp_path / 'a.txt').read_text().splitlines()[:2] == ['a/0.jpg 7', 'a/1.jpg 4']
+  read = noise.read(tmp_path / 'a.txt', NAMES, LABEL[:14] * 0, labels.CLASSES, order, 1)
+  np.testing.assert_array_equal(read, LABEL[:14])
+  noise.write_list(tmp_path / 'b.txt', NAMES, LABEL[:14], labels.CLASSES)
+  assert (tmp_path / 'b.txt').read_text().startswith('a/0.jpg neutral\n')
+  with pytest.raises(InputError, match="lacks the class 'anger'"):
+    noise.write_list(tmp_path / 'c.txt', NAMES, LABEL[:14], labels.CLASSES, order[:1])
+
+
+def test_the_list_that_was_read_is_kept(tmp_path):
+  (tmp_path / 'list.lst').write_text('0.jpg 5\n')
+  options = {'file': str(tmp_path / 'list.lst'), 'label_order': labels.CLASSES, 'first_label': 0}
+  label = noise.make(kind='file', **options)(LABEL[:14], NAMES, labels.CLASSES)
+  run = tmp_path / 'run'
+  run.mkdir()
+  noise.record(run, NAMES, label, LABEL[:14], labels.CLASSES, **options)
+  assert (run / 'noise_file.lst').read_text() == '0.jpg 5\n'
+  assert (run / 'noise.txt').read_text().startswith('a/0.jpg 5\na/1.jpg 1\n')
+  assert (run / 'noise.csv').read_text().splitlines()[1] == 'a/0.jpg,disgust,neutral'
+
+
 def test_exact_names_win_over_last_parts(tmp_path):
   names = ['001.png', 'sub/001.png']
   noise.write(tmp_path / 'noise.csv', names, np.array([2, 3]), np.array([0, 1]), labels.CLASSES)

@@ -66,6 +66,9 @@ def load(
   name: str,
   path: str = '',
   dir: str = '',
+  manual_dir: str = '',
+  protocol: str = '',
+  fold: int = 0,
   options: Mapping[str, Mapping[str, Any]] | None = None,
   image_size: int = 64,
   classes: Sequence[str] = (),
@@ -84,6 +87,10 @@ def load(
     name: A package of `ferjax.data` that holds `<name>_dataset_builder.py`.
     path: For `manifest`: the CSV file.
     dir: Where prepared data sets lie; TFDS's default when empty.
+    manual_dir: For data sets that were handed out: the folder that holds `<name>`, needed until
+      they are prepared; see `builder.maker`.
+    protocol: Which of the data set's protocols; its first when empty.
+    fold: Which fold to test on, where the protocol has folds by subject.
     options: By data set: further keyword arguments of its `make`.
     image_size: Pictures are resized to this square, landmarks with them.
     classes: Class names in label order; the data set's own when empty. Rows of others are left out.
@@ -110,12 +117,16 @@ def load(
   wanted = classes or (labels.CLASSES if becomes else ())
   wanted = (*wanted, *(theirs for theirs in becomes if theirs not in wanted))
   given = {'path': path, 'classes': wanted, 'skip_bad': skip_bad}
-  builder = _builder(name, dir or None, given, dict((options or {}).get(name, {})))
+  given |= {'manual_dir': manual_dir, 'protocol': protocol}
+  builder = make_builder(name, dir or None, given, dict((options or {}).get(name, {})))
   if not (Path(builder.data_path) / 'dataset_info.json').exists():
     LOGGER.info('preparing %s in %s', name, builder.data_path)
   builder.download_and_prepare(file_format='array_record')
-  if 'bad_rows' in (builder.info.metadata or {}):
-    LOGGER.warning('left out of %s:\n%s', name, builder.info.metadata['bad_rows'])
+  metadata = builder.info.metadata or {}
+  if 'bad_rows' in metadata:
+    LOGGER.warning('left out of %s:\n%s', name, metadata['bad_rows'])
+  if metadata.get('differences'):
+    LOGGER.warning('%s is not as known: %s', name, '; '.join(metadata['differences']))
 
   own = tuple(labels.canonical(name) for name in builder.info.features['label'].names)
   _check_class_map(name, becomes, own, classes)
@@ -147,6 +158,7 @@ def load(
     LOGGER.warning('left out of %s, rows of classes not in use: %s', name, dict(left_out))
   splits, poses = _select_poses(splits, tuple(poses), name)
   splits = _with_rows(splits, name, classes)
+  splits = _fold(splits, metadata.get('folds', 0), fold, name)
   splits = carve_validation(splits, val_fraction, seed)
   check_subjects(splits, allow_shared_subjects)
   indices = _landmark_indices(builder, splits, landmarks)
@@ -166,7 +178,21 @@ def names() -> tuple[str, ...]:
   return tuple(sorted(p.parent.name for p in here.glob('*/*_dataset_builder.py')))
 
 
-def _builder(name: str, data_dir: str | None, given: dict[str, Any], options: dict[str, Any]):
+def make_builder(
+  name: str, data_dir: str | None, given: Mapping[str, Any], options: Mapping[str, Any]
+) -> tfds.core.DatasetBuilder:
+  """The TFDS builder of a data set.
+
+  Args:
+    name: See `load`.
+    data_dir: Where prepared data sets lie; TFDS's default when None.
+    given: Keyword arguments for its `make`; those that it does not take are left out, and an empty
+      `protocol`.
+    options: Further ones; they must fit.
+
+  Raises:
+    InputError: no such data set, or an option or protocol that it does not have.
+  """
   if name not in names():
     raise InputError(
       f"no data set '{name}'.{nearest(name, names())} There are: {', '.join(names())}"
@@ -178,6 +204,9 @@ def _builder(name: str, data_dir: str | None, given: dict[str, Any], options: di
       raise InputError(
         f'unknown key config.data.options.{name}.{key}.{nearest(key, accepted - set(given))}'
       )
+  given = {k: v for k, v in given.items() if k != 'protocol' or v}
+  if 'protocol' in given and 'protocol' not in accepted:
+    raise InputError(f'config.data.protocol={given["protocol"]!r}: {name} has no protocols')
   return make(data_dir, **{k: v for k, v in given.items() if k in accepted}, **options)
 
 
@@ -190,8 +219,8 @@ def _load_table(records, path: Path, split: str) -> Table:
   except (OSError, KeyError, ValueError, zipfile.BadZipFile):
     pass
   columns = {}
-  for number in tfds.core.utils.tqdm(range(len(records)), desc=f'Reading labels of {split}'):
-    record = dict(records[number])
+  for record in tfds.core.utils.tqdm(_all(records), f'Reading labels of {split}', len(records)):
+    record = dict(record)
     encoded = record.pop('image')
     record['name'] = record['name'].decode()
     record['digest'] = hashlib.sha256(encoded).hexdigest()[:32]
@@ -206,6 +235,11 @@ def _load_table(records, path: Path, split: str) -> Table:
   with files.replacing(path, 'wb') as file:
     np.savez(file, table_version=TABLE_VERSION, **table)
   return table
+
+
+def _all(records, size=256):
+  for start in range(0, len(records), size):
+    yield from records.__getitems__(range(start, min(start + size, len(records))))
 
 
 def take(split: Split, rows: np.ndarray) -> Split:
@@ -314,6 +348,24 @@ def with_poses(data: Dataset, poses: Sequence[int]) -> Dataset:
   where a row has none of them."""
   splits = {name: _with_pose(split, poses) for name, split in data.splits.items()}
   return data._replace(splits=splits, poses=tuple(poses))
+
+
+def _fold(splits, folds, fold, name):
+  """Train and test of one fold: every folds-th subject, in the order of their names, is tested."""
+  if not 0 <= fold < max(folds, 1):
+    text = f'0 to {folds - 1}' if folds else '0, for it has no folds'
+    raise InputError(f'config.data.fold={fold}: with this protocol of {name} it must be {text}')
+  if not folds:
+    return splits
+  train = splits['train']
+  people, position = np.unique(train.table['subject'], return_inverse=True)
+  if len(people) < folds:
+    raise InputError(f'{name} has {len(people)} subjects, too few for {folds} folds')
+  tested = position % folds == fold
+  return {
+    'train': take(train, np.flatnonzero(~tested)),
+    'test': take(train, np.flatnonzero(tested)),
+  }
 
 
 def carve_validation(splits: Mapping[str, Split], fraction: float, seed: int) -> dict[str, Split]:

@@ -70,6 +70,57 @@ def write(path: Path, names: Sequence[str], noisy: np.ndarray, clean: np.ndarray
     rows.writerows((n, classes[a], classes[b]) for n, a, b in zip(names, noisy, clean, strict=True))
 
 
+def write_list(
+  path: Path,
+  names: Sequence[str],
+  label: np.ndarray,
+  classes: Sequence[str],
+  label_order: Sequence[str] = (),
+  first_label: int = 0,
+) -> None:
+  """Writes `name label` in two columns, as lists are published, then renames it into place.
+
+  Args:
+    path: The file.
+    names: Names of the n rows.
+    label: int[n], positions in `classes`.
+    classes: Class names.
+    label_order: Class names in the order of the numbers to write; class names are written if empty.
+    first_label: The number of the first of them.
+
+  Raises:
+    InputError: a class is not in `label_order`.
+  """
+  order = [label_names.canonical(name) for name in label_order]
+  missing = set(classes) - set(order)
+  if order and missing:
+    raise InputError(f"config.noise.label_order lacks the class '{min(missing)}'")
+  text = [str(order.index(name) + first_label) if order else name for name in classes]
+  with files.replacing(path) as file:
+    file.writelines(f'{name} {text[number]}\n' for name, number in zip(names, label, strict=True))
+
+
+def record(
+  workdir: Path,
+  names: Sequence[str],
+  noisy: np.ndarray,
+  clean: np.ndarray,
+  classes: Sequence[str],
+  *,
+  file: str = '',
+  label_order: Sequence[str] = (),
+  first_label: int = 0,
+) -> None:
+  """Writes the labels that a run trains on: `noise.csv`, as `write` does; with a `label_order` also
+  `noise.txt`, as `write_list` does; and a copy of the `file` that was read, `noise_file.*`."""
+  write(workdir / 'noise.csv', names, noisy, clean, classes)
+  if label_order:
+    write_list(workdir / 'noise.txt', names, noisy, classes, label_order, first_label)
+  if file:
+    with files.replacing(workdir / f'noise_file{Path(file).suffix}', 'wb') as copy:
+      copy.write(Path(file).read_bytes())
+
+
 def read(
   path: Path,
   names: Sequence[str],

@@ -1,19 +1,16 @@
 """Reads a manifest: a CSV of pictures and labels -> rows, and what is wrong with the others."""
 
 import csv
-import hashlib
 import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
-
-from PIL import Image
+from typing import Any
 
 from ferjax.data import labels
+from ferjax.data.listing import Listing, Problem, path_troubles
 from ferjax.errors import InputError, nearest
 
 SPLITS = {
@@ -27,37 +24,11 @@ SPLITS = {
   'testing': 'test',
 }
 SURPLUS = '(more fields than the header)'
-STORED_AS_THEY_ARE = ('JPEG', 'MPO', 'PNG')  # MPO: the JPEG of phones with further pictures in it
-FORMATS = ('JPEG', 'PNG', 'BMP', 'TIFF')
 LARGEST = 1e9  # what lies beyond is no coordinate, angle, intensity or number of votes
 POSE = {'pitch': 'pose_Rx', 'yaw': 'pose_Ry', 'roll': 'pose_Rz'}
 
 
-class Problem(NamedTuple):
-  """One bad row: its line in the file, the kind of trouble, and the particulars."""
-
-  line: int
-  kind: str
-  detail: str
-
-
-class Manifest(NamedTuple):
-  """A parsed manifest: what stands in its rows, in file order."""
-
-  path: Path
-  classes: tuple[str, ...]
-  subjects: tuple[str, ...]
-  landmarks: int
-  action_units: tuple[str, ...]
-  pose: bool
-  yaw_bin: bool
-  distribution: bool
-  rows: tuple[dict[str, Any], ...]  # features by name, and `path`, `split`, `line`
-  problems: tuple[Problem, ...]
-  other_classes: dict[str, int]  # rows left out because `classes` does not name their label
-
-
-def parse(path: str | os.PathLike, classes: Sequence[str] = ()) -> Manifest:
+def parse(path: str | os.PathLike, classes: Sequence[str] = ()) -> Listing:
   """Parses a manifest without opening its pictures.
 
   Args:
@@ -94,18 +65,14 @@ def parse(path: str | os.PathLike, classes: Sequence[str] = ()) -> Manifest:
       others[row['label']] += 1
     else:
       rows.append(row | {'line': line})
-  return Manifest(
-    path=path,
+  return Listing(
+    folder=path.parent,
     classes=tuple(classes),
-    subjects=tuple(sorted({r['subject'] for r in rows})) if columns['subject'] else (),
-    landmarks=len(columns['landmarks']),
-    action_units=tuple(name.removesuffix('_r') for name in columns['au']),
-    pose=columns['pose'],
-    yaw_bin=columns['yaw_bin'],
-    distribution=bool(columns['distribution']),
-    rows=tuple(rows),
-    problems=tuple(problems),
+    rows=rows,
+    problems=problems,
     other_classes=dict(others),
+    action_units=tuple(name.removesuffix('_r') for name in columns['au']),
+    source=path,
   )
 
 
@@ -182,7 +149,7 @@ def _parse_row(record, columns, classes, known, folder) -> tuple[dict, list[tupl
   row = {'path': path, 'label': labels.canonical(record['label'])}
   if SURPLUS in record:
     troubles.append(('more fields than the header has columns', record[SURPLUS]))
-  troubles += _path_troubles(row['path'], folder)
+  troubles += path_troubles(row['path'], folder)
   row['split'] = SPLITS.get(record['split'].strip().lower(), '')
   if not row['split']:
     troubles.append(('unknown split', f'{record["split"]!r}: use train, val or test'))
@@ -216,81 +183,3 @@ def _parse_row(record, columns, classes, known, folder) -> tuple[dict, list[tupl
 
 def _kind(column: str) -> str:
   return 'landmark' if re.fullmatch(r'[xy]_\d+', column) else column
-
-
-def _path_troubles(text: str, folder: Path) -> list[tuple[str, str]]:
-  relative = PurePosixPath(text)
-  if not text or relative.is_absolute() or '..' in relative.parts:
-    return [('path is not below the manifest', f'{text!r}: give paths relative to {folder}')]
-  try:
-    found = (folder / relative).is_file()
-  except OSError:  # a name that no file can have
-    found = False
-  return [] if found else [('missing file', text)]
-
-
-def check_pictures(manifest: Manifest, progress=lambda items, total: items) -> Manifest:
-  """Decodes every picture once; broken ones move from the rows to the problems.
-
-  Args:
-    manifest: As parsed.
-    progress: Wraps the iteration over pictures, for a progress bar.
-  """
-  files = [manifest.path.parent / row['path'] for row in manifest.rows]
-  with ThreadPoolExecutor() as pool:
-    troubles = list(progress(pool.map(picture_trouble, files), len(files)))
-  problems = [
-    Problem(row['line'], 'broken picture', f'{row["path"]}: {trouble}')
-    for row, trouble in zip(manifest.rows, troubles, strict=True)
-    if trouble
-  ]
-  good = [row for row, trouble in zip(manifest.rows, troubles, strict=True) if not trouble]
-  return manifest._replace(
-    rows=tuple(good), problems=tuple(sorted([*manifest.problems, *problems]))
-  )
-
-
-def picture_trouble(path: Path) -> str:
-  """Why a picture file cannot be used; '' where it can."""
-  try:
-    with Image.open(path, formats=FORMATS) as picture:
-      picture.load()
-      if picture.format not in STORED_AS_THEY_ARE and picture.mode in ('I', 'F'):
-        return f'{picture.mode} (32-bit) pixels: save it with 8 or 16 bits'
-  except Exception as error:  # Pillow's decoders raise many kinds; each means "cannot be read"
-    return str(error) or type(error).__name__
-  return ''
-
-
-def report(problems: Iterable[Problem]) -> str:
-  """Problems by kind: counts, line numbers, and the first particulars of each kind."""
-  kinds = {}
-  for problem in problems:
-    kinds.setdefault(problem.kind, []).append(problem)
-  parts = []
-  for kind, found in sorted(kinds.items(), key=lambda item: -len(item[1])):
-    lines = sorted({p.line for p in found})
-    rows = f'{len(lines)} row{"s" * (len(lines) > 1)}'
-    parts.append(f'  {kind}: {rows}, line{"s" * (len(lines) > 1)} {_ranges(lines)}')
-    parts += [f'    line {p.line}: {p.detail}' for p in found[:3] if p.detail]
-  return '\n'.join(parts)
-
-
-def _ranges(lines: list[int]) -> str:
-  runs = []
-  for line in lines:
-    if runs and runs[-1][1] == line - 1:
-      runs[-1][1] = line
-    else:
-      runs.append([line, line])
-  return ', '.join(str(a) if a == b else f'{a}-{b}' for a, b in runs)
-
-
-def fingerprint(manifest: Manifest) -> str:
-  """Changes when the CSV, or the size or date of one of its pictures, changes: a cache key."""
-  digest = hashlib.sha256(manifest.path.read_bytes())
-  digest.update(repr(manifest.classes).encode())
-  for row in manifest.rows:
-    stat = (manifest.path.parent / row['path']).stat()
-    digest.update(f'{row["path"]} {stat.st_size} {stat.st_mtime_ns}\n'.encode())
-  return digest.hexdigest()[:16]

@@ -1,0 +1,375 @@
+"""What a parser makes of a data set on disk: its rows, and what was left out of them and why."""
+
+import csv
+import functools
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ferjax.errors import InputError, nearest
+
+STORED_AS_THEY_ARE = ('JPEG', 'MPO', 'PNG')  # MPO: the JPEG of phones with further pictures in it
+FORMATS = ('JPEG', 'PNG', 'BMP', 'TIFF')
+SIGNATURES = (b'\xff\xd8\xff', b'\x89PNG\r\n')  # of these files' first bytes
+ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff')
+
+Row = dict[str, Any]
+
+
+class Problem(NamedTuple):
+  """What was left out: its line in a file (0 where there is none), the reason, the particulars."""
+
+  line: int
+  kind: str
+  detail: str
+
+
+class Listing(NamedTuple):
+  """The rows of a data set, in the order in which they are stored.
+
+  Attributes:
+    folder: Where the pictures' paths start.
+    classes: Class names in label order.
+    rows: Each has `split` (train, val or test), `label` (a class name), a picture: `path` (POSIX,
+      below `folder`; with `box`, the face x0, y0, x1, y1 in pixels is cut out) or `image` (encoded
+      bytes); its `name` where that is not the path; and what else is known, as in
+      `data/features.py`. A feature that only some rows have is left out of all.
+    problems: Bad rows: refused, or left out on demand.
+    skipped: What is there and no part of the data set or protocol.
+    other_classes: {class: rows left out because their class is not in use}.
+    known: Counts that the data set should have, by split, `split/class`, or `subjects`.
+    folds: Number of folds by subject that the protocol has; 0 for none.
+    action_units: Names of the entries of `au`.
+    source: What messages name: the folder, or the file that lists the rows.
+  """
+
+  folder: Path
+  classes: tuple[str, ...]
+  rows: Sequence[Row]
+  problems: Sequence[Problem] = ()
+  skipped: Sequence[Problem] = ()
+  other_classes: Mapping[str, int] = {}
+  known: Mapping[str, Collection[int]] = {}
+  folds: int = 0
+  action_units: tuple[str, ...] = ()
+  source: Path | None = None
+
+
+def wrong_folder(folder: Path, layout: str, what: str = 'nothing there is as expected'):
+  """The error for a folder that does not hold the data set."""
+  return InputError(f'{folder}: {what}. Expected:\n{layout.strip()}')
+
+
+def choose(option: str, value: str, values: Sequence[str]) -> str:
+  """`value`, if it is one of `values`.
+
+  Raises:
+    InputError: it is not; lists them.
+  """
+  if value not in values:
+    raise InputError(
+      f"{option} is '{value}'.{nearest(value, values)} There are: {', '.join(values)}"
+    )
+  return value
+
+
+def files(folder: Path) -> list[str]:
+  """Every file below a folder, sorted, as POSIX paths below it; hidden ones are passed over.
+
+  Raises:
+    InputError: a folder cannot be read.
+  """
+
+  def refuse(error):
+    raise InputError(f'cannot read {error.filename}: {error.strerror}') from error
+
+  found = []
+  for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+    folders[:] = sorted(name for name in folders if not _hidden(name))
+    below = Path(place).relative_to(folder).as_posix()
+    prefix = '' if below == '.' else f'{below}/'
+    found += [prefix + name for name in sorted(names) if not _hidden(name)]
+  return found
+
+
+def _hidden(name: str) -> bool:
+  return name.startswith('.') or name in ('__MACOSX', 'Thumbs.db', 'desktop.ini')
+
+
+def find(folder: Path, *pattern: str, depth: int = 3) -> Path | None:
+  """The shallowest path below a folder whose last names match regular expressions, in any case.
+
+  Args:
+    folder: Where to look.
+    *pattern: One for each name, such as `'EmoLabel', r'list\\.txt'`.
+    depth: How many further folders may stand before them.
+
+  Raises:
+    InputError: a folder cannot be read.
+  """
+  level = [folder]
+  for _ in range(depth + 1):
+    for place in level:
+      found = _descend(place, pattern)
+      if found:
+        return found
+    level = [child for place in level for child in _children(place) if child.is_dir()]
+  return None
+
+
+def _descend(place: Path, pattern: Sequence[str]) -> Path | None:
+  if not pattern:
+    return place
+  for child in _children(place):
+    if re.fullmatch(pattern[0], child.name, re.IGNORECASE):
+      found = _descend(child, pattern[1:])
+      if found:
+        return found
+  return None
+
+
+def _children(place: Path) -> list[Path]:
+  if not place.is_dir():
+    return []
+  try:
+    with os.scandir(place) as entries:
+      return [place / name for name in sorted(e.name for e in entries) if not _hidden(name)]
+  except OSError as error:
+    raise InputError(f'cannot read {error.filename}: {error.strerror}') from error
+
+
+def pictures(
+  folder: Path, pattern: str, layout: str
+) -> tuple[list[tuple[str, re.Match]], list[Problem]]:
+  """The pictures below a folder whose paths end as a grammar says.
+
+  Args:
+    folder: Where to look, at any depth.
+    pattern: Regular expression of a path's last names, in any case.
+    layout: For the error.
+
+  Returns:
+    (path, match) pairs, sorted by path, and the other pictures as skipped.
+
+  Raises:
+    InputError: there is none, or a folder cannot be read.
+  """
+  grammar = re.compile(rf'(?:.*/)?{pattern}', re.IGNORECASE)
+  matched, skipped = [], []
+  for path in files(folder):
+    if path.lower().endswith(ENDINGS):
+      match = grammar.fullmatch(path)
+      if match:
+        matched.append((path, match))
+      else:
+        skipped.append(Problem(0, 'name outside the grammar', path))
+  if not matched:
+    raise wrong_folder(folder, layout, 'no picture there has a name as expected')
+  return matched, skipped
+
+
+def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+  """(line, fields) of each row of a CSV file that is not empty.
+
+  Raises:
+    InputError: the file cannot be read as CSV.
+  """
+  try:
+    with path.open(newline='', encoding='utf-8-sig') as file:
+      reader = csv.reader(file)
+      for fields in reader:
+        if any(fields):
+          yield reader.line_num, fields
+  except (UnicodeDecodeError, csv.Error, OSError) as error:
+    raise InputError(f'cannot read {path} as a CSV file: {error}') from error
+
+
+def text_lines(path: Path) -> list[str]:
+  """The lines of a text file.
+
+  Raises:
+    InputError: the file cannot be read as text.
+  """
+  try:
+    return path.read_text(encoding='utf-8-sig').splitlines()
+  except (UnicodeDecodeError, OSError) as error:
+    raise InputError(f'cannot read {path}: {error}') from error
+
+
+def path_troubles(text: str, folder: Path) -> list[tuple[str, str]]:
+  """What is wrong with a path that a file names: outside the folder, or not there."""
+  relative = PurePosixPath(text)
+  if not text or relative.is_absolute() or '..' in relative.parts:
+    return [('path is not below its folder', f'{text!r}: give paths relative to {folder}')]
+  try:
+    found = (folder / relative).is_file()
+  except OSError:  # a name that no file can have
+    found = False
+  return [] if found else [('missing file', text)]
+
+
+def held_out(subjects: Iterable[str], share: float) -> set[str]:
+  """A share of the subjects, spread evenly over their sorted names."""
+  names = sorted(set(subjects))
+  count = round(share * len(names))
+  return {names[(2 * i + 1) * len(names) // (2 * count)] for i in range(count)}
+
+
+def differences(listing: Listing) -> list[str]:
+  """Where the counts of the rows are not those that are known."""
+  counts = Counter(row['split'] for row in listing.rows)
+  counts.update(f'{row["split"]}/{row["label"]}' for row in listing.rows)
+  counts['subjects'] = len({row['subject'] for row in listing.rows if 'subject' in row})
+  found = []
+  for key, expected in listing.known.items():
+    if counts[key] not in expected:
+      low, high = min(expected), max(expected)
+      known = f'{low}' if low == high else f'{low} to {high}'
+      found.append(f'{key} {counts[key]} instead of {known}')
+  return found
+
+
+def check_pictures(
+  listing: Listing, progress: Callable[..., Iterable] = lambda items, total: items
+) -> Listing:
+  """Decodes every picture once; rows of broken ones move to the problems.
+
+  Args:
+    listing: As parsed.
+    progress: (items, total=n) wraps the iteration over pictures, for a progress bar.
+  """
+
+  def troubles():
+    parts = (listing.rows[i : i + 64] for i in range(0, len(listing.rows), 64))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+      for part in pool.map(functools.partial(_picture_troubles, listing.folder), parts):
+        yield from part
+
+  good, problems = [], list(listing.problems)
+  for row, trouble in zip(listing.rows, progress(troubles(), total=len(listing.rows)), strict=True):
+    if trouble:
+      detail = f'{row.get("path", row.get("name"))}: {trouble}'
+      problems.append(Problem(row.get('line', 0), 'broken picture', detail))
+    else:
+      good.append(row)
+  return listing._replace(rows=good, problems=sorted(problems))
+
+
+def _picture_troubles(folder: Path, rows: Sequence[Row]) -> list[str]:
+  return [_picture_trouble(folder, row) for row in rows]
+
+
+def _picture_trouble(folder: Path, row: Row) -> str:
+  if 'image' in row:
+    return ''
+  try:
+    with Image.open(folder / row['path'], formats=FORMATS) as picture:
+      picture.load()
+      if picture.format not in STORED_AS_THEY_ARE and picture.mode in ('I', 'F'):
+        return f'{picture.mode} (32-bit) pixels: save it with 8 or 16 bits'
+      if 'box' in row and not _box_area(_clipped(row['box'], picture.size)):
+        return f'the face box {row["box"]} lies outside the picture of size {picture.size}'
+  except OSError as error:
+    return error.strerror or str(error)
+  except Exception as error:  # Pillow's decoders raise many kinds; each means "cannot be read"
+    return str(error) or type(error).__name__
+  return ''
+
+
+def _clipped(box, size) -> tuple[int, int, int, int]:
+  x0, y0, x1, y1 = box
+  return max(x0, 0), max(y0, 0), min(x1, size[0]), min(y1, size[1])
+
+
+def _box_area(box) -> int:
+  x0, y0, x1, y1 = box
+  return max(x1 - x0, 0) * max(y1 - y0, 0)
+
+
+def example(folder: Path, row: Row) -> Row:
+  """A row's features, its picture encoded; formats that TFDS cannot store, and faces cut out of
+  larger pictures, become PNG without loss."""
+  features = {k: v for k, v in row.items() if k not in ('path', 'split', 'line', 'box')}
+  features.setdefault('name', row.get('path'))
+  if 'image' in row:
+    encoded = row['image']
+  elif 'box' in row:
+    encoded, origin = _cut_out(folder / row['path'], row['box'])
+    if 'landmarks' in row:
+      features['landmarks'] = np.asarray(row['landmarks'], np.float32) - origin
+  else:
+    encoded = _encoded(folder / row['path'])
+  return features | {'image': BytesIO(encoded)}
+
+
+def _encoded(path: Path) -> bytes:
+  content = path.read_bytes()
+  if content.startswith(SIGNATURES):
+    return content
+  with Image.open(BytesIO(content), formats=FORMATS) as picture:
+    return png(ImageOps.exif_transpose(picture))
+
+
+def _cut_out(path: Path, box) -> tuple[bytes, np.ndarray]:
+  with Image.open(path, formats=FORMATS) as picture:
+    box = _clipped(box, picture.size)
+    return png(picture.crop(box)), np.float32(box[:2])
+
+
+def png(picture: Image.Image) -> bytes:
+  """A picture as grey or RGB PNG, with 8 bits a channel."""
+  if picture.mode.startswith('I;16'):
+    picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+  encoded = BytesIO()
+  (picture if picture.mode == 'L' else picture.convert('RGB')).save(encoded, 'PNG')
+  return encoded.getvalue()
+
+
+def report(problems: Iterable[Problem]) -> str:
+  """Problems by kind: counts, line numbers, and the first particulars of each kind."""
+  kinds = {}
+  for problem in problems:
+    kinds.setdefault(problem.kind, []).append(problem)
+  parts = []
+  for kind, found in sorted(kinds.items(), key=lambda item: -len(item[1])):
+    lines = sorted({p.line for p in found if p.line})
+    count = len(lines) or len(found)
+    rows = f' row{"s" * (count > 1)}, line{"s" * (count > 1)} {_ranges(lines)}' if lines else ''
+    parts.append(f'  {kind}: {count}{rows}')
+    for problem in found[:3]:
+      if problem.detail:
+        parts.append(f'    {f"line {problem.line}: " if problem.line else ""}{problem.detail}')
+  return '\n'.join(parts)
+
+
+def _ranges(lines: list[int]) -> str:
+  runs = []
+  for line in lines:
+    if runs and runs[-1][1] == line - 1:
+      runs[-1][1] = line
+    else:
+      runs.append([line, line])
+  texts = [str(a) if a == b else f'{a}-{b}' for a, b in runs]
+  return ', '.join(texts if len(texts) <= 50 else [*texts[:50], '...'])
+
+
+def fingerprint(listing: Listing) -> str:
+  """Changes when a row, or the size or date of a picture, changes: a cache key."""
+  digest = hashlib.sha256(repr((listing.classes, listing.folds, listing.action_units)).encode())
+  for row in listing.rows:
+    for name, value in row.items():
+      plain = value.tobytes() if isinstance(value, np.ndarray) else value
+      digest.update(name.encode() + (plain if isinstance(plain, bytes) else repr(plain).encode()))
+    if 'path' in row:
+      stat = os.stat(f'{listing.folder}/{row["path"]}')
+      digest.update(f'{stat.st_size} {stat.st_mtime_ns}\n'.encode())
+  return digest.hexdigest()[:16]
