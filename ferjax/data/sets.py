@@ -36,7 +36,7 @@ def parse(spec: str, key: str) -> dict[str, str]:
   `dataset.load`.
 
   Raises:
-    InputError: no such data set, a manifest without a file, a file for another data set.
+    InputError: no such data set or file, a manifest without a file, a file for another data set.
   """
   name, _, path = spec.partition(':')
   if name not in dataset.names():
@@ -48,6 +48,8 @@ def parse(spec: str, key: str) -> dict[str, str]:
     raise InputError(f"config.{key}: say which manifest, such as 'manifest:faces/manifest.csv'")
   if path and name != 'manifest':
     raise InputError(f"config.{key} names '{spec}': only a manifest has a file; write '{name}'")
+  if path and not Path(path).is_file():
+    raise InputError(f"config.{key} names '{spec}': there is no such file")
   return {'name': name, 'path': path}
 
 
