@@ -82,9 +82,10 @@ def base() -> ml_collections.ConfigDict:
       },
       'method': {'name': 'softmax'},  # methods/<name>.py: make
       'model': {'name': 'resnet18', 'width': 64, 'output_stride': 32},  # models.<name>
-      'data': {  # data.dataset.load
+      'data': {  # data.dataset.load, of every one of `sets`
         'name': 'synthetic_faces',
         'path': '',
+        'sets': (),  # instead of name and path: train on several, ('raf_db', 'manifest:FILE.csv')
         'dir': '',
         'manual_dir': '',
         'protocol': '',
@@ -160,6 +161,8 @@ def base() -> ml_collections.ConfigDict:
         'seed': 0,  # of the distortions
         'heatmaps': 6,  # rows of the report's heatmaps
         'tsne': 1000,  # points of its t-SNE; 0 for none
+        'sets': (),  # further data sets to test the final model on, named as in data.sets
+        'groups': (),  # averages over some of them, such as (('lab', ('ck_plus', 'jaffe')),)
         'embeddings': True,  # search, clusters, neighbours: embeddings.measure, of the final model
       },
       'early_stop': {  # early_stop.make

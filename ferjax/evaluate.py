@@ -12,6 +12,8 @@ from ferjax import files, metrics
 from ferjax.core import TrainState
 from ferjax.data import dataset, pipeline
 
+AVERAGED = ('acc', 'mean_class_acc', 'f1_macro')
+
 
 class Predictions(NamedTuple):
   """What a method says of every row of a split, in its order: arrays with n rows, by name.
@@ -97,6 +99,27 @@ def measure(predictions: Predictions, classes: Sequence[str]) -> dict[str, float
     right = predictions.prediction == predictions.label
     values |= {f'acc/pose_{angle}': float(right[yaw == angle].mean()) for angle in degrees}
   return values
+
+
+def averages(
+  measured: Mapping[str, Mapping[str, float]], groups: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, float]]:
+  """Means over data sets, each counting once whatever its size.
+
+  Args:
+    measured: By set, what `measure` returns.
+    groups: {group: its sets}.
+
+  Returns:
+    By group, `acc mean_class_acc f1_macro`, and `sets`, how many there are.
+  """
+  return {
+    group: {
+      **{k: float(np.mean([measured[s][k] for s in sets])) for k in AVERAGED},
+      'sets': len(sets),
+    }
+    for group, sets in groups.items()
+  }
 
 
 def truth(table: Mapping[str, np.ndarray], part: str) -> np.ndarray:

@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
   if MODE.value == 'eval':
     if not WORKDIR.value:
       raise InputError('--mode=eval needs --workdir=RUN, the folder of a trained model')
-    trained.evaluate_run(Path(WORKDIR.value), CHECKPOINT.value, config_flag())
+    print_sets(trained.evaluate_run(Path(WORKDIR.value), CHECKPOINT.value, config_flag()))
     return
   config = config_flag()
   if config is None:
@@ -83,6 +83,16 @@ def print_summary(summary) -> None:
       )
       note = '  (chosen on the test set, as in the literature)' if key == 'best_by_test' else ''
       print(f'{key:12}  step {found["step"]:6}  {accuracies}{note}')
+  print_sets(summary)
+
+
+def print_sets(summary) -> None:
+  """The accuracy on each of several data sets, and the averages."""
+  for name, values in summary.get('sets', {}).items():
+    print(f'{name:20}  {values["rows"]:6} rows  accuracy {100 * values["acc"]:.2f} %')
+  for group, values in summary.get('averages', {}).items():
+    name = f'mean of {group}'
+    print(f'{name:20}  {values["sets"]:6} sets  accuracy {100 * values["acc"]:.2f} %')
 
 
 def parse_flags(argv: list[str]) -> list[str]:

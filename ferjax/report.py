@@ -52,6 +52,7 @@ def finish(
   predictions: Mapping[str, evaluate.Predictions],
   training: TrainingRows | None = None,
   looks: heatmaps.Looks | None = None,
+  sets: Mapping[str, Any] | None = None,
   *,
   stopped_early: bool = False,
   numbers: bool = False,
@@ -66,6 +67,7 @@ def finish(
     predictions: By name as in `build.evaluations`, of the final state.
     training: Of the training rows, where they are asked for.
     looks: What test pictures look like to the final state.
+    sets: What `each_set` returned, where there are several.
     stopped_early: Whether the run ended before its time.
     numbers, tsne: See `embeddings.write`.
 
@@ -86,6 +88,7 @@ def finish(
     'data': data.name,
     'state_sha256': checkpoint.state_sha256(state),
   }
+  summary |= sets or {}
   seen = embeddings.write(
     workdir / 'report',
     predictions,
@@ -253,6 +256,39 @@ def split(
   if rows is not None and name == 'test':
     path, shares = folder / 'predicted_test.png', evaluate.probabilities(predictions)
     label_distributions(path, rows, shares, classes, 'test: predicted')
+
+
+def each_set(
+  folder: Path,
+  tests: Mapping[str, dataset.Dataset],
+  predictions: Mapping[str, evaluate.Predictions],
+  groups: Mapping[str, Sequence[str]],
+) -> dict[str, Any]:
+  """Writes what `split` writes for each of several data sets, as `test/<set>`, and `sets.csv`.
+
+  Args:
+    folder: The run's or the evaluation's.
+    tests: By set, what it is tested on; see `sources.Data`.
+    predictions: Of the split `test` of each.
+    groups: Which sets are averaged.
+
+  Returns:
+    `sets`, by set the metrics, its `rows`, and `classes_without_rows` where means over classes are
+    over the others; and `averages` of them by group. Nothing where there are no tests.
+  """
+  if not tests:
+    return {}
+  measured = {}
+  for name, data in tests.items():
+    found, rows = predictions[name], data.splits['test']
+    split(folder, rows, found, data.classes, f'test/{name}', data.poses)
+    measured[name] = {'rows': len(found.label), **evaluate.measure(found, data.classes)}
+    lacking = dataset.classes_without_rows(data)
+    if lacking:
+      measured[name]['classes_without_rows'] = lacking
+  means = evaluate.averages(measured, groups)
+  tables.sets(folder / 'report' / 'sets.csv', measured, means)
+  return {'sets': measured, 'averages': means}
 
 
 def training_labels(

@@ -1,14 +1,14 @@
 """Tables of a split: confusion matrices, every class, accuracy by expression and pose."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from ferjax import files, metrics
-from ferjax.evaluate import Predictions, truth
+from ferjax.evaluate import AVERAGED, Predictions, truth
 
 
 def confusion(
@@ -34,6 +34,22 @@ def confusion(
   axes.set_title(title)
   figure.colorbar(drawn, ax=axes, shrink=0.8, label='share of the given class')
   files.save_figure(path, figure)
+
+
+def sets(
+  path: Path,
+  measured: Mapping[str, Mapping[str, float]],
+  averages: Mapping[str, Mapping[str, float]],
+) -> None:
+  """CSV `set,rows,acc,mean_class_acc,f1_macro` of several data sets, then of their averages, as
+  `mean of <group>`; see `evaluate.averages`."""
+  with files.replacing(path) as file:
+    lines = csv.writer(file)
+    lines.writerow(('set', 'rows', *AVERAGED))
+    for name, values in measured.items():
+      lines.writerow((name, values['rows'], *(f'{values[key]:.6g}' for key in AVERAGED)))
+    for group, values in averages.items():
+      lines.writerow((f'mean of {group}', '', *(f'{values[key]:.6g}' for key in AVERAGED)))
 
 
 def pose_confusion(

@@ -21,6 +21,7 @@ from ferjax import (
   optim,
   parallel,
   report,
+  sources,
 )
 from ferjax import config as configs
 from ferjax.data import augment, dataset, noise, pipeline
@@ -51,9 +52,10 @@ def _train(config, workdir):
   configs.check(config)
   devices = configs.call(parallel.make, 'parallel', config.parallel)
   parallel.check_batch(config.batch, devices.size)
-  data = configs.call(dataset.load, 'data', config.data)
+  data, tests, groups = sources.load(config)
   method = build.make_method(config, len(data.classes), len(data.poses))
   pipeline.check_trainable(data, method.needs | method.predict_needs, config.batch)
+  tests = sources.fit(method, tests, data.poses)
   clean = data.splits['train'].table
   data = build.derive(method, _corrupt_labels(config, data))
 
@@ -101,7 +103,7 @@ def _train(config, workdir):
   stops = configs.call(early_stop.make, 'early_stop', config.early_stop, eval_every)
 
   if parallel.first_process():
-    _record(config, data, clean['label'], steps, workdir)
+    _record(config, data, tests, clean['label'], steps, workdir)
   restored = checkpoint.restore_latest(workdir, state)
   state = state if restored is None else restored
   start = int(state.step)
@@ -172,6 +174,7 @@ def _train(config, workdir):
 
   if not predictions:
     predictions = {name: predict(state, *what) for name, what in evaluations.items()}
+  tested = {name: predict(state, one.splits['test']) for name, one in tests.items()}
   training = None
   more_known = method.estimates or 'distribution' in split.table or config.noise.kind != 'none'
   if more_known or config.eval.embeddings:
@@ -192,6 +195,7 @@ def _train(config, workdir):
     predictions,
     training,
     looks,
+    report.each_set(workdir, tests, tested, groups),
     stopped_early=stopped,
     numbers=config.eval.embeddings,
     tsne=config.eval.tsne,
@@ -208,9 +212,14 @@ def _corrupt_labels(config, data):
   return data._replace(splits=data.splits | {'train': corrupted})
 
 
-def _record(config, data, clean, steps, workdir):
+def _record(config, data, tests, clean, steps, workdir):
   """Writes what a run starts from; see `config.write`."""
-  copies, table = dataset.duplicates(data.splits), data.splits['train'].table
+  table = data.splits['train'].table
+  further = {f'test/{k}': t.splits['test'] for k, t in tests.items()}
+  own = {f'test/{name}' for name in data.sets}
+  copies = dataset.duplicates(
+    data.splits | {k: split for k, split in further.items() if k not in own}
+  )
   if copies:
     LOGGER.warning('byte for byte the same picture in two splits: %s', copies)
   facts = {
@@ -219,7 +228,7 @@ def _record(config, data, clean, steps, workdir):
     'labels_sha256': hashlib.sha256(table['label'].tobytes()).hexdigest(),
     'classes': list(data.classes),
     'poses': list(data.poses),
-    'rows': {name: len(split.rows) for name, split in data.splits.items()},
+    'rows': {name: len(split.rows) for name, split in (data.splits | further).items()},
     'duplicates': copies,
     'steps': steps,
   }

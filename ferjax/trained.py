@@ -9,7 +9,18 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from ferjax import build, checkpoint, core, embeddings, evaluate, heatmaps, logs, parallel, report
+from ferjax import (
+  build,
+  checkpoint,
+  core,
+  embeddings,
+  evaluate,
+  heatmaps,
+  logs,
+  parallel,
+  report,
+  sources,
+)
 from ferjax import config as configs
 from ferjax.data import dataset, pipeline
 
@@ -83,9 +94,10 @@ def evaluate_run(
   Returns:
     What `<workdir>/eval/<data set>-<step>/summary.json` holds: the metrics by name as in
     `build.evaluations`, under `embeddings` those of `embeddings.write`, under `without` the
-    features that the method looks at and the data set does not have, and under
-    `classes_without_rows` the model's classes that it does not have: means over classes are over
-    the others. Predictions, and the report's tables and pictures, are written beside it.
+    features that the method looks at and the data set does not have, under `classes_without_rows`
+    the model's classes that it does not have: means over classes are over the others; and where
+    there are several sets what `report.each_set` returns. Predictions, and the report's tables and
+    pictures, are written beside it.
 
   Raises:
     InputError: no such run or checkpoint, or a data set that does not fit.
@@ -98,8 +110,8 @@ def evaluate_run(
     config.eval, config.reading = other.eval, other.reading
   with jax.enable_x64(config.precision == 'float64'):
     model = _load(workdir, which, config)
-    data_section = config.data.to_dict() | {'classes': model.classes}
-    data = configs.call(dataset.load, 'data', data_section, needs_every_class=False)
+    data, tests, groups = sources.load(config, model.classes, needs_every_class=False)
+    tests = sources.fit(model.method, tests, model.poses)
     pipeline.check_features(data, model.method.predict_needs)
     data = build.derive(model.method, dataset.with_poses(data, model.poses))
     tables = [split.table for split in data.splits.values()]
@@ -113,6 +125,7 @@ def evaluate_run(
       LOGGER.warning('%s has no row of %s: means are over the other classes', data.name, what)
     evaluations = build.evaluations(config, data, tuple(data.splits))
     predictions = {name: model.predict(model.state, *what) for name, what in evaluations.items()}
+    tested = {name: model.predict(model.state, one.splits['test']) for name, one in tests.items()}
     step = int(model.state.step)
     folder = workdir / 'eval' / f'{data.name}-{data.fingerprint[:8]}-{step}'
     results = {}
@@ -123,6 +136,7 @@ def evaluate_run(
     if looks:
       heatmaps.write(folder / 'report', looks, model.classes)
     summary = {'step': step, 'data': data.name, 'fingerprint': data.fingerprint, **results}
+    summary |= report.each_set(folder, tests, tested, groups)
     seen = embeddings.write(
       folder / 'report',
       predictions,

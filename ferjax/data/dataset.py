@@ -51,6 +51,9 @@ class Dataset(NamedTuple):
     landmark_indices: Which of the 68 iBUG points the landmarks are; None when that is unknown.
     fingerprint: Of every picture and label, whatever the machine.
     poses: Pose classes, yaw in degrees, in label order; empty when they are unknown.
+    known: Class names of the data set itself, before `class_map`.
+    sets: Names of the data sets that were joined to this one (see `data/sets.py`): the column `set`
+      i32 of its tables is the place among them. Empty for a data set that stands alone.
   """
 
   name: str
@@ -59,6 +62,8 @@ class Dataset(NamedTuple):
   landmark_indices: tuple[int, ...] | None
   fingerprint: str
   poses: tuple[int, ...] = ()
+  known: tuple[str, ...] = ()
+  sets: tuple[str, ...] = ()
 
 
 def load(
@@ -80,6 +85,8 @@ def load(
   skip_bad: bool = False,
   allow_shared_subjects: bool = False,
   needs_every_class: bool = True,
+  needs_mapped_classes: bool = True,
+  test_only: bool = False,
 ) -> Dataset:
   """Prepares a data set on first use and loads its tables.
 
@@ -105,6 +112,9 @@ def load(
     skip_bad: Leave bad rows out instead of refusing the data set.
     allow_shared_subjects: Accept people who stand in more than one split.
     needs_every_class: Refuse a data set that does not know all of `classes`.
+    needs_mapped_classes: Refuse a data set that does not know all classes of `class_map`; else such
+      pairs are passed over.
+    test_only: Read the test split only, where there is one.
 
   Raises:
     InputError: no such data set, bad rows, a class or pose that the data set does not have, a
@@ -129,6 +139,8 @@ def load(
     LOGGER.warning('%s is not as known: %s', name, '; '.join(metadata['differences']))
 
   own = tuple(labels.canonical(name) for name in builder.info.features['label'].names)
+  if not needs_mapped_classes:
+    becomes = {theirs: ours for theirs, ours in becomes.items() if theirs in own}
   _check_class_map(name, becomes, own, classes)
   stored = tuple(becomes.get(theirs) or theirs for theirs in own)
   in_use = {ours for ours in stored if becomes.get(ours) != ''}
@@ -140,9 +152,10 @@ def load(
     )
   digest = hashlib.sha256(repr(sorted(becomes.items())).encode() if becomes else b'')
   splits = {}
+  read = {'test'} if test_only and 'test' in builder.info.splits else set(builder.info.splits)
   left_out = Counter((builder.info.metadata or {}).get('other_classes'))
   for split in ('train', 'val', 'test'):
-    if split not in builder.info.splits:
+    if split not in read:
       continue
     records = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
     table = _load_table(records, Path(builder.data_path) / f'table-{split}.npz', split)
@@ -169,6 +182,7 @@ def load(
     landmark_indices=indices,
     fingerprint=digest.hexdigest(),
     poses=poses,
+    known=own,
   )
 
 
@@ -366,6 +380,17 @@ def _fold(splits, folds, fold, name):
     'train': take(train, np.flatnonzero(~tested)),
     'test': take(train, np.flatnonzero(tested)),
   }
+
+
+def with_classes(data: Dataset, classes: Sequence[str]) -> Dataset:
+  """The data set's rows of the given classes, which are found by name.
+
+  Raises:
+    InputError: there is no such row.
+  """
+  splits = {k: _select_classes(split, data.classes, classes) for k, split in data.splits.items()}
+  splits = _with_rows(splits, data.name, classes)
+  return data._replace(splits=splits, classes=tuple(classes))
 
 
 def carve_validation(splits: Mapping[str, Split], fraction: float, seed: int) -> dict[str, Split]:

@@ -98,7 +98,8 @@ def check_trainable(data: dataset.Dataset, needs: frozenset[str], batch: int) ->
   """Refuses a data set that a method cannot train on.
 
   Raises:
-    InputError: no training rows, a feature is missing, a class is empty, the batch is too large.
+    InputError: no training rows (or none of one of several sets), a feature is missing, a class is
+      empty, the batch is too large.
   """
   if 'train' not in data.splits:
     raise InputError(
@@ -107,6 +108,12 @@ def check_trainable(data: dataset.Dataset, needs: frozenset[str], batch: int) ->
     )
   check_features(data, needs)
   table = data.splits['train'].table
+  for number, name in enumerate(data.sets):
+    if number not in table['set']:
+      raise InputError(
+        f'{name} has no training row of a class in use: take it out of config.data.sets, and test '
+        'on it with config.eval.sets'
+      )
   counts = np.bincount(table['label'], minlength=len(data.classes))
   empty = [name for name, count in zip(data.classes, counts, strict=True) if not count]
   if empty:
