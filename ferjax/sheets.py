@@ -37,11 +37,12 @@ def write(
   """
   if 'embedding' not in predictions.outputs or len(predictions.label) < 2:
     return
-  search(folder / f'search_{name}.png', split, predictions, classes, name)
-  mislabels(folder / f'mislabels_{name}.png', split, predictions, classes, name)
+  stem = name.replace('/', '_')
+  search(folder / f'search_{stem}.png', split, predictions, classes, name)
+  mislabels(folder / f'mislabels_{stem}.png', split, predictions, classes, name)
   if 'subclass_log_posterior' in predictions.outputs:
     for label, title in enumerate(classes):
-      path = folder / f'subclasses_{name}_{title}.png'
+      path = folder / f'subclasses_{stem}_{title}.png'
       subclasses(path, split, predictions, label, f'{name}, {title}', len(classes))
 
 
