@@ -18,8 +18,7 @@ from absl import flags
 
 from ferjax import clusters, files, parallel, sheets, trained
 from ferjax import config as configs
-from ferjax.data import dataset
-from ferjax.data.manifest import manifest_dataset_builder, parser
+from ferjax.data import dataset, listing
 from ferjax.errors import InputError
 from ferjax.main import show_messages
 
@@ -39,7 +38,7 @@ class Pictures(Sequence):
     return len(self.paths)
 
   def __getitem__(self, number: int) -> dict[str, bytes]:
-    return {'image': manifest_dataset_builder.encoded(self.paths[number]).getvalue()}
+    return {'image': listing.encoded_picture(self.paths[number])}
 
 
 def read(folder: Path) -> dataset.Split:
@@ -53,7 +52,9 @@ def read(folder: Path) -> dataset.Split:
   if not folder.is_dir():
     raise InputError(f'{folder} is no folder')
   paths = sorted(p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES)
-  troubles = {path: parser.picture_trouble(path) for path in paths}
+  troubles = {
+    path: listing.picture_trouble(folder, {'path': path.relative_to(folder)}) for path in paths
+  }
   paths = [path for path in paths if not troubles[path]]
   name = np.array([path.relative_to(folder).as_posix() for path in paths])
   for path, trouble in troubles.items():

@@ -40,7 +40,7 @@ def fake_model(monkeypatch, **changes):
     return evaluate.Predictions({'embedding': z, 'logits': z} | changes, {})
 
   method = core.Method(frozenset(), frozenset(), *[None] * 5)
-  model = trained.Trained(config, ('red', 'green', 'blue'), method, None, predict)
+  model = trained.Trained(config, ('red', 'green', 'blue'), method, None, predict, ())
   monkeypatch.setattr(trained, 'load', lambda workdir, which: model)
   monkeypatch.setattr(album.configs, 'read', lambda workdir: {'config': config.to_dict()})
   return model

@@ -265,10 +265,11 @@ def check_pictures(
 
 
 def _picture_troubles(folder: Path, rows: Sequence[Row]) -> list[str]:
-  return [_picture_trouble(folder, row) for row in rows]
+  return [picture_trouble(folder, row) for row in rows]
 
 
-def _picture_trouble(folder: Path, row: Row) -> str:
+def picture_trouble(folder: Path, row: Row) -> str:
+  """Why a row's picture cannot be used; '' where it can."""
   if 'image' in row:
     return ''
   try:
@@ -307,11 +308,12 @@ def example(folder: Path, row: Row) -> Row:
     if 'landmarks' in row:
       features['landmarks'] = np.asarray(row['landmarks'], np.float32) - origin
   else:
-    encoded = _encoded(folder / row['path'])
+    encoded = encoded_picture(folder / row['path'])
   return features | {'image': BytesIO(encoded)}
 
 
-def _encoded(path: Path) -> bytes:
+def encoded_picture(path: Path) -> bytes:
+  """The file's bytes; formats that TFDS cannot store become PNG without loss."""
   content = path.read_bytes()
   if content.startswith(SIGNATURES):
     return content
