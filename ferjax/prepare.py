@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from ferjax import build, main
+from ferjax import build, main, sources
 from ferjax import config as configs
 from ferjax.data import dataset
 from ferjax.errors import InputError, nearest
@@ -157,7 +157,7 @@ def _graphs() -> None:
       f"config.sampler.name is '{config.sampler.name}', which needs no graphs: give a config with "
       'neighbour_groups, such as --config=configs/ldl_alsg.py'
     )
-  data = configs.call(dataset.load, 'data', config.data)
+  data, _, _ = sources.load(config)
   if 'train' not in data.splits:
     raise InputError(f'{data.name} has no training rows (split `train`)')
   build.make_sampler(config, data.splits['train'].table)
