@@ -43,6 +43,9 @@ def load(root, name, **options):
   )
 
 
+POSED = 'subject yaw_bin pose'
+
+
 @pytest.mark.parametrize(
   'tree, name, protocol, options, counts, columns',
   [
@@ -110,17 +113,17 @@ def load(root, name, **options):
       {'train': [3] * 7, 'test': [2] * 7},
       '',
     ),
-    (trees.kdef, 'kdef', '', {}, {'train': [20] * 7, 'test': [10] * 7}, 'subject yaw_bin pose'),
+    (trees.kdef, 'kdef', '', {}, {'train': [20] * 7, 'test': [10] * 7}, POSED),
     (trees.bu3dfe, 'bu3dfe', '', {}, {'train': [9] * 7, 'test': [1] * 7}, 'subject'),
-    (RENDERED, 'bu3dfe', 'dml_net', {}, {'train': [28] * 6, 'test': [12] * 6}, 'subject yaw_bin pose'),
-    (trees.multi_pie, 'multi_pie', '', {}, {'train': [21] * 6, 'test': [3] * 6}, 'subject yaw_bin pose'),
+    (RENDERED, 'bu3dfe', 'dml_net', {}, {'train': [28] * 6, 'test': [12] * 6}, POSED),
+    (trees.multi_pie, 'multi_pie', '', {}, {'train': [21] * 6, 'test': [3] * 6}, POSED),
     (
       trees.multi_pie,
       'multi_pie',
       'all_cameras',
       {'illuminations': (7, 12)},
       {'train': [35] * 6, 'test': [5] * 6},
-      'subject yaw_bin pose',
+      POSED,
     ),
     (trees.jaffe, 'jaffe', '', {}, {'train': [9] * 7, 'test': [1] * 7}, 'subject'),
     (
