@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_parallel import check_ten_steps_in_float64
 
-from ferjax import build, checkpoint, clusters, logs, parallel, train, trained, wrap
+from ferjax import checkpoint, clusters, logs, parallel, sources, train, trained, wrap
 from ferjax.errors import InputError
 from ferjax.losses import gaussian
 from ferjax.methods import sgm, triplet
@@ -283,7 +283,7 @@ def test_the_stored_means_are_of_all_training_embeddings(small_config, tmp_path)
   small_config.eval.update(limit=7)
   train.train(small_config, tmp_path)
   model = trained.load(tmp_path)
-  data = build.configs.call(build.dataset.load, 'data', small_config.data)
+  data = sources.load(small_config).data
   split = data.splits['train']
   found = model.predict(model.state, split, limit=0)
   assert len(found.outputs['embedding']) == 84
