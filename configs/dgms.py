@@ -1,7 +1,7 @@
 """DGMS: deep Gaussian mixture sub-spaces, SGM with sub-classes (Marrero-Fernandez et al., 2022).
 
 `:demo` (the plain config): the embedded data set at 64 px, two sub-classes a class from the middle
-  of the run on.
+  of the run on; sigma and `leave_one_out` as in `configs/sgm.py`.
 `:paper`: the recipe of the paper's figures 7 and 8: ResNet-18, Adam 1e-4, batch 640, 500 epochs, up
   to five sub-classes a class; 64 px. Every 100 epochs (ours) each class is split anew. A batch has
   40 places of 16 rows for the classes (five or six each), later for the sub-classes.
@@ -26,9 +26,11 @@ def get_config(arg: str = 'demo'):
   config.method = {
     'name': 'sgm',
     'embedding_width': 64,
+    'embedding_gain': 1.0,
     'normalise': False,
     'sigma': 0.5,
     'gradient_through_means': True,
+    'leave_one_out': False,
     'levels': 5,  # L
     'level_epochs': 100,  # R
     'component_rows': 10,
@@ -37,7 +39,7 @@ def get_config(arg: str = 'demo'):
   }
   config.sampler = {'name': 'p_by_k', 'k': 8}
   if arg == 'demo':
-    config.method.update(levels=2, level_epochs=4)
+    config.method.update(leave_one_out=True, sigma=2.0, levels=2, level_epochs=4)
     config.batch = 56
     config.model.width = 32
     return config

@@ -70,6 +70,20 @@ def test_the_loss_is_over_the_sub_classes_of_the_batch(levels):
   np.testing.assert_allclose(share, (alike.sum() - 1) / BATCH, rtol=1e-6)
 
 
+def test_a_row_can_be_left_out_of_its_own_mean():
+  method, params, extra = started(leave_one_out=True)
+  batch, outputs = drawn()
+  z, label = np.asarray(outputs['embedding'], float), np.asarray(batch['label'])
+  losses = []
+  for i in range(BATCH):
+    others = np.arange(BATCH) != i
+    means = {c: z[(label == c) & others].mean(0) for c in range(CLASSES)}
+    pi = slow_posterior(z[i : i + 1], means, 0.5)
+    losses.append(sum((pi[c][0] - (c == label[i])) ** 2 for c in range(CLASSES)))
+  terms, _ = method.loss(params, extra, outputs, batch, 0)
+  np.testing.assert_allclose(terms['sgm'], np.mean(losses), rtol=1e-5)
+
+
 def test_the_mean_carries_gradient_or_not():
   batch, outputs = drawn()
   found = []
@@ -199,6 +213,7 @@ def test_triplets_are_the_same_on_any_number_of_devices():
   'make, options, message',
   [
     (sgm.make, {'sigma': 0.0}, 'sigma=0.0: it must be above 0'),
+    (sgm.make, {'embedding_gain': 0.0}, 'embedding_gain=0.0: it must be above 0'),
     (sgm.make, {'levels': 0}, 'levels=0: at least 1'),
     (sgm.make, {'component_rows': 0}, 'component_rows=0: at least 1'),
     (triplet.make, {'mining': 'semihard'}, "Did you mean 'semi_hard'"),
@@ -243,7 +258,7 @@ def test_runs_across_refreshes_resume_to_the_bit_and_do_not_depend_on_devices(
   dgms_config, tmp_path
 ):
   whole = train.train(dgms_config, tmp_path / 'whole')
-  for last in (10, 9, 5, 3):  # at a refresh, before it, and in the middle of an epoch
+  for last in (10, 9):  # at a refresh, and in the middle of an epoch after another
     workdir = tmp_path / f'cut-{last}'
     shutil.copytree(tmp_path / 'whole', workdir)
     for path in (workdir / 'checkpoints').iterdir():

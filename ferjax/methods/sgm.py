@@ -30,6 +30,7 @@ class Embedder(nn.Module):
 
   model: nn.Module
   width: int
+  gain: float
   normalise: bool
   dtype: Any
 
@@ -40,7 +41,13 @@ class Embedder(nn.Module):
     if delta is not None:
       last_map = last_map + delta
     x = last_map.mean((1, 2), dtype=self.dtype)
-    x = nn.Dense(self.width, dtype=self.dtype, param_dtype=self.dtype, name='embedding')(x)
+    x = nn.Dense(
+      self.width,
+      kernel_init=nn.initializers.variance_scaling(self.gain**2, 'fan_in', 'truncated_normal'),
+      dtype=self.dtype,
+      param_dtype=self.dtype,
+      name='embedding',
+    )(x)
     outputs = {'embedding': unit_length(x) if self.normalise else x}
     return outputs if delta is None else outputs | {'last_map': last_map}
 
@@ -50,6 +57,7 @@ def make(
   *,
   num_classes: int,
   embedding_width: int = 64,
+  embedding_gain: float = 1.0,
   normalise: bool = False,
   sigma: float = 0.5,
   gradient_through_means: bool = True,
@@ -70,6 +78,8 @@ def make(
     model: pictures f[b, h, w, 3], train -> feature maps of every stage.
     num_classes: C.
     embedding_width: d.
+    embedding_gain: Factor on the first weights of the embedding's layer. Where the first embeddings
+      are many sigma apart, the posterior is 0 or 1 and the loss has next to no gradient.
     normalise: Whether embeddings have length 1 (not in the paper).
     sigma: Standard deviation of every Gaussian.
     gradient_through_means: Whether the means of the batch carry gradient.
@@ -91,9 +101,10 @@ def make(
   }.items():
     if value < 1:
       raise InputError(f'config.method.{name}={value}: at least 1')
-  if sigma <= 0:
-    raise InputError(f'config.method.sigma={sigma}: it must be above 0')
-  network = Embedder(model, embedding_width, normalise, model.param_dtype)
+  for name, value in {'sigma': sigma, 'embedding_gain': embedding_gain}.items():
+    if value <= 0:
+      raise InputError(f'config.method.{name}={value}: it must be above 0')
+  network = Embedder(model, embedding_width, embedding_gain, normalise, model.param_dtype)
   slots = num_classes * levels
 
   def init(rng, batch, table):
