@@ -103,7 +103,7 @@ def test_the_same_on_any_number_of_devices(neighbours, where):
   def make(dtype):
     return ldl_alsg.make(narrow(dtype), num_classes=7, neighbours=neighbours)
 
-  metrics, _ = check_ten_steps_in_float64([where], make, {'guidance': 0.5}, groups)
+  metrics, _ = check_ten_steps_in_float64([where], make, {'guidance': 0.5}, more=groups)
   assert metrics[-1]['guidance'] > 0
 
 

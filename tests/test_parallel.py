@@ -125,13 +125,13 @@ def run(
 RUNS = [(2, 'pmap'), (4, 'pmap'), (8, 'pmap'), (1, 'shard_map'), (8, 'shard_map')]
 
 
-def check_ten_steps_in_float64(runs, *method):
+def check_ten_steps_in_float64(runs, *method, **options):
   """Ten steps on each (devices, backend) agree with those on one device to 1e-8."""
   with jax.enable_x64(True):
-    metrics, state = run(1, 'pmap', jnp.float64, STEPS, *method)
+    metrics, state = run(1, 'pmap', jnp.float64, STEPS, *method, **options)
     assert metrics[0]['loss'].dtype == np.float64
     for devices, backend in runs:
-      others, other = run(devices, backend, jnp.float64, STEPS, *method)
+      others, other = run(devices, backend, jnp.float64, STEPS, *method, **options)
       for ours, theirs in zip(metrics, others, strict=True):
         for name in ours:
           np.testing.assert_allclose(theirs[name], ours[name], rtol=1e-8, err_msg=name)
