@@ -162,7 +162,7 @@ def test_a_trained_model_is_evaluated_on_another_manifest(small_config, tmp_path
   assert rows['anger'] == '3' and rows['surprise'] == rows['fear'] == '0' and rows['mean'] == '10'
   with (folders[1] / 'report' / 'expression_by_pose_test.csv').open() as file:
     header, *lines = csv.reader(file)
-  assert header == ['expression', '-45', '30', 'mean'] and lines[2] == ['surprise', '', '', '']
+  assert header == ['expression', '-45', '0', '30', 'mean'] and lines[2] == ['surprise', *[''] * 4]
 
 
 def test_other_kinds_of_numbers(small_config, tmp_path):
