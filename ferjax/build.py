@@ -167,7 +167,7 @@ def on_host(
   def apply(state, *first):
     if change is None:
       return state
-    params, extra = parallel.host((state.params, state.extra))
+    params, extra = parallel.host((core.own(state.params), state.extra))
     extra = change(
       *first,
       params,

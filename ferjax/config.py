@@ -214,6 +214,8 @@ def check(config: ml_collections.ConfigDict) -> None:
   for key, (low, high) in LIMITS.items():
     if key in values and not low <= values[key] <= high:
       raise InputError(f'config.{key}={values[key]}: it must lie within {low}..{high}')
+  if config['ema_statistics'] and not config['ema']:
+    raise InputError('config.ema_statistics=True needs an average: set config.ema, such as 0.9999')
   if config['precision'] not in ('float32', 'bfloat16', 'float64'):
     raise InputError(
       f"config.precision is '{config['precision']}': use float32, bfloat16 or float64"

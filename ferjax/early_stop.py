@@ -52,8 +52,10 @@ def make(
     for line in lines:
       if line['split'] == split and line.get(name) is not None:
         values.setdefault(-(-line['step'] // every), []).append(line[name])
-    if not values:
+    if not values and any(line['split'] == split for line in lines):
       raise InputError(f'config.early_stop.metric={metric}: metrics.jsonl has no such number')
+    if not values and split != 'train':
+      raise InputError(f'config.early_stop.metric={metric}: there is no evaluation of {split}')
     best, since = np.inf, 0
     for _, found in sorted(values.items()):
       value = sign * np.mean(found)

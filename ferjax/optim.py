@@ -104,10 +104,10 @@ def check_epoch_rules(rules: EpochRules, where: str) -> None:
     InputError: names the rule.
   """
   for rule in rules:
-    if len(rule) != 4 or not (0 <= rule[1] < rule[2] and rule[3] >= 0):
+    if len(rule) != 4 or not (0 <= rule[1] < rule[2] <= (rule[3] or rule[2]) and rule[3] >= 0):
       raise InputError(
-        f'{where}: {rule!r}: give (regex, first epoch, last epoch, period), first < last; the '
-        'period is 0 for once'
+        f'{where}: {rule!r}: give (regex, first epoch, last epoch, period), first < last and '
+        'last <= period; the period is 0 for once'
       )
 
 
