@@ -9,10 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from sklearn.manifold import TSNE
-from threadpoolctl import threadpool_limits
 
-from ferjax import files
+from ferjax import embeddings, files
 from ferjax.data import graphs
 
 TITLES = {'au': 'action units', 'landmarks': 'landmarks'}
@@ -36,12 +34,12 @@ def write(
     image_size: See `graphs.coordinates`.
     count: Rows at most, drawn at random, always the same.
   """
-  rows = np.sort(np.random.default_rng(0).permutation(len(label))[:count])
+  rows = embeddings.drawn(len(label), count)
   spaces = [space for space in graphs.SPACES if space in table]
   figure = Figure(figsize=(5.4 * len(spaces), 6))
   figure.suptitle(f't-SNE of the auxiliary label spaces: {len(rows)} of {len(label)} training rows')
   for number, space in enumerate(spaces):
-    places = plane(graphs.coordinates(table, space, image_size)[rows])
+    places = embeddings.plane(graphs.coordinates(table, space, image_size)[rows])
     axes = figure.add_subplot(1, len(spaces), number + 1)
     for place, name in enumerate(classes):
       of_class = places[label[rows] == place]
@@ -52,15 +50,3 @@ def write(
     axes.legend(loc='upper center', bbox_to_anchor=(0.5, -0.01), ncols=3, fontsize=8, frameon=False)
   figure.tight_layout()
   files.save_figure(path, figure)
-
-
-def plane(points: np.ndarray) -> np.ndarray:
-  """f[n, 2]: t-SNE of points f[n, d], always the same; at least 4 points."""
-  points = points.astype(np.float64)
-  tsne = TSNE(
-    perplexity=min(30, (len(points) - 1) / 3),
-    init='pca' if points.std(0).any() else 'random',
-    random_state=0,
-  )
-  with threadpool_limits(1):  # threads wait for each other much longer than they work
-    return tsne.fit_transform(points)

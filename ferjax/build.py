@@ -13,6 +13,7 @@ import ml_collections
 from ferjax import config as configs
 from ferjax import core, evaluate, heatmaps, models, parallel, wrap
 from ferjax.data import augment, dataset, distort, graphs, pipeline, samplers
+from ferjax.data.splits import take
 from ferjax.errors import InputError, nearest
 
 LOGGER = logging.getLogger(__name__)
@@ -213,7 +214,7 @@ def look(
     return None
   plan, size = pipeline.in_order(len(rows), len(rows)), config.data.image_size
   columns = ('label', *predict_columns(method, split))
-  batch = next(pipeline.batches(dataset.take(split, rows), plan, columns, size, threads=1))
+  batch = next(pipeline.batches(take(split, rows), plan, columns, size, threads=1))
   batch['index'] = rows.astype(batch['index'].dtype)
   params, extra = parallel.host((core.own(state.params), state.extra))
   return heatmaps.look(method, params, extra, batch, views(config, distort.DISTORTIONS), name)

@@ -110,7 +110,7 @@ def measure(
 def silhouettes(embedding: np.ndarray, table: Mapping[str, np.ndarray]) -> dict[str, float]:
   """`silhouette/expression`, and where they are known `silhouette/pose` and
   `silhouette/subject_in_expression`: -1..1, see `metrics.silhouette`; of at most 3000 rows."""
-  rows = _drawn(len(embedding), SILHOUETTE_ROWS)
+  rows = drawn(len(embedding), SILHOUETTE_ROWS)
   embedding, table = embedding[rows], {name: column[rows] for name, column in table.items()}
   values = {'expression': metrics.silhouette(embedding, table['label'])}
   if 'yaw_bin' in table:
@@ -121,8 +121,8 @@ def silhouettes(embedding: np.ndarray, table: Mapping[str, np.ndarray]) -> dict[
   return {f'silhouette/{name}': value for name, value in values.items() if value is not None}
 
 
-def _drawn(rows, count):
-  """Rows drawn at random, always the same, in order."""
+def drawn(rows: int, count: int) -> np.ndarray:
+  """int[min(rows, count)]: rows drawn at random, always the same, in order."""
   return np.sort(np.random.default_rng(0).permutation(rows)[:count])
 
 
@@ -158,7 +158,7 @@ def sheet(
     name: The split's.
     count: Rows to show.
   """
-  rows = _drawn(len(embedding), count)
+  rows = drawn(len(embedding), count)
   if len(rows) < 4:
     return
   places = plane(embedding[rows])
@@ -198,7 +198,7 @@ def identities(
   subjects and 4 rows."""
   label = np.bincount(table['label']).argmax()
   of_label = np.flatnonzero(table['label'] == label)
-  rows = of_label[_drawn(len(of_label), count)]
+  rows = of_label[drawn(len(of_label), count)]
   subject = table.get('subject', np.zeros(len(embedding), int))[rows]
   if len(rows) < 4 or len(np.unique(subject)) < 2:
     return

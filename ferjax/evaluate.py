@@ -11,6 +11,7 @@ from scipy import special
 from ferjax import files, metrics
 from ferjax.core import TrainState
 from ferjax.data import dataset, pipeline
+from ferjax.data.splits import take
 
 AVERAGED = ('acc', 'mean_class_acc', 'f1_macro')
 
@@ -62,7 +63,7 @@ def predict(
     **reading: `threads workers prefetch` of `pipeline.batches`.
   """
   rows = min(limit or len(split.rows), len(split.rows))
-  split = dataset.take(split, np.arange(rows))
+  split = take(split, np.arange(rows))
   plan = pipeline.in_order(rows, batch)
   parts = []
   for host_batch in pipeline.batches(split, plan, columns, image_size, **reading):

@@ -16,6 +16,7 @@ from absl import app, flags
 from ferjax import build, main, sources
 from ferjax import config as configs
 from ferjax.data import dataset
+from ferjax.data.splits import duplicates
 from ferjax.errors import InputError, nearest
 
 NAME = flags.DEFINE_string('name', None, 'data: the data set.')
@@ -105,7 +106,7 @@ def summary(loaded: dataset.Dataset, metadata: Mapping[str, Any], path: str) -> 
       lines.append(f'{title}:\n{metadata[key]}')
   if metadata.get('differences'):
     lines.append(f'not as known: {"; ".join(metadata["differences"])}')
-  for pair, count in dataset.duplicates(splits).items():
+  for pair, count in duplicates(splits).items():
     lines.append(f'the same picture, byte for byte, in {pair}: {count}')
   shared = _shared_people(people)
   lines += [f'people in both {a} and {b}: {count}' for (a, b), count in shared.items()]

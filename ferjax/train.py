@@ -25,6 +25,7 @@ from ferjax import (
 )
 from ferjax import config as configs
 from ferjax.data import augment, dataset, noise, pipeline
+from ferjax.data.splits import duplicates
 from ferjax.losses import weighting as weightings
 
 LOGGER = logging.getLogger(__name__)
@@ -217,9 +218,7 @@ def _record(config, data, tests, clean, steps, workdir):
   table = data.splits['train'].table
   further = {f'test/{k}': t.splits['test'] for k, t in tests.items()}
   own = {f'test/{name}' for name in data.sets}
-  copies = dataset.duplicates(
-    data.splits | {k: split for k, split in further.items() if k not in own}
-  )
+  copies = duplicates(data.splits | {k: split for k, split in further.items() if k not in own})
   if copies:
     LOGGER.warning('byte for byte the same picture in two splits: %s', copies)
   facts = {

@@ -5,6 +5,7 @@ import pytest
 from conftest import write_manifest
 
 from ferjax.data import dataset
+from ferjax.data.splits import carve_validation, duplicates
 from ferjax.errors import InputError
 
 
@@ -55,14 +56,14 @@ def test_the_carve_spares_large_people_and_the_last_of_a_class():
   table = {'label': label, 'subject': subject, 'name': np.arange(100).astype(str)}
   for seed in range(6):
     splits = {'train': dataset.Split(None, np.arange(100), table)}
-    carved = dataset.carve_validation(splits, 0.1, seed)
+    carved = carve_validation(splits, 0.1, seed)
     assert len(carved['val'].rows) == 8 and set(carved['train'].table['label']) == {0, 1}
 
 
 def test_validation_without_subjects_is_carved_by_class():
   table = {'label': np.repeat([0, 1], [60, 40]), 'name': np.arange(100).astype(str)}
   splits = {'train': dataset.Split(None, np.arange(100), table)}
-  carved = dataset.carve_validation(splits, 0.1, 0)
+  carved = carve_validation(splits, 0.1, 0)
   np.testing.assert_array_equal(np.bincount(carved['val'].table['label']), [6, 4])
   assert not set(carved['val'].rows) & set(carved['train'].rows)
 
@@ -79,7 +80,7 @@ def test_copies_across_splits_are_counted(data_dir, tmp_path):
   path = write_manifest(tmp_path, {'train': 28, 'test': 14})
   (tmp_path / 'test_003.png').write_bytes((tmp_path / 'train_005.png').read_bytes())
   data = load(path, data_dir, val_fraction=0.0)
-  assert dataset.duplicates(data.splits) == {'train/test': 1}
+  assert duplicates(data.splits) == {'train/test': 1}
 
 
 def test_classes_are_chosen_and_ordered_by_name(manifest, data_dir):

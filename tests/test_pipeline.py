@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from ferjax.data import dataset, pipeline, samplers
+from ferjax.data.splits import take
 from ferjax.errors import InputError
 
 
@@ -67,7 +68,7 @@ def test_what_training_needs_is_checked(data):
     pipeline.check_trainable(test_only, frozenset(), 16)
   train = data.splits['train']
   rows = np.flatnonzero(train.table['label'] != 4)
-  without_anger = data._replace(splits={'train': dataset.take(train, rows)})
+  without_anger = data._replace(splits={'train': take(train, rows)})
   with pytest.raises(InputError, match="'anger' has no training row"):
     pipeline.check_trainable(without_anger, frozenset(), 16)
   table = {k: v for k, v in train.table.items() if k != 'landmarks'}

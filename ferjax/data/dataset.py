@@ -16,29 +16,24 @@ import tensorflow_datasets as tfds
 
 from ferjax import files
 from ferjax.data import labels
+from ferjax.data.splits import (
+  Split,
+  Table,
+  carve_validation,
+  check_class_map,
+  check_subjects,
+  fold_by_subject,
+  parse_class_map,
+  select_classes,
+  select_poses,
+  with_pose,
+  with_rows,
+)
 from ferjax.errors import InputError, nearest
 
 LOGGER = logging.getLogger(__name__)
 
-Table = dict[str, np.ndarray]
 TABLE_VERSION = 1
-
-
-class Split(NamedTuple):
-  """Some rows of a prepared data set.
-
-  Attributes:
-    records: Random access to the stored records, whose `image` stays encoded.
-    rows: int[n], which records belong to this split.
-    table: Columns of length n: `label` i32, `name` str, `digest` str (of the picture's bytes),
-      `height width` i32 of the stored picture, and what else the data set knows (see
-      `data/features.py`); landmarks f32[n, k, 2] in pixels of the picture at `image_size`. Where
-      `yaw_bin` is known, `pose` i32 is its place among the data set's poses, -1 for none of them.
-  """
-
-  records: Any
-  rows: np.ndarray
-  table: Table
 
 
 class Dataset(NamedTuple):
@@ -120,7 +115,7 @@ def load(
     InputError: no such data set, bad rows, a class or pose that the data set does not have, a
       split that shares subjects with another.
   """
-  becomes = _class_map(class_map)
+  becomes = parse_class_map(class_map)
   classes = tuple(labels.canonical(name) for name in classes)
   if len(set(classes)) != len(classes):
     raise InputError(f'config.data.classes names a class twice: {classes}')
@@ -141,7 +136,7 @@ def load(
   own = tuple(labels.canonical(name) for name in builder.info.features['label'].names)
   if not needs_mapped_classes:
     becomes = {theirs: ours for theirs, ours in becomes.items() if theirs in own}
-  _check_class_map(name, becomes, own, classes)
+  check_class_map(name, becomes, own, classes)
   stored = tuple(becomes.get(theirs) or theirs for theirs in own)
   in_use = {ours for ours in stored if becomes.get(ours) != ''}
   classes = classes or tuple(ours for ours in dict.fromkeys((*own, *stored)) if ours in in_use)
@@ -153,7 +148,7 @@ def load(
   digest = hashlib.sha256(repr(sorted(becomes.items())).encode() if becomes else b'')
   splits = {}
   read = {'test'} if test_only and 'test' in builder.info.splits else set(builder.info.splits)
-  left_out = Counter((builder.info.metadata or {}).get('other_classes'))
+  left_out = Counter(metadata.get('other_classes'))
   for split in ('train', 'val', 'test'):
     if split not in read:
       continue
@@ -164,14 +159,14 @@ def load(
       digest.update(column.encode() + np.ascontiguousarray(table[column]).tobytes())
     named = np.array(stored)[table['label']]
     left_out.update(named[~np.isin(named, classes)].tolist())
-    splits[split] = _select_classes(
+    splits[split] = select_classes(
       Split(records, np.arange(len(table['name'])), table), stored, classes
     )
   if left_out:
     LOGGER.warning('left out of %s, rows of classes not in use: %s', name, dict(left_out))
-  splits, poses = _select_poses(splits, tuple(poses), name)
-  splits = _with_rows(splits, name, classes)
-  splits = _fold(splits, metadata.get('folds', 0), fold, name)
+  splits, poses = select_poses(splits, tuple(poses), name)
+  splits = with_rows(splits, name, classes)
+  splits = fold_by_subject(splits, metadata.get('folds', 0), fold, name)
   splits = carve_validation(splits, val_fraction, seed)
   check_subjects(splits, allow_shared_subjects)
   indices = _landmark_indices(builder, splits, landmarks)
@@ -256,130 +251,11 @@ def _all(records, size=256):
     yield from records.__getitems__(range(start, min(start + size, len(records))))
 
 
-def take(split: Split, rows: np.ndarray) -> Split:
-  """The split of the given rows int[m] of a split."""
-  return Split(split.records, split.rows[rows], {k: v[rows] for k, v in split.table.items()})
-
-
-def _class_map(pairs):
-  """{canonical class of the data set: canonical class that it becomes, or ''}."""
-  becomes = {}
-  for pair in pairs:
-    if isinstance(pair, str) or len(pair) != 2:
-      raise InputError(
-        f"config.data.class_map={tuple(pairs)}: give pairs, such as (('scream','fear'),)"
-      )
-    theirs, ours = (labels.canonical(name) for name in pair)
-    if becomes.setdefault(theirs, ours) != ours:
-      raise InputError(f"config.data.class_map makes '{theirs}' two: '{becomes[theirs]}', '{ours}'")
-  return becomes
-
-
-def _check_class_map(name, becomes, stored, classes):
-  allowed = classes or tuple(dict.fromkeys((*labels.CLASSES_8, *stored)))
-  for theirs, ours in becomes.items():
-    if theirs not in stored:
-      raise InputError(
-        f"config.data.class_map names '{theirs}', which is no class of {name}."
-        f'{nearest(theirs, stored)} It has {stored}'
-      )
-    if ours and ours not in allowed:
-      raise InputError(
-        f"config.data.class_map makes '{theirs}' a '{ours}', which is no class in use."
-        f'{nearest(ours, allowed)} There are: {", ".join(allowed)}'
-      )
-    if not ours and theirs in classes:
-      raise InputError(
-        f"config.data.class_map leaves out '{theirs}', which is a class in use: take it out of the "
-        'map, or out of config.data.classes'
-      )
-
-
-def _select_classes(split: Split, stored: Sequence[str], classes: Sequence[str]) -> Split:
-  """Labels and distributions over `classes`, from what each stored class becomes; rows of other
-  classes are left out."""
-  if tuple(stored) == tuple(classes):
-    return split
-  number = np.array([classes.index(name) if name in classes else -1 for name in stored])
-  split = take(split, np.flatnonzero(number[split.table['label']] >= 0))
-  table = split.table | {'label': number[split.table['label']].astype(np.int32)}
-  if 'distribution' in table:
-    onto = (number[:, None] == np.arange(len(classes))).astype(np.float32)
-    shares = table['distribution'] @ onto
-    total = shares.sum(1, keepdims=True)
-    one_hot = np.eye(len(classes), dtype=np.float32)[table['label']]
-    table['distribution'] = np.where(total > 0, shares / np.maximum(total, 1e-12), one_hot)
-  return split._replace(table=table)
-
-
-def _with_rows(splits, name, classes):
-  """The splits that have rows.
-
-  Raises:
-    InputError: none has.
-  """
-  kept = {key: split for key, split in splits.items() if len(split.rows)}
-  if not kept:
-    raise InputError(f'no row of {name} is of a class in use: {", ".join(classes)}')
-  for key in splits.keys() - kept.keys():
-    LOGGER.warning('no row of %s (%s) is of a class in use', name, key)
-  return kept
-
-
-def _select_poses(splits, poses, name):
-  """The splits with the column `pose`, rows of other poses left out, and the poses."""
-  bins = [split.table['yaw_bin'] for split in splits.values() if 'yaw_bin' in split.table]
-  known = tuple(int(pose) for pose in np.unique(np.concatenate(bins))) if bins else ()
-  if poses:
-    if not known:
-      raise InputError(
-        f'config.data.poses={poses}: {name} does not say the pose of its pictures (yaw_bin)'
-      )
-    if len(set(poses)) != len(poses):
-      raise InputError(f'config.data.poses names a pose twice: {poses}')
-    missing = sorted(set(poses) - set(known))
-    if missing:
-      raise InputError(f'config.data.poses: {name} has no pose {missing[0]}. It has {known}')
-  splits = {key: _with_pose(split, poses or known) for key, split in splits.items()}
-  if poses:
-    splits = {
-      key: take(split, np.flatnonzero(split.table['pose'] >= 0)) if 'pose' in split.table else split
-      for key, split in splits.items()
-    }
-  return splits, poses or known
-
-
-def _with_pose(split: Split, poses: Sequence[int]) -> Split:
-  if 'yaw_bin' not in split.table:
-    return split
-  place = {pose: number for number, pose in enumerate(poses)}
-  pose = np.array([place.get(int(yaw), -1) for yaw in split.table['yaw_bin']], np.int32)
-  return split._replace(table=split.table | {'pose': pose})
-
-
 def with_poses(data: Dataset, poses: Sequence[int]) -> Dataset:
   """The data set with the pose classes of a model, found by their yaw; the column `pose` is -1
   where a row has none of them."""
-  splits = {name: _with_pose(split, poses) for name, split in data.splits.items()}
+  splits = {name: with_pose(split, poses) for name, split in data.splits.items()}
   return data._replace(splits=splits, poses=tuple(poses))
-
-
-def _fold(splits, folds, fold, name):
-  """Train and test of one fold: every folds-th subject, in the order of their names, is tested."""
-  if not 0 <= fold < max(folds, 1):
-    text = f'0 to {folds - 1}' if folds else '0, for it has no folds'
-    raise InputError(f'config.data.fold={fold}: with this protocol of {name} it must be {text}')
-  if not folds:
-    return splits
-  train = splits['train']
-  people, position = np.unique(train.table['subject'], return_inverse=True)
-  if len(people) < folds:
-    raise InputError(f'{name} has {len(people)} subjects, too few for {folds} folds')
-  tested = position % folds == fold
-  return {
-    'train': take(train, np.flatnonzero(~tested)),
-    'test': take(train, np.flatnonzero(tested)),
-  }
 
 
 def with_classes(data: Dataset, classes: Sequence[str]) -> Dataset:
@@ -388,91 +264,15 @@ def with_classes(data: Dataset, classes: Sequence[str]) -> Dataset:
   Raises:
     InputError: there is no such row.
   """
-  splits = {k: _select_classes(split, data.classes, classes) for k, split in data.splits.items()}
-  splits = _with_rows(splits, data.name, classes)
+  splits = {k: select_classes(split, data.classes, classes) for k, split in data.splits.items()}
+  splits = with_rows(splits, data.name, classes)
   return data._replace(splits=splits, classes=tuple(classes))
-
-
-def carve_validation(splits: Mapping[str, Split], fraction: float, seed: int) -> dict[str, Split]:
-  """Holds a validation split out of train when there is none.
-
-  Args:
-    splits: By name.
-    fraction: Share of train's rows, 0..1; 0 for none.
-    seed: Seed of the draw.
-
-  Returns:
-    The splits, with `val`: whole subjects where they are known, else the same share of each class.
-  """
-  if 'val' in splits or 'train' not in splits or not fraction:
-    return dict(splits)
-  train = splits['train']
-  rng = np.random.default_rng(seed)
-  if 'subject' in train.table:
-    held_out = _hold_out_people(rng, train.table, fraction * len(train.rows))
-  else:
-    held_out = np.zeros(len(train.rows), bool)
-    for label in np.unique(train.table['label']):
-      rows = rng.permutation(np.flatnonzero(train.table['label'] == label))
-      held_out[rows[: round(fraction * len(rows))]] = True
-  LOGGER.info('no validation split: %d of %d training rows held out', held_out.sum(), len(held_out))
-  if not held_out.any():
-    return dict(splits)
-  carved = {'train': np.flatnonzero(~held_out), 'val': np.flatnonzero(held_out)}
-  return dict(splits) | {name: take(train, rows) for name, rows in carved.items()}
-
-
-def _hold_out_people(rng, table, wanted):
-  """Rows bool[n] of people drawn in turn, each taken if that brings the number of rows nearer to
-  `wanted` and leaves no class without training rows."""
-  label, subject = table['label'], table['subject']
-  held_out = np.zeros(len(label), bool)
-  left = np.bincount(label)
-  for person in rng.permutation(np.unique(subject)):
-    rows = subject == person
-    left_then = left - np.bincount(label[rows], minlength=len(left))
-    nearer = abs(held_out.sum() + rows.sum() - wanted) < abs(held_out.sum() - wanted)
-    if nearer and not ((left > 0) & (left_then == 0)).any():
-      held_out, left = held_out | rows, left_then
-  return held_out
-
-
-def check_subjects(splits: Mapping[str, Split], allow_shared: bool) -> None:
-  """Refuses splits that share people, unless told otherwise.
-
-  Raises:
-    InputError: a subject stands in two splits and `allow_shared` is False.
-  """
-  known = {k: np.unique(s.table['subject']) for k, s in splits.items() if 'subject' in s.table}
-  for first in known:
-    for second in known:
-      shared = np.intersect1d(known[first], known[second])
-      if first < second and len(shared):
-        text = f'{len(shared)} subjects stand in both {first} and {second}'
-        if not allow_shared:
-          raise InputError(
-            f'{text}: results would be too good. Make the splits subject-disjoint, or accept it '
-            'with --config.data.allow_shared_subjects=True'
-          )
-        LOGGER.warning('%s (config.data.allow_shared_subjects=True)', text)
 
 
 def classes_without_rows(data: Dataset) -> list[str]:
   """The classes that no split has a row of."""
   seen = np.concatenate([split.table['label'] for split in data.splits.values()])
   return [name for number, name in enumerate(data.classes) if number not in seen]
-
-
-def duplicates(splits: Mapping[str, Split]) -> dict[str, int]:
-  """{'train/test': n, ...}: pictures of the second split that the first has too, byte for byte."""
-  names = list(splits)
-  counts = {}
-  for i, first in enumerate(names):
-    for second in names[i + 1 :]:
-      shared = np.isin(splits[second].table['digest'], splits[first].table['digest']).sum()
-      if shared:
-        counts[f'{first}/{second}'] = int(shared)
-  return counts
 
 
 def _landmark_indices(builder, splits, landmarks) -> tuple[int, ...] | None:

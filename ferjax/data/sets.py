@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ferjax.data import dataset, labels
+from ferjax.data.splits import duplicates, take
 from ferjax.errors import InputError, nearest
 
 LOGGER = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ def join(found: Mapping[str, dataset.Dataset]) -> dataset.Dataset:
   splits = {}
   for key in ('train', 'val', 'test'):
     parts = {name: of_set[key] for name, of_set in marked.items() if key in of_set}
-    copies = dataset.duplicates(parts)
+    copies = duplicates(parts)
     if copies:
       LOGGER.warning('byte for byte the same picture in two sets (%s): %s', key, copies)
     if parts:
@@ -148,7 +149,7 @@ def concatenate(splits: Sequence[dataset.Split]) -> dataset.Split:
   table = {c: np.concatenate([s.table[c] for s in splits]) for c in splits[0].table if c in columns}
   place = np.concatenate([(np.arange(len(s.rows)) + 0.5) / len(s.rows) for s in splits])
   joined = dataset.Split(Records([split.records for split in splits]), rows, table)
-  return dataset.take(joined, np.argsort(place, kind='stable'))
+  return take(joined, np.argsort(place, kind='stable'))
 
 
 def of_set(data: dataset.Dataset, name: str) -> dataset.Split | None:
@@ -157,7 +158,7 @@ def of_set(data: dataset.Dataset, name: str) -> dataset.Split | None:
     return None
   test = data.splits['test']
   rows = np.flatnonzero(test.table['set'] == data.sets.index(name))
-  return dataset.take(test, rows) if len(rows) else None
+  return take(test, rows) if len(rows) else None
 
 
 def tested_on(data: dataset.Dataset, like: dataset.Dataset) -> dataset.Dataset:

@@ -11,8 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from ferjax.errors import InputError
-from ferjax.models.resnet import batch_norm, convolution
+from ferjax.models.resnet import batch_norm, check_output_stride, convolution, dilated
 
 # By stage, groups of blocks: expansion, features, blocks, stride of the first (table 2).
 STAGES = (
@@ -84,13 +83,12 @@ class MobileNetV2(nn.Module):
     if self.first == 0:
       x = convolution(scaled(STEM, self.width), 3, 2, name='features_0_0', **kinds)(x)
       x = nn.relu6(batch_norm(train, name='features_0_1', **kinds)(x))
-    maps, number, reached, dilation = [], 0, 2, 1
+    strides = [stride for groups in STAGES for *_, stride in groups]
+    found = iter(dilated(strides, 2, self.output_stride))
+    maps, number = [], 0
     for stage, groups in enumerate(STAGES):
-      for expansion, features, blocks, stride in groups:
-        entry_dilation = dilation
-        if reached * stride > self.output_stride:
-          dilation, stride = dilation * stride, 1
-        reached *= stride
+      for expansion, features, blocks, _ in groups:
+        stride, entry_dilation, dilation = next(found)
         for block in range(blocks):
           number += 1
           if self.first <= stage < self.last:
@@ -121,6 +119,5 @@ def mobilenet_v2(
   *, width: int = 64, output_stride: int = 32, dtype=jnp.float32, param_dtype=jnp.float32
 ) -> MobileNetV2:
   """MobileNetV2; for the arguments see `MobileNetV2`. Raises InputError for another stride."""
-  if output_stride not in (8, 16, 32):
-    raise InputError(f'config.model.output_stride={output_stride}: use 8, 16 or 32')
+  check_output_stride(output_stride)
   return MobileNetV2(width, output_stride, dtype=dtype, param_dtype=param_dtype)

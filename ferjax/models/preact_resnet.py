@@ -11,8 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from ferjax.errors import InputError
-from ferjax.models.resnet import batch_norm, convolution
+from ferjax.models.resnet import batch_norm, check_output_stride, convolution, dilated
 from ferjax.ops import conv
 
 
@@ -53,13 +52,9 @@ class PreActResNet(nn.Module):
     kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
     x = convolution(self.width, 7, 2, name='conv1', **kinds)(x.astype(self.dtype))
     x = conv.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-    maps, reached, dilation = [], 4, 1
+    maps, stages = [], dilated([1] + [2] * (len(self.stage_sizes) - 1), 4, self.output_stride)
     for stage, blocks in enumerate(self.stage_sizes):
-      stride = 1 if stage == 0 else 2
-      entry_dilation = dilation
-      if stage and reached * stride > self.output_stride:
-        dilation, stride = dilation * stride, 1
-      reached *= stride
+      stride, entry_dilation, dilation = stages[stage]
       for number in range(blocks):
         x = PreActivationBlock(
           features=self.width * 2**stage,
@@ -78,6 +73,5 @@ def preact_resnet18(
   *, width: int = 64, output_stride: int = 32, dtype=jnp.float32, param_dtype=jnp.float32
 ) -> PreActResNet:
   """PreActResNet-18; arguments and errors as for `resnet.resnet18`."""
-  if output_stride not in (8, 16, 32):
-    raise InputError(f'config.model.output_stride={output_stride}: use 8, 16 or 32')
+  check_output_stride(output_stride)
   return PreActResNet((2, 2, 2, 2), width, output_stride, dtype, param_dtype)

@@ -52,6 +52,37 @@ def batch_norm(train: bool, *, dtype, param_dtype, name, scale_init=nn.initializ
   )
 
 
+def check_output_stride(output_stride: int) -> None:
+  """Refuses other output strides than 8, 16 and 32.
+
+  Raises:
+    InputError: says which there are.
+  """
+  if output_stride not in (8, 16, 32):
+    raise InputError(f'config.model.output_stride={output_stride}: use 8, 16 or 32')
+
+
+def dilated(strides: Sequence[int], reached: int, output_stride: int) -> list[tuple[int, int, int]]:
+  """Groups of layers dilated instead of strided, where strides would go beyond an output stride.
+
+  Args:
+    strides: Of each group.
+    reached: Input pixels to a cell before the first group.
+    output_stride: The most input pixels to a cell.
+
+  Returns:
+    Of each group the stride, and the dilations of its first block and of the others.
+  """
+  found, dilation = [], 1
+  for stride in strides:
+    entry_dilation = dilation
+    if reached * stride > output_stride:
+      dilation, stride = dilation * stride, 1
+    reached *= stride
+    found.append((stride, entry_dilation, dilation))
+  return found
+
+
 class BasicBlock(nn.Module):
   """Two 3x3 convolutions and a shortcut."""
 
@@ -140,15 +171,11 @@ class ResNet(nn.Module):
       x = convolution(self.width, 7, 2, name='conv1', **kinds)(x)
       x = nn.relu(batch_norm(train, name='bn1', **kinds)(x))
       x = conv.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-    maps, reached, dilation = [], 4, 1
+    maps, stages = [], dilated([1] + [2] * (len(self.stage_sizes) - 1), 4, self.output_stride)
     for stage, blocks in enumerate(self.stage_sizes):
-      stride = 1 if stage == 0 else 2
-      entry_dilation = dilation
-      if stage and reached * stride > self.output_stride:
-        dilation, stride = dilation * stride, 1
-      reached *= stride
       if not self.first <= stage < self.last:
         continue
+      stride, entry_dilation, dilation = stages[stage]
       for number in range(blocks):
         x = self.block(
           features=self.width * 2**stage,
@@ -163,8 +190,7 @@ class ResNet(nn.Module):
 
 
 def _resnet(block, stage_sizes, width, output_stride, dtype, param_dtype) -> ResNet:
-  if output_stride not in (8, 16, 32):
-    raise InputError(f'config.model.output_stride={output_stride}: use 8, 16 or 32')
+  check_output_stride(output_stride)
   return ResNet(block, stage_sizes, width, output_stride, dtype=dtype, param_dtype=param_dtype)
 
 

@@ -1,0 +1,252 @@
+"""Splits of a data set, and what chooses their rows: classes, poses, folds, validation."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ferjax.data import labels
+from ferjax.errors import InputError, nearest
+
+LOGGER = logging.getLogger(__name__)
+
+Table = dict[str, np.ndarray]
+
+
+class Split(NamedTuple):
+  """Some rows of a prepared data set.
+
+  Attributes:
+    records: Random access to the stored records, whose `image` stays encoded.
+    rows: int[n], which records belong to this split.
+    table: Columns of length n: `label` i32, `name` str, `digest` str (of the picture's bytes),
+      `height width` i32 of the stored picture, and what else the data set knows (see
+      `data/features.py`); landmarks f32[n, k, 2] in pixels of the picture at `image_size`. Where
+      `yaw_bin` is known, `pose` i32 is its place among the data set's poses, -1 for none of them.
+  """
+
+  records: Any
+  rows: np.ndarray
+  table: Table
+
+
+def take(split: Split, rows: np.ndarray) -> Split:
+  """The split of the given rows int[m] of a split."""
+  return Split(split.records, split.rows[rows], {k: v[rows] for k, v in split.table.items()})
+
+
+def parse_class_map(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+  """{canonical class of the data set: canonical class that it becomes, or ''}.
+
+  Raises:
+    InputError: something is no pair, or a class would become two.
+  """
+  becomes = {}
+  for pair in pairs:
+    if isinstance(pair, str) or len(pair) != 2:
+      raise InputError(
+        f"config.data.class_map={tuple(pairs)}: give pairs, such as (('scream','fear'),)"
+      )
+    theirs, ours = (labels.canonical(name) for name in pair)
+    if becomes.setdefault(theirs, ours) != ours:
+      raise InputError(f"config.data.class_map makes '{theirs}' two: '{becomes[theirs]}', '{ours}'")
+  return becomes
+
+
+def check_class_map(
+  name: str, becomes: Mapping[str, str], stored: Sequence[str], classes: Sequence[str]
+) -> None:
+  """Refuses a map that does not fit the classes `stored` by the data set `name`, and those in use.
+
+  Raises:
+    InputError: names the class, and the nearest one that would fit.
+  """
+  allowed = classes or tuple(dict.fromkeys((*labels.CLASSES_8, *stored)))
+  for theirs, ours in becomes.items():
+    if theirs not in stored:
+      raise InputError(
+        f"config.data.class_map names '{theirs}', which is no class of {name}."
+        f'{nearest(theirs, stored)} It has {stored}'
+      )
+    if ours and ours not in allowed:
+      raise InputError(
+        f"config.data.class_map makes '{theirs}' a '{ours}', which is no class in use."
+        f'{nearest(ours, allowed)} There are: {", ".join(allowed)}'
+      )
+    if not ours and theirs in classes:
+      raise InputError(
+        f"config.data.class_map leaves out '{theirs}', which is a class in use: take it out of the "
+        'map, or out of config.data.classes'
+      )
+
+
+def select_classes(split: Split, stored: Sequence[str], classes: Sequence[str]) -> Split:
+  """Labels and distributions over `classes`, from what each stored class becomes; rows of other
+  classes are left out."""
+  if tuple(stored) == tuple(classes):
+    return split
+  number = np.array([classes.index(name) if name in classes else -1 for name in stored])
+  split = take(split, np.flatnonzero(number[split.table['label']] >= 0))
+  table = split.table | {'label': number[split.table['label']].astype(np.int32)}
+  if 'distribution' in table:
+    onto = (number[:, None] == np.arange(len(classes))).astype(np.float32)
+    shares = table['distribution'] @ onto
+    total = shares.sum(1, keepdims=True)
+    one_hot = np.eye(len(classes), dtype=np.float32)[table['label']]
+    table['distribution'] = np.where(total > 0, shares / np.maximum(total, 1e-12), one_hot)
+  return split._replace(table=table)
+
+
+def with_rows(splits: Mapping[str, Split], name: str, classes: Sequence[str]) -> dict[str, Split]:
+  """The splits that have rows.
+
+  Raises:
+    InputError: none has.
+  """
+  kept = {key: split for key, split in splits.items() if len(split.rows)}
+  if not kept:
+    raise InputError(f'no row of {name} is of a class in use: {", ".join(classes)}')
+  for key in splits.keys() - kept.keys():
+    LOGGER.warning('no row of %s (%s) is of a class in use', name, key)
+  return kept
+
+
+def select_poses(
+  splits: Mapping[str, Split], poses: tuple[int, ...], name: str
+) -> tuple[dict[str, Split], tuple[int, ...]]:
+  """The splits with the column `pose`, rows of other poses left out, and the poses: those given, or
+  all that there are.
+
+  Raises:
+    InputError: a pose that is given twice, or that the data set `name` does not have.
+  """
+  bins = [split.table['yaw_bin'] for split in splits.values() if 'yaw_bin' in split.table]
+  known = tuple(int(pose) for pose in np.unique(np.concatenate(bins))) if bins else ()
+  if poses:
+    if not known:
+      raise InputError(
+        f'config.data.poses={poses}: {name} does not say the pose of its pictures (yaw_bin)'
+      )
+    if len(set(poses)) != len(poses):
+      raise InputError(f'config.data.poses names a pose twice: {poses}')
+    missing = sorted(set(poses) - set(known))
+    if missing:
+      raise InputError(f'config.data.poses: {name} has no pose {missing[0]}. It has {known}')
+  splits = {key: with_pose(split, poses or known) for key, split in splits.items()}
+  if poses:
+    splits = {
+      key: take(split, np.flatnonzero(split.table['pose'] >= 0)) if 'pose' in split.table else split
+      for key, split in splits.items()
+    }
+  return splits, poses or known
+
+
+def with_pose(split: Split, poses: Sequence[int]) -> Split:
+  """The split with the column `pose`, where `yaw_bin` is known: its place in `poses`, or -1."""
+  if 'yaw_bin' not in split.table:
+    return split
+  place = {pose: number for number, pose in enumerate(poses)}
+  pose = np.array([place.get(int(yaw), -1) for yaw in split.table['yaw_bin']], np.int32)
+  return split._replace(table=split.table | {'pose': pose})
+
+
+def fold_by_subject(
+  splits: Mapping[str, Split], folds: int, fold: int, name: str
+) -> Mapping[str, Split]:
+  """Train and test of one fold: every folds-th subject, in the order of their names, is tested.
+  Without folds, the splits as they are.
+
+  Raises:
+    InputError: no such fold, or fewer subjects than folds.
+  """
+  if not 0 <= fold < max(folds, 1):
+    text = f'0 to {folds - 1}' if folds else '0, for it has no folds'
+    raise InputError(f'config.data.fold={fold}: with this protocol of {name} it must be {text}')
+  if not folds:
+    return splits
+  train = splits['train']
+  people, position = np.unique(train.table['subject'], return_inverse=True)
+  if len(people) < folds:
+    raise InputError(f'{name} has {len(people)} subjects, too few for {folds} folds')
+  tested = position % folds == fold
+  return {
+    'train': take(train, np.flatnonzero(~tested)),
+    'test': take(train, np.flatnonzero(tested)),
+  }
+
+
+def carve_validation(splits: Mapping[str, Split], fraction: float, seed: int) -> dict[str, Split]:
+  """Holds a validation split out of train when there is none.
+
+  Args:
+    splits: By name.
+    fraction: Share of train's rows, 0..1; 0 for none.
+    seed: Seed of the draw.
+
+  Returns:
+    The splits, with `val`: whole subjects where they are known, else the same share of each class.
+  """
+  if 'val' in splits or 'train' not in splits or not fraction:
+    return dict(splits)
+  train = splits['train']
+  rng = np.random.default_rng(seed)
+  if 'subject' in train.table:
+    held_out = _hold_out_people(rng, train.table, fraction * len(train.rows))
+  else:
+    held_out = np.zeros(len(train.rows), bool)
+    for label in np.unique(train.table['label']):
+      rows = rng.permutation(np.flatnonzero(train.table['label'] == label))
+      held_out[rows[: round(fraction * len(rows))]] = True
+  LOGGER.info('no validation split: %d of %d training rows held out', held_out.sum(), len(held_out))
+  if not held_out.any():
+    return dict(splits)
+  carved = {'train': np.flatnonzero(~held_out), 'val': np.flatnonzero(held_out)}
+  return dict(splits) | {name: take(train, rows) for name, rows in carved.items()}
+
+
+def _hold_out_people(rng, table, wanted):
+  """Rows bool[n] of people drawn in turn, each taken if that brings the number of rows nearer to
+  `wanted` and leaves no class without training rows."""
+  label, subject = table['label'], table['subject']
+  held_out = np.zeros(len(label), bool)
+  left = np.bincount(label)
+  for person in rng.permutation(np.unique(subject)):
+    rows = subject == person
+    left_then = left - np.bincount(label[rows], minlength=len(left))
+    nearer = abs(held_out.sum() + rows.sum() - wanted) < abs(held_out.sum() - wanted)
+    if nearer and not ((left > 0) & (left_then == 0)).any():
+      held_out, left = held_out | rows, left_then
+  return held_out
+
+
+def check_subjects(splits: Mapping[str, Split], allow_shared: bool) -> None:
+  """Refuses splits that share people, unless told otherwise.
+
+  Raises:
+    InputError: a subject stands in two splits and `allow_shared` is False.
+  """
+  known = {k: np.unique(s.table['subject']) for k, s in splits.items() if 'subject' in s.table}
+  for first in known:
+    for second in known:
+      shared = np.intersect1d(known[first], known[second])
+      if first < second and len(shared):
+        text = f'{len(shared)} subjects stand in both {first} and {second}'
+        if not allow_shared:
+          raise InputError(
+            f'{text}: results would be too good. Make the splits subject-disjoint, or accept it '
+            'with --config.data.allow_shared_subjects=True'
+          )
+        LOGGER.warning('%s (config.data.allow_shared_subjects=True)', text)
+
+
+def duplicates(splits: Mapping[str, Split]) -> dict[str, int]:
+  """{'train/test': n, ...}: pictures of the second split that the first has too, byte for byte."""
+  names = list(splits)
+  counts = {}
+  for i, first in enumerate(names):
+    for second in names[i + 1 :]:
+      shared = np.isin(splits[second].table['digest'], splits[first].table['digest']).sum()
+      if shared:
+        counts[f'{first}/{second}'] = int(shared)
+  return counts
