@@ -4,15 +4,13 @@ Named as `models/resnet.py`: `conv1 layer1_0 ... layer4_1 bn`, each block with `
 [downsample_0]`. Reference: He et al., "Identity Mappings in Deep Residual Networks", ECCV 2016.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from ferjax.models.resnet import batch_norm, check_output_stride, convolution, dilated
-from ferjax.ops import conv
+from ferjax.models.resnet import ResNet, batch_norm, convolution, resnet
 
 
 class PreActivationBlock(nn.Module):
@@ -24,6 +22,7 @@ class PreActivationBlock(nn.Module):
   dilation: int = 1
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
+  pre_activation = True
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
@@ -36,42 +35,8 @@ class PreActivationBlock(nn.Module):
     return x + convolution(self.features, 3, 1, self.dilation, name='conv2', **kinds)(y)
 
 
-class PreActResNet(nn.Module):
-  """The stages of a pre-activation ResNet; attributes as of `resnet.ResNet`."""
-
-  stage_sizes: Sequence[int]
-  width: int = 64
-  output_stride: int = 32
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: Array, train: bool) -> list[Array]:
-    """Feature maps f[b, h / s, w / s, c] of every stage, of pictures f[b, h, w, 3]; the last one
-    after the BatchNorm and ReLU that end the network."""
-    kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-    x = convolution(self.width, 7, 2, name='conv1', **kinds)(x.astype(self.dtype))
-    x = conv.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-    maps, stages = [], dilated([1] + [2] * (len(self.stage_sizes) - 1), 4, self.output_stride)
-    for stage, blocks in enumerate(self.stage_sizes):
-      stride, entry_dilation, dilation = stages[stage]
-      for number in range(blocks):
-        x = PreActivationBlock(
-          features=self.width * 2**stage,
-          stride=stride if number == 0 else 1,
-          entry_dilation=entry_dilation if number == 0 else dilation,
-          dilation=dilation,
-          name=f'layer{stage + 1}_{number}',
-          **kinds,
-        )(x, train)
-      maps.append(x)
-    maps[-1] = nn.relu(batch_norm(train, name='bn', **kinds)(x))
-    return maps
-
-
 def preact_resnet18(
   *, width: int = 64, output_stride: int = 32, dtype=jnp.float32, param_dtype=jnp.float32
-) -> PreActResNet:
+) -> ResNet:
   """PreActResNet-18; arguments and errors as for `resnet.resnet18`."""
-  check_output_stride(output_stride)
-  return PreActResNet((2, 2, 2, 2), width, output_stride, dtype, param_dtype)
+  return resnet(PreActivationBlock, (2, 2, 2, 2), width, output_stride, dtype, param_dtype)

@@ -92,7 +92,7 @@ class BasicBlock(nn.Module):
   dilation: int = 1
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
-  expansion = 1
+  pre_activation = False
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
@@ -113,7 +113,7 @@ class Bottleneck(nn.Module):
   dilation: int = 1
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
-  expansion = 4
+  pre_activation = False
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
@@ -138,7 +138,8 @@ class ResNet(nn.Module):
   """The stages of a ResNet.
 
   Attributes:
-    block: `BasicBlock` or `Bottleneck`.
+    block: `BasicBlock`, `Bottleneck`, or one with `pre_activation`, for which BatchNorm and ReLU
+      stand behind the last stage instead of behind the stem's convolution.
     stage_sizes: Blocks in each stage.
     width: Features of the first stage (64 in the paper), doubled by each next one.
     output_stride: Input pixels to a cell of the last map: 32, or 16 or 8, where later stages are
@@ -169,7 +170,8 @@ class ResNet(nn.Module):
     x = x.astype(self.dtype)
     if self.first == 0:
       x = convolution(self.width, 7, 2, name='conv1', **kinds)(x)
-      x = nn.relu(batch_norm(train, name='bn1', **kinds)(x))
+      if not self.block.pre_activation:
+        x = nn.relu(batch_norm(train, name='bn1', **kinds)(x))
       x = conv.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
     maps, stages = [], dilated([1] + [2] * (len(self.stage_sizes) - 1), 4, self.output_stride)
     for stage, blocks in enumerate(self.stage_sizes):
@@ -186,10 +188,13 @@ class ResNet(nn.Module):
           **kinds,
         )(x, train)
       maps.append(x)
+    if self.block.pre_activation and self.last >= len(self.stage_sizes):
+      maps[-1] = nn.relu(batch_norm(train, name='bn', **kinds)(x))
     return maps
 
 
-def _resnet(block, stage_sizes, width, output_stride, dtype, param_dtype) -> ResNet:
+def resnet(block, stage_sizes, width, output_stride, dtype, param_dtype) -> ResNet:
+  """A whole ResNet; for the arguments see `ResNet`. Raises InputError for another output stride."""
   check_output_stride(output_stride)
   return ResNet(block, stage_sizes, width, output_stride, dtype=dtype, param_dtype=param_dtype)
 
@@ -198,25 +203,25 @@ def resnet10(
   *, width: int = 64, output_stride: int = 32, dtype=jnp.float32, param_dtype=jnp.float32
 ) -> ResNet:
   """ResNet-10, a block a stage, for quick tries; arguments and errors as for `resnet18`."""
-  return _resnet(BasicBlock, (1, 1, 1, 1), width, output_stride, dtype, param_dtype)
+  return resnet(BasicBlock, (1, 1, 1, 1), width, output_stride, dtype, param_dtype)
 
 
 def resnet18(
   *, width: int = 64, output_stride: int = 32, dtype=jnp.float32, param_dtype=jnp.float32
 ) -> ResNet:
   """ResNet-18; for the arguments see `ResNet`. Raises InputError for another output stride."""
-  return _resnet(BasicBlock, (2, 2, 2, 2), width, output_stride, dtype, param_dtype)
+  return resnet(BasicBlock, (2, 2, 2, 2), width, output_stride, dtype, param_dtype)
 
 
 def resnet34(
   *, width: int = 64, output_stride: int = 32, dtype=jnp.float32, param_dtype=jnp.float32
 ) -> ResNet:
   """ResNet-34; for the arguments see `ResNet`. Raises InputError for another output stride."""
-  return _resnet(BasicBlock, (3, 4, 6, 3), width, output_stride, dtype, param_dtype)
+  return resnet(BasicBlock, (3, 4, 6, 3), width, output_stride, dtype, param_dtype)
 
 
 def resnet50(
   *, width: int = 64, output_stride: int = 32, dtype=jnp.float32, param_dtype=jnp.float32
 ) -> ResNet:
   """ResNet-50; for the arguments see `ResNet`. Raises InputError for another output stride."""
-  return _resnet(Bottleneck, (3, 4, 6, 3), width, output_stride, dtype, param_dtype)
+  return resnet(Bottleneck, (3, 4, 6, 3), width, output_stride, dtype, param_dtype)
