@@ -12,6 +12,7 @@ from ferjax import files, metrics
 from ferjax.core import TrainState
 from ferjax.data import dataset, pipeline
 from ferjax.data.splits import take
+from ferjax.losses.divergence import jensen_shannon
 
 AVERAGED = ('acc', 'mean_class_acc', 'f1_macro')
 
@@ -81,8 +82,9 @@ def probabilities(predictions: Predictions) -> np.ndarray:
 
 def measure(predictions: Predictions, classes: Sequence[str]) -> dict[str, float | None]:
   """Every metric of a split: `metrics.classification` of its logits, `<name>/acc` and the like of
-  other scores `<name>_logits` (see `truth`), means of the outputs f[n], and `acc/pose_<degrees>`
-  where there are several poses."""
+  other scores `<name>_logits` (see `truth`), means of the outputs f[n], `acc/pose_<degrees>` where
+  there are several poses, and `jensen_shannon`, the mean divergence from the true distributions or
+  crowd votes (nats), where they are known."""
   values = metrics.classification(predictions.outputs['logits'], predictions.label, classes)
   for name, output in predictions.outputs.items():
     if name.endswith('_logits'):
@@ -99,6 +101,9 @@ def measure(predictions: Predictions, classes: Sequence[str]) -> dict[str, float
   if len(degrees) > 1:
     right = predictions.prediction == predictions.label
     values |= {f'acc/pose_{angle}': float(right[yaw == angle].mean()) for angle in degrees}
+  if 'distribution' in predictions.table:
+    known = predictions.table['distribution'].astype(np.float64)
+    values['jensen_shannon'] = float(jensen_shannon(probabilities(predictions), known).mean())
   return values
 
 

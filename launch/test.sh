@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Runs the tests: installs ferjax and its test tools on first use; arguments go to pytest.
+# Runs the tests in a process a core, four at most: installs ferjax and its test tools on first use;
+# arguments go to pytest.
 #   launch/test.sh
 #   launch/test.sh tests/test_train.py -k killed
+#   launch/test.sh -n 0 --pdb
 # PYTHON and FERJAX_EXTRA: see launch/setup.sh.
 set -euo pipefail
 . "$(dirname "$0")/setup.sh"
 install_ferjax test
 .venv/bin/ruff check --quiet .
 .venv/bin/ruff format --check --quiet .
-exec .venv/bin/python -m pytest "$@"
+exec .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal "$@"

@@ -75,6 +75,13 @@ def strip_landmarks(path: Path, stripped: Path) -> Path:
   return stripped
 
 
+@pytest.fixture(scope='module', autouse=True)
+def programs_are_freed():
+  """Each compiled program holds memory maps, of which Linux allows a process 65,530."""
+  yield
+  jax.clear_caches()
+
+
 @pytest.fixture(scope='session')
 def manifest(tmp_path_factory) -> Path:
   """A manifest of 84 training, 21 validation and 28 test pictures with every label."""

@@ -78,3 +78,13 @@ def test_scores_are_measured_against_the_column_of_their_name(tmp_path):
     tables.pose_confusion(tmp_path / 'none.png', unknown, 'test')
     assert 'pose/acc' not in evaluate.measure(unknown, CLASSES)
   assert not (tmp_path / 'none.png').exists()
+
+
+def test_known_distributions_are_compared_with_the_predicted_ones():
+  """All mass on another class is ln 2 apart; the same distribution is 0 apart."""
+  known = np.array([[0, 1, 0], [1, 0, 0]], np.float32)
+  predictions = predicted([0, 0], {'label': [1, 0], 'distribution': known})
+  sure = predictions._replace(outputs={'logits': 100 * predictions.outputs['logits']})
+  measured = evaluate.measure(sure, CLASSES)['jensen_shannon']
+  assert measured == pytest.approx(np.log(2) / 2)
+  assert 'jensen_shannon' not in evaluate.measure(predicted([0], {'label': [0]}), CLASSES)
