@@ -19,9 +19,14 @@ graphs are built on first use and kept beside the prepared data; ahead of it by
 
 Experiments, each with the flags of the data, --config.seed=SEED --config.noise.seed=SEED, and the
 baseline configs/softmax.py with the same epochs, optimizer and augmentation:
-  table 1:  --config.sampler.graphs="('au',)" --config.weights.guidance=0.001
+  table 1:  --config.data.manual_dir=FOLDER --config.data.sets="('affectnet','raf_db')"
+            --config.eval.sets="('affectnet','raf_db','sfew','ck_plus@ldl_alsg','cfee@ldl_alsg',
+                'mmi@ldl_alsg','oulu_casia@ldl_alsg')"
+            --config.eval.groups="(('wild',('affectnet','raf_db','sfew')),
+                ('lab',('ck_plus','cfee','mmi','oulu_casia')))"
+            with both graphs, as it is, or one:
+            --config.sampler.graphs="('au',)" --config.weights.guidance=0.001
             --config.sampler.graphs="('landmarks',)" --config.weights.guidance=0.001
-            and with both, as it is
   table 2:  --config.noise.kind=symmetric --config.noise.rate=0.05 (0.1, 0.15)
   table 4:  --config.model.name=resnet18 (mobilenet_v2, resnet50)
   table 5:  one graph as above, --config.sampler.neighbours=2 (4, 8)

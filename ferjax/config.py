@@ -159,11 +159,12 @@ def base() -> ml_collections.ConfigDict:
         'batch': 64,
         'distortions': (),  # rotation perspective occlusion: data.distort, of the test split too
         'seed': 0,  # of the distortions
+        'sheets': True,  # the report's pictures of rows: mistakes, searches, label distributions
         'heatmaps': 6,  # rows of the report's heatmaps
         'tsne': 1000,  # points of its t-SNE; 0 for none
         'sets': (),  # further data sets to test the final model on, named as in data.sets
         'groups': (),  # averages over some of them, such as (('lab', ('ck_plus', 'jaffe')),)
-        'embeddings': True,  # search, clusters, neighbours: embeddings.measure, of the final model
+        'embeddings': True,  # neighbours, clusters: embeddings.measure, of the final model
       },
       'early_stop': {  # early_stop.make
         'metric': 'val/loss',

@@ -55,6 +55,7 @@ def finish(
   sets: Mapping[str, Any] | None = None,
   *,
   stopped_early: bool = False,
+  pictures: bool = True,
   numbers: bool = False,
   tsne: int = 0,
 ) -> dict[str, Any]:
@@ -69,6 +70,7 @@ def finish(
     looks: What test pictures look like to the final state.
     sets: What `each_set` returned, where there are several.
     stopped_early: Whether the run ended before its time.
+    pictures: Whether to draw sheets of rows: mistakes, searches, label distributions.
     numbers, tsne: See `embeddings.write`.
 
   Returns:
@@ -77,7 +79,8 @@ def finish(
   """
   lines = logs.read_lines(workdir / 'metrics.jsonl')
   for name, predicted in predictions.items():
-    split(workdir, data.splits.get(name), predicted, data.classes, name, data.poses)
+    rows = data.splits.get(name) if pictures else None
+    split(workdir, rows, predicted, data.classes, name, data.poses)
   if looks:
     heatmaps.write(workdir / 'report', looks, data.classes)
   learning_curves(workdir / 'report' / 'learning_curves.png', lines, workdir.name)
@@ -100,7 +103,9 @@ def finish(
   if seen:
     summary['embeddings'] = seen
   if training and training.tells_more:
-    summary['training_labels'] = training_labels(workdir / 'report', training, data.classes)
+    summary['training_labels'] = training_labels(
+      workdir / 'report', training, data.classes, pictures=pictures
+    )
   logs.write_json(workdir / 'summary.json', summary)
   return summary
 
@@ -234,7 +239,7 @@ def split(
 
   Args:
     folder: The run's or the evaluation's.
-    rows: The split; without it (the pictures were distorted) no mistakes are shown.
+    rows: The split; without it (not asked for, or the pictures were distorted) no row is shown.
     predictions: Of the split.
     classes: Class names.
     name: The split's.
@@ -263,6 +268,8 @@ def each_set(
   tests: Mapping[str, dataset.Dataset],
   predictions: Mapping[str, evaluate.Predictions],
   groups: Mapping[str, Sequence[str]],
+  *,
+  pictures: bool = True,
 ) -> dict[str, Any]:
   """Writes what `split` writes for each of several data sets, as `test/<set>`, and `sets.csv`.
 
@@ -271,6 +278,7 @@ def each_set(
     tests: By set, what it is tested on; see `sources.Data`.
     predictions: Of the split `test` of each.
     groups: Which sets are averaged.
+    pictures: See `finish`.
 
   Returns:
     `sets`, by set the metrics, its `rows`, and `classes_without_rows` where means over classes are
@@ -280,7 +288,7 @@ def each_set(
     return {}
   measured = {}
   for name, data in tests.items():
-    found, rows = predictions[name], data.splits['test']
+    found, rows = predictions[name], data.splits['test'] if pictures else None
     split(folder, rows, found, data.classes, f'test/{name}', data.poses)
     measured[name] = {'rows': len(found.label), **evaluate.measure(found, data.classes)}
     lacking = dataset.classes_without_rows(data)
@@ -292,7 +300,7 @@ def each_set(
 
 
 def training_labels(
-  folder: Path, training: TrainingRows, classes: Sequence[str]
+  folder: Path, training: TrainingRows, classes: Sequence[str], *, pictures: bool = True
 ) -> dict[str, dict[str, float]]:
   """Writes the pictures of the training labels and measures them against what is known.
 
@@ -323,10 +331,11 @@ def training_labels(
     logits = training.predictions.outputs['logits'].astype(np.float32)
     losses = np.asarray(cross_entropy(logits, table['label']))
     _cross_entropy_histogram(folder / 'cross_entropy.png', losses, wrong)
-  what = 'estimated' if 'estimated' in found else 'predicted'
-  path = folder / 'label_distributions.png'
-  title = f'training: {what}'
-  label_distributions(path, training.split, found[what], classes, title, clean)
+  if pictures:
+    what = 'estimated' if 'estimated' in found else 'predicted'
+    path = folder / 'label_distributions.png'
+    title = f'training: {what}'
+    label_distributions(path, training.split, found[what], classes, title, clean)
   return measured
 
 

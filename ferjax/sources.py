@@ -47,12 +47,14 @@ def load(
       well as several, or twice; a group names a set that is not tested on; a class of
       `config.data.class_map` is unknown to all sets.
   """
-  several, wanted = config.data.sets, config.eval.sets
-  own = several or (_spec(config.data.name, config.data.path),)
+  several = config.data.sets
+  own = several or (_spec(config.data),)
+  _check_sets(config, several, config.eval.sets)
+  wanted = tuple(_as_trained_on(spec, own) for spec in config.eval.sets)
   further = tuple(spec for spec in wanted if spec not in own)
   name = sets.names((*own, *further), distort.DISTORTIONS)
-  _check_sets(config, several, wanted)
-  groups = _groups(config.eval.groups, name)
+  as_written = {spec: name[same] for spec, same in zip(config.eval.sets, wanted, strict=True)}
+  groups = _groups(config.eval.groups, name | as_written)
 
   section = config.data.to_dict() | ({'classes': tuple(classes)} if classes else {})
   del section['sets']
@@ -70,7 +72,7 @@ def load(
       raise InputError(
         f"config.eval.sets names '{spec}', which is trained on and has no test rows beside"
       )
-  section |= {'classes': data.classes, 'poses': (), 'val_fraction': 0.0}
+  section |= {'classes': data.classes, 'poses': (), 'val_fraction': 0.0, 'fold': 0}
   for spec in further:
     one = _load_one(section, spec, 'eval.sets', name[spec], test_only=True)
     tests[name[spec]] = sets.tested_on(one, data)
@@ -129,8 +131,23 @@ def _load_one(section, spec, key, name, **options):
   return found._replace(name=name)
 
 
-def _spec(name, path):
-  return f'{name}:{path}' if path else name
+def _spec(section):
+  path, protocol = section.path, section.protocol
+  return section.name + (f'@{protocol}' if protocol else '') + (f':{path}' if path else '')
+
+
+def _as_trained_on(spec, own):
+  """The spec by which a set is trained on, if it is; a test on its other rows would be of rows that
+  are trained on."""
+  for one in own:
+    if sets.place(one) == sets.place(spec):
+      if sets.parts(spec)[2] not in ('', sets.parts(one)[2]):
+        raise InputError(
+          f"config.eval.sets names '{spec}', but the run trains on '{one}', some of whose rows "
+          f"would be tested: write '{one}'"
+        )
+      return one
+  return spec
 
 
 def _check_sets(config, several, wanted):
@@ -139,11 +156,17 @@ def _check_sets(config, several, wanted):
       f'config.data.sets={several} and config.data.name={config.data.name!r} (or path): give one '
       "or the other; a manifest among several is 'manifest:FILE.csv'"
     )
+  if several and config.data.protocol:
+    raise InputError(
+      f"config.data.protocol='{config.data.protocol}' and several sets: give each its own, such as "
+      f"config.data.sets=('{several[0]}@{config.data.protocol}',)"
+    )
   for key, specs in (('data.sets', several), ('eval.sets', wanted)):
+    places = [sets.place(spec) for spec in specs]
     for spec in specs:
-      if specs.count(spec) > 1:
+      if places.count(sets.place(spec)) > 1:
         raise InputError(f"config.{key} names '{spec}' twice")
-      if spec != _spec(config.data.name, config.data.path):
+      if sets.place(spec) != sets.place(_spec(config.data)):
         sets.parse(spec, key)
 
 

@@ -196,8 +196,9 @@ def _train(config, workdir):
     predictions,
     training,
     looks,
-    report.each_set(workdir, tests, tested, groups),
+    report.each_set(workdir, tests, tested, groups, pictures=config.eval.sheets),
     stopped_early=stopped,
+    pictures=config.eval.sheets,
     numbers=config.eval.embeddings,
     tsne=config.eval.tsne,
   )

@@ -131,12 +131,13 @@ def evaluate_run(
     results = {}
     for name, predicted in predictions.items():
       results[name] = evaluate.measure(predicted, model.classes)
-      report.split(folder, data.splits.get(name), predicted, model.classes, name, data.poses)
+      rows = data.splits.get(name) if config.eval.sheets else None
+      report.split(folder, rows, predicted, model.classes, name, data.poses)
     looks = build.look(config, model.method, model.state, data)
     if looks:
       heatmaps.write(folder / 'report', looks, model.classes)
     summary = {'step': step, 'data': data.name, 'fingerprint': data.fingerprint, **results}
-    summary |= report.each_set(folder, tests, tested, groups)
+    summary |= report.each_set(folder, tests, tested, groups, pictures=config.eval.sheets)
     seen = embeddings.write(
       folder / 'report',
       predictions,

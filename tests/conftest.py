@@ -104,6 +104,6 @@ def small_config(manifest, data_dir):
   config.log_every = 1
   config.model.update(name='resnet10', width=8)
   config.data.update(name='manifest', path=str(manifest), dir=data_dir, image_size=32)
-  config.eval.update(every=5, batch=16, heatmaps=0, tsne=0, embeddings=False)
+  config.eval.update(every=5, batch=16, sheets=False, heatmaps=0, tsne=0, embeddings=False)
   config.checkpoint.every = 3
   return config

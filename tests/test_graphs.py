@@ -74,12 +74,25 @@ def test_wrong_units_are_told(tmp_path, caplog, factor, nearly):
   assert f'nearly all a_ij are {nearly}: with a median distance of' in caplog.text
 
 
+def test_intensities_of_another_scale_are_told(tmp_path, caplog):
+  columns = table()
+  half = {'au': np.where(np.arange(30)[:, None] < 18, columns['au'], 2.5).astype(np.float32)}
+  make(tmp_path, half)
+  assert not caplog.text
+  make(tmp_path, {'au': columns['au'] / 5})
+  assert 'no action unit is above' in caplog.text and '0..5' in caplog.text
+
+
 def test_what_cannot_be_built_is_told(tmp_path, caplog):
   columns = table(3)
   with pytest.raises(InputError, match='3 rows are too few'):
     make(tmp_path, columns)
   with pytest.raises(InputError, match="no 'au'.*AU01_r"):
     make(tmp_path, {'landmarks': columns['landmarks']})
+  unknown = columns['au'].copy()
+  unknown[1, 2] = np.nan
+  with pytest.raises(InputError, match="'au' of b.png is not a finite number"):
+    make(tmp_path, {'au': unknown, 'name': np.array(['a.png', 'b.png', 'c.png'])})
   with pytest.raises(InputError, match="Did you mean 'landmarks'"):
     make(tmp_path, columns, 'landmark')
   (tmp_path / 'file').write_text('')

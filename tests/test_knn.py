@@ -88,3 +88,23 @@ def test_the_fewest_rows_and_bad_ones():
   points[3] = np.nan
   with pytest.raises(InputError, match='row 3 has a coordinate that is not finite'):
     knn.nearest_others(points, 2)
+
+
+def test_too_few_candidates_are_searched_again():
+  """More neighbours than the lists hold: no row is missing, and the recall is that of the lists."""
+  points = np.random.default_rng(0).normal(size=(90, 5))
+  found = knn.nearest_others(points, 30, search='approximate', recall=0.1)
+  np.testing.assert_array_equal(found.index, slow(points, 30)[0])
+  assert np.isfinite(found.distance).all() and 0.1 < found.recall < 0.9
+  few = knn.nearest_others(points[:5], 2, search='approximate', recall=1.0)
+  np.testing.assert_array_equal(few.index, slow(points[:5], 2)[0])
+
+
+@pytest.mark.parametrize('rows, approximate', [(40, False), (41, True)])
+def test_many_rows_on_a_cpu_are_searched_approximately(rows, approximate, monkeypatch):
+  called = []
+  whole = knn._approximate
+  monkeypatch.setattr(knn, 'EXACT_ROWS', 40)
+  monkeypatch.setattr(knn, '_approximate', lambda *a: called.append(1) or whole(*a))
+  knn.nearest_others(np.random.default_rng(0).normal(size=(rows, 3)), 2)
+  assert bool(called) == approximate

@@ -293,6 +293,7 @@ def lanet_config(small_config):
 
 def test_resumes_to_the_bit_with_bank_and_queue(lanet_config, tmp_path):
   lanet_config.checkpoint.update(every=3, keep=100)
+  lanet_config.eval.sheets = True
   whole = train.train(lanet_config, tmp_path / 'whole')
   shutil.copytree(tmp_path / 'whole', tmp_path / 'cut')
   for step in (9, 10):

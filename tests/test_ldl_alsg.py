@@ -9,6 +9,7 @@ from conftest import strip_landmarks, write_manifest
 from test_parallel import BATCH, check_ten_steps_in_float64
 
 from ferjax import logs, models, train
+from ferjax.data import samplers
 from ferjax.errors import InputError
 from ferjax.losses.divergence import neighbour_guidance
 from ferjax.methods import ldl_alsg, softmax
@@ -130,6 +131,7 @@ def ldl_config(small_config, tmp_path):
 
 def test_a_run_resumes_to_the_bit_and_shows_the_spaces(ldl_config, tmp_path, caplog):
   ldl_config.checkpoint.update(every=3, keep=100)
+  ldl_config.eval.sheets = True
   whole = train.train(ldl_config, tmp_path / 'whole')
   shutil.copytree(tmp_path / 'whole', tmp_path / 'cut')
   for step in (9, 10):
@@ -163,3 +165,19 @@ def test_bad_input_is_told(ldl_config, tmp_path):
   ldl_config.batch = 8
   with pytest.raises(InputError, match="no 'landmarks'.*x_0"):
     train.train(ldl_config, tmp_path / 'd')
+
+
+@pytest.mark.parametrize(
+  'options, message',
+  [
+    ({'graphs': 'au'}, r"tuple, such as \('au',\)"),
+    ({'graphs': ('au',), 'au_sigma': float('nan')}, 'au_sigma=nan: it must be a number above 0'),
+    ({'graphs': ('au',), 'au_sigma': float('inf')}, 'au_sigma=inf'),
+    ({'graphs': ('au', 'landmarks')}, "no 'landmarks'"),
+  ],
+)
+def test_the_sampler_refuses_before_it_builds_a_graph(options, message, tmp_path):
+  table = {'au': np.random.default_rng(0).uniform(0, 5, (9, 3))}
+  with pytest.raises(InputError, match=message):
+    samplers.neighbour_groups(table=table, image_size=64, folder=tmp_path, **options)
+  assert not list(tmp_path.iterdir())

@@ -73,3 +73,31 @@ def test_dilation_keeps_the_weights_and_the_even_cells_and_parts_make_the_whole(
 def test_other_output_strides_are_refused():
   with pytest.raises(InputError, match='8, 16 or 32'):
     models.mobilenet_v2(output_stride=4)
+
+
+def test_an_inverted_residual_by_a_slow_loop():
+  """Clipped at 6 twice, not at its end, and added to what came in."""
+  rng = np.random.default_rng(0)
+  block = mobilenet.InvertedResidual(2, 3, 1, 1, jnp.float32, jnp.float32)
+  x = rng.normal(size=(1, 4, 4, 2)).astype(np.float32)
+  variables = block.init(jax.random.key(0), x, False)
+  params = jax.tree.map(lambda p: rng.normal(size=p.shape).astype(np.float32), variables['params'])
+  y = block.apply({**variables, 'params': params}, x, False)
+
+  def clipped(values, name):
+    values = values / np.sqrt(1 + 1e-5) * params[name]['scale'] + params[name]['bias']
+    return np.clip(values, 0, 6), values
+
+  hidden, _ = clipped(x @ params['conv_0_0']['kernel'][0, 0], 'conv_0_1')
+  padded = np.pad(hidden, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  kernel, spread = params['conv_1_0']['kernel'], np.zeros((1, 4, 4, 6))
+  for i in range(4):
+    for j in range(4):
+      window = padded[0, i : i + 3, j : j + 3]
+      spread[0, i, j] = [(window[..., c] * kernel[..., 0, c]).sum() for c in range(6)]
+  spread, before = clipped(spread, 'conv_1_1')
+  assert before.max() > 6
+  last = spread @ params['conv_2']['kernel'][0, 0]
+  last = last / np.sqrt(1 + 1e-5) * params['conv_3']['scale'] + params['conv_3']['bias']
+  assert last.min() < 0
+  np.testing.assert_allclose(y, x + last, rtol=1e-4, atol=1e-4)

@@ -117,6 +117,8 @@ def test_lengthened_runs_go_on_and_other_configs_are_refused(small_config, tmp_p
   small_config.profile.update(start=2, stop=11)
   assert list((tmp_path / 'profile').rglob('*.pb')) == []
   assert train.train(small_config, tmp_path)['step'] == 12
+  assert not list((tmp_path / 'report').glob('mistakes*'))
+  assert (tmp_path / 'report' / 'confusion_test.png').is_file()
   assert list((tmp_path / 'profile').rglob('*.pb'))
   small_config.optimizer.lr = 0.5
   with pytest.raises(InputError, match='config.optimizer.lr: 0.001 there, 0.5 now'):

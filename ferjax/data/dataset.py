@@ -47,6 +47,7 @@ class Dataset(NamedTuple):
     fingerprint: Of every picture and label, whatever the machine.
     poses: Pose classes, yaw in degrees, in label order; empty when they are unknown.
     known: Class names of the data set itself, before `class_map`.
+    action_units: Names of the columns of `au`, such as `AU01`; empty when there are none.
     sets: Names of the data sets that were joined to this one (see `data/sets.py`): the column `set`
       i32 of its tables is the place among them. Empty for a data set that stands alone.
   """
@@ -58,6 +59,7 @@ class Dataset(NamedTuple):
   fingerprint: str
   poses: tuple[int, ...] = ()
   known: tuple[str, ...] = ()
+  action_units: tuple[str, ...] = ()
   sets: tuple[str, ...] = ()
 
 
@@ -109,7 +111,7 @@ def load(
     needs_every_class: Refuse a data set that does not know all of `classes`.
     needs_mapped_classes: Refuse a data set that does not know all classes of `class_map`; else such
       pairs are passed over.
-    test_only: Read the test split only, where there is one.
+    test_only: Read the test split only, where there is one; else every row, whatever the fold.
 
   Raises:
     InputError: no such data set, bad rows, a class or pose that the data set does not have, a
@@ -166,7 +168,11 @@ def load(
     LOGGER.warning('left out of %s, rows of classes not in use: %s', name, dict(left_out))
   splits, poses = select_poses(splits, tuple(poses), name)
   splits = with_rows(splits, name, classes)
-  splits = fold_by_subject(splits, metadata.get('folds', 0), fold, name)
+  folds = metadata.get('folds', 0)
+  if folds and not test_only:
+    LOGGER.info('%s is tested on fold %d of %d', name, fold, folds)
+  if not test_only:
+    splits = fold_by_subject(splits, folds, fold, name)
   splits = carve_validation(splits, val_fraction, seed)
   check_subjects(splits, allow_shared_subjects)
   indices = _landmark_indices(builder, splits, landmarks)
@@ -178,6 +184,7 @@ def load(
     fingerprint=digest.hexdigest(),
     poses=poses,
     known=own,
+    action_units=tuple(metadata.get('action_units', ())),
   )
 
 

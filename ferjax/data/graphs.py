@@ -52,7 +52,7 @@ def coordinates(table: Mapping[str, np.ndarray], space: str, image_size: int) ->
     image_size: See `table`.
 
   Raises:
-    InputError: no such space, or the table does not have it.
+    InputError: no such space, the table does not have it, or a number in it is not finite.
   """
   if space not in SPACES:
     raise InputError(
@@ -64,6 +64,10 @@ def coordinates(table: Mapping[str, np.ndarray], space: str, image_size: int) ->
       f'{SPACES[space]} to a manifest, or leave the graph out with config.sampler.graphs'
     )
   values = np.asarray(table[space], np.float32).reshape(len(table[space]), -1)
+  unknown = np.flatnonzero(~np.isfinite(values).all(1))
+  if len(unknown):
+    name = table['name'][unknown[0]] if 'name' in table else f'row {unknown[0]}'
+    raise InputError(f"'{space}' of {name} is not a finite number: no graph can be built of it")
   return values * np.float32(LANDMARK_UNIT / image_size) if space == 'landmarks' else values
 
 
@@ -107,6 +111,13 @@ def make(
     np.median(found.distance),
     np.median(affinity),
   )
+  if space == 'au' and points.max() <= 1:
+    LOGGER.warning(
+      'no action unit is above %.3g: intensities of 0..5 are expected. If these are on another '
+      'scale, choose config.sampler.au_sigma (%g) to suit it',
+      points.max(),
+      sigma,
+    )
   for name, extreme in (('0', affinity < 0.01), ('1', affinity > 0.99)):
     if extreme.mean() > 0.95:
       LOGGER.warning(

@@ -6,6 +6,7 @@ steps = rows // batch whatever the sampler, so that step -> epoch is always defi
 """
 
 import logging
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -207,13 +208,17 @@ def neighbour_groups(
   Raises:
     InputError: no graph, a number out of range; see `graphs.make`.
   """
+  if isinstance(graphs, str):
+    raise InputError(f"config.sampler.graphs='{graphs}': give a tuple, such as ('{graphs}',)")
   if not graphs or len(set(graphs)) < len(graphs):
     raise InputError(f'config.sampler.graphs={tuple(graphs)}: give one or two different ones')
   if neighbours < 1:
     raise InputError(f'config.sampler.neighbours={neighbours}: at least 1')
   for name, value in {'au_sigma': au_sigma, 'landmark_sigma': landmark_sigma}.items():
-    if value <= 0:
-      raise InputError(f'config.sampler.{name}={value}: it must be above 0')
+    if not 0 < value < math.inf:
+      raise InputError(f'config.sampler.{name}={value}: it must be a number above 0')
+  for space in graphs:
+    neighbour_graphs.coordinates(table, space, image_size)
   sigmas = {'au': au_sigma, 'landmarks': landmark_sigma}
   made = [
     neighbour_graphs.make(

@@ -33,13 +33,13 @@ class Records:
 
 
 def parse(spec: str, key: str) -> dict[str, str]:
-  """`raf_db` or `manifest:FILE.csv`, as `config.<key>` names it -> `name` and `path` of
-  `dataset.load`.
+  """`raf_db`, `ck_plus@last_three` or `manifest:FILE.csv`, as `config.<key>` names it -> `name`,
+  `path` and `protocol` of `dataset.load`.
 
   Raises:
     InputError: no such data set or file, a manifest without a file, a file for another data set.
   """
-  name, _, path = spec.partition(':')
+  name, path, protocol = parts(spec)
   if name not in dataset.names():
     raise InputError(
       f"config.{key} names '{spec}', which is no data set.{nearest(name, dataset.names())} "
@@ -51,7 +51,20 @@ def parse(spec: str, key: str) -> dict[str, str]:
     raise InputError(f"config.{key} names '{spec}': only a manifest has a file; write '{name}'")
   if path and not Path(path).is_file():
     raise InputError(f"config.{key} names '{spec}': there is no such file")
-  return {'name': name, 'path': path}
+  return {'name': name, 'path': path, 'protocol': protocol}
+
+
+def parts(spec: str) -> tuple[str, str, str]:
+  """Name, file and protocol of a spec, each '' where it has none."""
+  name, _, path = spec.partition(':')
+  name, _, protocol = name.partition('@')
+  return name, path, protocol
+
+
+def place(spec: str) -> tuple[str, str]:
+  """What a spec is of, however it is written: its name, and its file in full."""
+  name, path, _ = parts(spec)
+  return name, str(Path(path).resolve()) if path else ''
 
 
 def names(specs: Sequence[str], taken: Collection[str] = ()) -> dict[str, str]:
@@ -59,7 +72,7 @@ def names(specs: Sequence[str], taken: Collection[str] = ()) -> dict[str, str]:
   where the file is called `manifest.csv`; a number is added to a name that is `taken` already."""
   found = {}
   for spec in specs:
-    name, _, path = spec.partition(':')
+    name, path, _ = parts(spec)
     if path:
       path = Path(path)
       name = path.resolve().parent.name if path.stem == 'manifest' else path.stem
@@ -100,7 +113,8 @@ def join(found: Mapping[str, dataset.Dataset]) -> dataset.Dataset:
   A split has the rows of all sets that have it, mixed evenly, so that any first part of it holds
   every set in proportion; the columns that all of them have, and `set` i32, the place of a row's
   set. Subjects of different sets are different; a row's name begins with that of its set where two
-  sets have a name in common; landmarks stay only where they are the same points everywhere.
+  sets have a name in common; landmarks and action units stay only where they are the same ones
+  everywhere.
 
   Args:
     found: By the names that the sets go by.
@@ -136,6 +150,7 @@ def join(found: Mapping[str, dataset.Dataset]) -> dataset.Dataset:
     landmark_indices=first.landmark_indices if 'landmarks' in columns else None,
     fingerprint=hashlib.sha256(fingerprints.encode()).hexdigest(),
     poses=poses,
+    action_units=first.action_units if 'au' in columns else (),
     known=tuple(dict.fromkeys(name for data in sets for name in data.known)),
     sets=tuple(found),
   )
@@ -218,6 +233,9 @@ def _shared_columns(found):
     elif column == 'landmarks' and len({data.landmark_indices for data in found.values()}) > 1:
       known = [name for name, data in found.items() if data.landmark_indices]
       reasons.append(f'landmarks (not the same points; iBUG points in {", ".join(known)})')
+    elif column == 'au' and len({data.action_units for data in found.values()}) > 1:
+      units = '; '.join(f'{name}: {" ".join(data.action_units)}' for name, data in found.items())
+      reasons.append(f'au (not the same units: {units})')
     else:
       kept.append(column)
   reasons = [reason for reason in reasons if not reason.startswith('pose ')]  # told as yaw_bin

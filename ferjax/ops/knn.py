@@ -1,6 +1,7 @@
 """The k nearest other rows of a matrix, by Euclidean distance.
 
-Exact by blocks of a distance matrix on the device; approximate on a CPU, where that takes too long,
+Exact, but for rounding to float32 of squares that are large beside the distances, by blocks of a
+distance matrix on the device; approximate on a CPU, where that takes too long,
 by an inverted file (faiss): rows lie in lists around centroids, and a query looks into the lists
 nearest to it, as many as a sample of queries, whose true neighbours are computed, asks for.
 
@@ -123,7 +124,7 @@ def _closest(points, rows, candidates, k):
 
 
 def _approximate(points, k, recall, sample, progress):
-  lists = round(4 * math.sqrt(len(points)))
+  lists = min(round(4 * math.sqrt(len(points))), len(points))
   inverted = faiss.IndexIVFFlat(faiss.IndexFlatL2(points.shape[1]), points.shape[1], lists)
   inverted.cp.niter = 10
   inverted.cp.min_points_per_centroid, inverted.cp.max_points_per_centroid = 1, 40
