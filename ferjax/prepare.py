@@ -1,21 +1,28 @@
-"""Makes ahead what training needs: `python -m ferjax.prepare data` or `graphs`.
+"""Makes ahead what training needs: `python -m ferjax.prepare data`, `graphs`, `annotations`, ...
 
-`data --name=raf_db --manual_dir=FOLDER` prepares a data set and prints what it holds. `graphs
---config=configs/NAME.py` builds the graphs of the config's sampler, beside the prepared data; a run
-that lacks them builds them by itself.
+`data --name=raf_db --manual_dir=FOLDER` prepares a data set and prints what it holds.
+
+`graphs --config=configs/NAME.py` builds the graphs of the config's sampler, beside the prepared
+data; a run that lacks them builds them by itself.
+
+`annotations --format=openface --annotations=FOLDER --pictures=FOLDER --out=manifest.csv` joins what
+another tool says of faces with pictures, into a manifest. `subjects --manifest=A.csv --out=B.csv
+--embeddings=E.npz --threshold=0.6` adds whose face each is, by clustering, and `poses
+--manifest=A.csv --out=B.csv` the pose class.
 """
 
 import ast
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import app, flags
 
-from ferjax import build, main, sources
+from ferjax import build, main, manifests, sources
 from ferjax import config as configs
-from ferjax.data import dataset
+from ferjax.data import annotations, dataset
 from ferjax.data.splits import duplicates
 from ferjax.errors import InputError, nearest
 
@@ -27,6 +34,31 @@ PROTOCOL = flags.DEFINE_string('protocol', '', "data: one of the data set's prot
 FOLD = flags.DEFINE_integer('fold', 0, 'data: which fold to show.')
 SKIP_BAD = flags.DEFINE_bool('skip_bad', False, 'data: leave bad rows out.')
 OPTION = flags.DEFINE_multi_string('option', [], "data: one of the data set's own, KEY=VALUE.")
+MANIFEST = flags.DEFINE_string('manifest', '', 'subjects, poses: the manifest to start from.')
+OUT = flags.DEFINE_string('out', '', 'annotations, subjects, poses: the manifest to write.')
+FORMAT = flags.DEFINE_string(
+  'format', '', f'annotations: what wrote them: {", ".join(annotations.FORMATS)}.'
+)
+ANNOTATIONS = flags.DEFINE_string('annotations', '', 'annotations: the file, or folder of files.')
+PICTURES = flags.DEFINE_string(
+  'pictures', '', 'annotations: a manifest, or a folder with one sub-folder a class.'
+)
+ANGLES = flags.DEFINE_string('angles', '', 'annotations, pyfeat: degrees or radians.')
+MIRROR_YAW = flags.DEFINE_bool('mirror_yaw', False, 'annotations: take the other sign of yaw.')
+CONFIDENCE = flags.DEFINE_float('confidence', 0.0, 'annotations: leave out faces less sure, 0..1.')
+ORIGIN = flags.DEFINE_integer(
+  'origin', None, "annotations: coordinate of the first pixel's centre; pts 1, else 0."
+)
+POINTS = flags.DEFINE_integer('points', 0, 'annotations, pts and points: points of a face.')
+SUFFIX = flags.DEFINE_string(
+  'suffix', '', "annotations: what follows a picture's name in a file's, such as _manu_attri."
+)
+EMBEDDINGS = flags.DEFINE_string('embeddings', '', 'subjects: .npy or .npz of face embeddings.')
+PEOPLE = flags.DEFINE_integer('people', None, 'subjects: how many people there are.')
+THRESHOLD = flags.DEFINE_float('threshold', None, 'subjects: cosine distance between people.')
+BINS = flags.DEFINE_list(
+  'bins', [str(pose) for pose in manifests.DML_NET_POSES], 'poses: pose classes, degrees.'
+)
 
 
 def data(
@@ -164,7 +196,52 @@ def _graphs() -> None:
   build.make_sampler(config, data.splits['train'].table)
 
 
-TARGETS = {'data': _data, 'graphs': _graphs}
+def _needed(*given) -> list[Path]:
+  for flag in given:
+    if not flag.value:
+      help = flags.FLAGS[flag.name].help.partition(': ')[2]
+      raise InputError(f'give --{flag.name}: {help}')
+  return [Path(flag.value) for flag in given]
+
+
+def _annotations() -> None:
+  path, pictures, out, _ = _needed(ANNOTATIONS, PICTURES, OUT, FORMAT)
+  found = annotations.read(
+    path,
+    FORMAT.value,
+    angles=ANGLES.value,
+    mirror_yaw=MIRROR_YAW.value,
+    confidence=CONFIDENCE.value,
+    origin=ORIGIN.value,
+    points=POINTS.value,
+    suffix=SUFFIX.value,
+  )
+  print(manifests.annotate(pictures, out, found))
+
+
+def _subjects() -> None:
+  manifest, out, embeddings = _needed(MANIFEST, OUT, EMBEDDINGS)
+  print(manifests.add_subjects(manifest, out, embeddings, PEOPLE.value, THRESHOLD.value))
+
+
+def _poses() -> None:
+  manifest, out = _needed(MANIFEST, OUT)
+  try:
+    poses = [int(text) for text in BINS.value]
+  except ValueError as error:
+    raise InputError(
+      f'--bins={",".join(BINS.value)}: whole degrees, such as --bins=-30,0,30'
+    ) from error
+  print(manifests.add_poses(manifest, out, poses))
+
+
+TARGETS = {
+  'data': _data,
+  'graphs': _graphs,
+  'annotations': _annotations,
+  'subjects': _subjects,
+  'poses': _poses,
+}
 
 
 def prepare(argv: list[str]) -> None:
@@ -176,7 +253,7 @@ def prepare(argv: list[str]) -> None:
       )
   if not targets:
     raise InputError(
-      'say what to prepare: python -m ferjax.prepare data --name=..., or graphs --config=...'
+      f'say what to prepare, one of {", ".join(TARGETS)}: python -m ferjax.prepare data --name=...'
     )
   main.show_messages()
   for target in targets:

@@ -1,4 +1,5 @@
 import csv
+import re
 
 import numpy as np
 import pytest
@@ -226,3 +227,29 @@ def test_poses_that_are_not_there_are_told(manifest, data_dir, tmp_path):
   assert 'pose' not in dataset.with_poses(data, (0,)).splits['train'].table
   with pytest.raises(InputError, match='does not say the pose'):
     load(path, data_dir, poses=(0,))
+
+
+def test_flips_of_few_and_of_unknown_landmarks(tmp_path, data_dir, caplog):
+  path = write_manifest(tmp_path / 'few', {'train': 28, 'test': 7})
+  with path.open(newline='') as file:
+    header, *rows = csv.reader(file)
+  kept = [i for i, name in enumerate(header) if not re.fullmatch(r'[xy]_([5-9]|\d\d)', name)]
+  with path.open('w', newline='') as file:
+    csv.writer(file).writerows([row[i] for i in kept] for row in [header, *rows])
+  data = load(path, data_dir)
+  assert data.landmark_scheme == 'eyes_nose_mouth5' and data.landmark_indices == tuple(range(5))
+  np.testing.assert_array_equal(dataset.flip_order(data), [1, 0, 2, 4, 3])
+  assert dataset.flip_order(load(path, data_dir, landmarks=(4, 3))).tolist() == [1, 0]
+
+  def with_points(points):
+    train = data.splits['train']
+    table = train.table | {'landmarks': np.float32([points] * len(train.rows))}
+    return data._replace(
+      landmark_scheme='', landmark_indices=None, splits={'train': train._replace(table=table)}
+    )
+
+  with caplog.at_level('INFO'):
+    order = dataset.flip_order(with_points([[10, 9], [5, 20], [10, 20.1], [15, 20]]))
+  assert order.tolist() == [0, 3, 2, 1] and 'by their mean: 1-3' in caplog.text
+  with pytest.raises(InputError, match='left and right: set config.augment.flip=0'):
+    dataset.flip_order(with_points([[10, 9], [5, 20], [6, 20], [19, 25]]))

@@ -25,6 +25,56 @@ def test_subsets_without_a_mirror_image_are_refused(indices, message):
     labels.mirrored_landmarks(indices)
 
 
+@pytest.mark.parametrize('scheme', labels.SCHEMES)
+def test_mirrors_of_every_scheme_are_their_own_inverse(scheme):
+  mirrored = labels.mirrored_landmarks(scheme=scheme)
+  assert labels.landmark_scheme(len(mirrored)) == scheme
+  np.testing.assert_array_equal(mirrored[mirrored], np.arange(len(mirrored)))
+
+
+def test_mirrors_of_few_points_by_hand():
+  eyes_nose_mouth = labels.mirrored_landmarks(scheme='eyes_nose_mouth5')
+  assert eyes_nose_mouth.tolist() == [1, 0, 2, 4, 3]
+  aflw = labels.mirrored_landmarks(scheme='aflw19').tolist()
+  assert aflw == [5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6, 14, 13, 12, 17, 16, 15, 18]
+  assert labels.mirrored_landmarks((17, 13, 15), 'aflw19').tolist() == [2, 1, 0]
+  with pytest.raises(InputError, match='0..4'):
+    labels.mirrored_landmarks((5,), 'eyes_nose_mouth5')
+  assert labels.landmark_scheme(37) == ''
+
+
+def turning_faces(rng, faces=60):
+  """Faces f[n, 68, 2] of random places on a symmetric half, turned to both sides, and the pairs."""
+  mirror = labels.mirrored_landmarks()
+  half = rng.uniform(-1, 1, (68, 3))
+  half[:, 0] = np.abs(half[:, 0]) + 0.1
+  front = np.where((mirror < np.arange(68))[:, None], half[mirror] * (-1, 1, 1), half)
+  front[mirror == np.arange(68), 0] = 0
+  yaw = rng.normal(0, 0.4, faces)
+  yaw = np.concatenate([yaw, -yaw])[:, None]
+  x = front[:, 0] * np.cos(yaw) + front[:, 2] * np.sin(yaw)
+  points = np.stack([x, np.broadcast_to(front[:, 1], x.shape)], -1)
+  scale, place = rng.uniform(20, 60, (2 * faces, 1, 1)), rng.uniform(0, 50, (2 * faces, 1, 2))
+  return scale * points + place, mirror
+
+
+def test_left_and_right_are_found_in_the_mean_of_turning_faces():
+  points, mirror = turning_faces(np.random.default_rng(0))
+  for rows in (np.arange(68), np.arange(17, 68)):
+    expected = labels.mirrored_landmarks(rows)
+    np.testing.assert_array_equal(labels.estimated_mirror(points[:, rows]), expected)
+  order = np.random.default_rng(1).permutation(68)
+  shuffled = labels.estimated_mirror(points[:, order])
+  np.testing.assert_array_equal(order[shuffled], mirror[order])
+
+
+def test_left_and_right_that_are_doubtful():
+  points, _ = turning_faces(np.random.default_rng(0))
+  assert labels.estimated_mirror(points[:, [36, 39, 42]]) is None
+  assert labels.estimated_mirror(points[:, [36, 45, 45]]) is None
+  assert labels.estimated_mirror(np.random.default_rng(2).uniform(0, 9, (9, 37, 2))) is None
+
+
 def test_common_names_become_the_canonical_ones():
   assert [labels.canonical(n) for n in ('Happy', ' anger', 'FEARFUL', 'pain')] == [
     'happiness',

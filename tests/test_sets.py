@@ -148,12 +148,14 @@ def test_landmarks_that_are_not_the_same_points_are_left_out(folder, data_dir, c
     k: s._replace(table=s.table | {'landmarks': s.table['landmarks'][:, :5]})
     for k, s in one.splits.items()
   }
-  joined = sets.join({'a': one, 'b': one._replace(splits=few, landmark_indices=None)})
+  joined = sets.join(
+    {'a': one, 'b': one._replace(splits=few, landmark_indices=None, landmark_scheme='')}
+  )
   assert 'landmarks (numbers of a row differ: a: 68, b: 5)' in caplog.text
   assert 'landmarks' not in joined.splits['train'].table and joined.landmark_indices is None
-  unknown = one._replace(landmark_indices=None)
+  unknown = one._replace(landmark_indices=None, landmark_scheme='')
   assert 'landmarks' not in sets.join({'a': one, 'b': unknown}).splits['test'].table
-  assert 'landmarks (not the same points; iBUG points in a)' in caplog.text
+  assert 'landmarks (not the same points; a: ibug68, b: unknown)' in caplog.text
   assert "same picture in two sets (train): {'a/b': 28}" in caplog.text
   tested = sets.tested_on(one._replace(splits=few), one)
   assert list(tested.splits) == ['test'] and 'landmarks' not in tested.splits['test'].table

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from ferjax.data import labels
 from ferjax.data import listing as listings
 from ferjax.data.features import face_features
 from ferjax.errors import InputError
@@ -56,7 +57,7 @@ class FaceBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
       disable_shuffling=True,
       metadata=tfds.core.MetadataDict(
         action_units=list(found.action_units),
-        landmark_scheme='ibug68' if landmarks == 68 else '',
+        landmark_scheme=labels.landmark_scheme(landmarks),
         other_classes=dict(found.other_classes),
         folds=found.folds,
       ),

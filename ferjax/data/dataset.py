@@ -43,13 +43,14 @@ class Dataset(NamedTuple):
     name: The data set's name.
     classes: Class names in label order.
     splits: Any of `train`, `val`, `test`.
-    landmark_indices: Which of the 68 iBUG points the landmarks are; None when that is unknown.
+    landmark_indices: Which points of their scheme the landmarks are; None when it is unknown.
     fingerprint: Of every picture and label, whatever the machine.
     poses: Pose classes, yaw in degrees, in label order; empty when they are unknown.
     known: Class names of the data set itself, before `class_map`.
     action_units: Names of the columns of `au`, such as `AU01`; empty when there are none.
     sets: Names of the data sets that were joined to this one (see `data/sets.py`): the column `set`
       i32 of its tables is the place among them. Empty for a data set that stands alone.
+    landmark_scheme: One of `labels.SCHEMES`, such as `ibug68`; '' when it is unknown.
   """
 
   name: str
@@ -61,6 +62,7 @@ class Dataset(NamedTuple):
   known: tuple[str, ...] = ()
   action_units: tuple[str, ...] = ()
   sets: tuple[str, ...] = ()
+  landmark_scheme: str = ''
 
 
 def load(
@@ -100,7 +102,7 @@ def load(
     classes: Class names in label order; the data set's own when empty. Rows of others are left out.
     class_map: Pairs (class of the data set, class that it becomes), such as ('scream', 'fear'):
       several may become one, whose share of a distribution is their sum; '' leaves rows out.
-    landmarks: Which of the 68 iBUG points to use; all when empty.
+    landmarks: Which of the landmarks to use, such as of the 68 iBUG points; all when empty.
     poses: Pose classes in label order, yaw in whole degrees; those of the data set, ascending, when
       empty. Rows of others are left out.
     val_fraction: Share of train to hold out when the data set has no `val`; by subject where
@@ -175,7 +177,7 @@ def load(
     splits = fold_by_subject(splits, folds, fold, name)
   splits = carve_validation(splits, val_fraction, seed)
   check_subjects(splits, allow_shared_subjects)
-  indices = _landmark_indices(builder, splits, landmarks)
+  scheme, indices = _landmarks(builder, splits, landmarks)
   return Dataset(
     name=name,
     classes=classes,
@@ -185,6 +187,7 @@ def load(
     poses=poses,
     known=own,
     action_units=tuple(metadata.get('action_units', ())),
+    landmark_scheme=scheme,
   )
 
 
@@ -282,7 +285,8 @@ def classes_without_rows(data: Dataset) -> list[str]:
   return [name for number, name in enumerate(data.classes) if number not in seen]
 
 
-def _landmark_indices(builder, splits, landmarks) -> tuple[int, ...] | None:
+def _landmarks(builder, splits, landmarks) -> tuple[str, tuple[int, ...] | None]:
+  """Scheme and indices of the landmarks."""
   scheme = (builder.info.metadata or {}).get('landmark_scheme', '')
   count = next(
     (s.table['landmarks'].shape[1] for s in splits.values() if 'landmarks' in s.table), 0
@@ -291,9 +295,7 @@ def _landmark_indices(builder, splits, landmarks) -> tuple[int, ...] | None:
     raise InputError(
       f'config.data.landmarks asks for point {max(landmarks)}; {builder.name} has {count} points'
     )
-  if scheme != 'ibug68':
-    return None
-  return tuple(landmarks) or tuple(range(68))
+  return scheme, (tuple(landmarks) or tuple(range(count))) if scheme else None
 
 
 def _at_size(split: Split, size: int, landmarks: Sequence[int]) -> Split:
@@ -341,14 +343,22 @@ def flip_poses(dataset: Dataset) -> np.ndarray:
 
 
 def flip_order(dataset: Dataset) -> np.ndarray:
-  """int[k]: landmark order after a flip; see `labels.mirrored_landmarks`.
+  """int[k]: landmark order after a flip; see `labels.mirrored_landmarks`, and where the scheme of
+  the landmarks is unknown, `labels.estimated_mirror`.
 
   Raises:
-    InputError: the data set's landmarks are in no known scheme.
+    InputError: it is unknown, and the landmarks themselves do not tell left from right.
   """
-  if dataset.landmark_indices is None:
+  if dataset.landmark_scheme:
+    return labels.mirrored_landmarks(dataset.landmark_indices, dataset.landmark_scheme)
+  split = dataset.splits.get('train') or next(iter(dataset.splits.values()))
+  mirror = labels.estimated_mirror(split.table['landmarks'])
+  if mirror is None:
     raise InputError(
-      f'{dataset.name}: its landmarks are not the 68 iBUG points, so left and right are unknown: '
-      'set config.augment.flip=0'
+      f'{dataset.name}: the scheme of its landmarks is unknown (known: '
+      f'{", ".join(labels.SCHEMES)}) and their mean does not tell which of them are left and '
+      'right: set config.augment.flip=0'
     )
-  return labels.mirrored_landmarks(dataset.landmark_indices)
+  pairs = ', '.join(f'{i}-{j}' for i, j in enumerate(mirror) if i < j)
+  LOGGER.info('%s: left and right landmarks, by their mean: %s', dataset.name, pairs)
+  return mirror

@@ -153,6 +153,7 @@ def join(found: Mapping[str, dataset.Dataset]) -> dataset.Dataset:
     action_units=first.action_units if 'au' in columns else (),
     known=tuple(dict.fromkeys(name for data in sets for name in data.known)),
     sets=tuple(found),
+    landmark_scheme=first.landmark_scheme if 'landmarks' in columns else '',
   )
 
 
@@ -184,7 +185,7 @@ def tested_on(data: dataset.Dataset, like: dataset.Dataset) -> dataset.Dataset:
   table = dict(split.table)
   if reference and 'landmarks' in table:
     points, others = table['landmarks'].shape[1], reference[0].shape[1]
-    if points != others or data.landmark_indices != like.landmark_indices:
+    if points != others or _points(data) != _points(like):
       LOGGER.warning(
         'the landmarks of %s (%d points) are not those of %s (%d points): left out',
         data.name,
@@ -205,6 +206,11 @@ def _mark(split, columns, number, first_subject, prefix):
   if prefix:
     table['name'] = np.char.add(prefix, table['name'])
   return split._replace(table=table)
+
+
+def _points(data):
+  """Which points the landmarks are."""
+  return data.landmark_scheme, data.landmark_indices
 
 
 def _names_collide(sets):
@@ -230,9 +236,9 @@ def _shared_columns(found):
     elif len(set(shapes.values())) > 1:
       sizes = ', '.join(f'{name}: {shape[0]}' for name, shape in shapes.items())
       reasons.append(f'{column} (numbers of a row differ: {sizes})')
-    elif column == 'landmarks' and len({data.landmark_indices for data in found.values()}) > 1:
-      known = [name for name, data in found.items() if data.landmark_indices]
-      reasons.append(f'landmarks (not the same points; iBUG points in {", ".join(known)})')
+    elif column == 'landmarks' and len({_points(data) for data in found.values()}) > 1:
+      schemes = ', '.join(f'{n}: {d.landmark_scheme or "unknown"}' for n, d in found.items())
+      reasons.append(f'landmarks (not the same points; {schemes})')
     elif column == 'au' and len({data.action_units for data in found.values()}) > 1:
       units = '; '.join(f'{name}: {" ".join(data.action_units)}' for name, data in found.items())
       reasons.append(f'au (not the same units: {units})')

@@ -46,7 +46,7 @@ def parse(path: str | os.PathLike, classes: Sequence[str] = ()) -> Listing:
   path = Path(path)
   if not path.is_file():
     raise InputError(f'no such manifest: {path}. Give a CSV file with --config.data.path=FILE.csv')
-  header, records = _read_csv(path)
+  header, records = read_csv(path)
   if not classes:
     has_contempt = any(labels.canonical(r.get('label', '')) == 'contempt' for _, r in records)
     classes = labels.CLASSES_8 if has_contempt else labels.CLASSES
@@ -76,7 +76,13 @@ def parse(path: str | os.PathLike, classes: Sequence[str] = ()) -> Listing:
   )
 
 
-def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+def read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+  """The header of a CSV file, and its rows as (line, {column: text}); the text beyond the header's
+  columns is under `SURPLUS`.
+
+  Raises:
+    InputError: no CSV in UTF-8, or a column that stands twice.
+  """
   try:
     with path.open(newline='', encoding='utf-8-sig') as file:
       reader = csv.reader(file, strict=True)
