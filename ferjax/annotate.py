@@ -191,7 +191,7 @@ def _picture(folder, out, name, detector, size, margin, all_faces) -> Entry:
     text = getattr(error, 'strerror', None) or str(error) or type(error).__name__
     return entry | {'reason': f'cannot be read: {text}'}
   try:
-    found = detector.find(image)
+    found = detector.find(image, all_faces)
   except detectors.DetectorError as error:
     return entry | {'reason': f'the detector failed: {error}'}
   for number, face in enumerate(found if all_faces else found[:1]):
@@ -224,10 +224,11 @@ def describe(
   """A face's columns of the manifest, by name, and its crop u8[size, size, 3].
 
   Five points (eyes, nose, mouth) are brought as near as a similarity can to those of the average
-  face.
+  face, turned up and aside as this face is: upright, of one size in every pose, jaw and all.
   """
   points = mesh.landmarks(face.mesh)
-  destination = alignment.five_points(alignment.target(size, margin))
+  pitch, yaw, _ = mesh.pose(points)
+  destination = alignment.five_points(alignment.target(size, margin, pitch, yaw))
   matrix = alignment.similarity(alignment.five_points(points[:, :2]), destination)
   written = [f'{value:.9g}' for value in matrix.ravel()]
   matrix = np.array([float(text) for text in written]).reshape(2, 3)  # exactly what is written

@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from ferjax.annotation import mesh
 
@@ -19,16 +20,22 @@ def five_points(landmarks: np.ndarray) -> np.ndarray:
   return np.stack([*eyes, landmarks[30], landmarks[48], landmarks[54]])
 
 
-def target(size: int, margin: float) -> np.ndarray:
-  """The average face's 68 points f64[68, 2] in a crop of `size` pixels.
+def target(size: int, margin: float, pitch: float = 0.0, yaw: float = 0.0) -> np.ndarray:
+  """The average face's 68 points f64[68, 2] in a crop, turned about its own axes, in the middle.
 
-  The jaw's width or the face's height, whichever is larger, fills the crop but for the margin: a
-  share of the crop on each side.
+  Its size is the same in every pose: seen from the front, the larger of its width and height fills
+  the crop but for the margin.
+
+  Args:
+    size: Pixels of the crop's side.
+    margin: Share of the crop on each side.
+    pitch: Radians, as `mesh.pose` gives them; a roll is what alignment takes away.
+    yaw: Radians.
   """
-  points = mesh.AVERAGE_FACE[:, :2] * (1, -1)
-  low, high = points.min(0), points.max(0)
-  scale = size * (1 - 2 * margin) / (high - low).max()
-  return (points - (low + high) / 2) * scale + (size - 1) / 2
+  scale = size * (1 - 2 * margin) / np.ptp(mesh.AVERAGE_FACE[:, :2], axis=0).max()
+  turned = Rotation.from_euler('xyz', (pitch, yaw, 0.0)).apply(mesh.AVERAGE_FACE)
+  points = turned[:, :2] * (scale, -scale)
+  return points - (points.min(0) + points.max(0)) / 2 + (size - 1) / 2
 
 
 def similarity(source: np.ndarray, destination: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from ferjax.annotation import environment
 from ferjax.annotation.mesh import POINTS
 from ferjax.errors import InputError
 
-SMALL = 192  # pixels to which the longer side of a smaller picture is enlarged
+SMALL = 192  # pixels; the longer side of a smaller picture is enlarged to no less
 BORDER = 0.25  # of the longer side, at each side: detectors want to see what is around a face
 
 
@@ -33,6 +33,20 @@ class Face(NamedTuple):
   def area(self) -> float:
     """Square pixels of the box around it."""
     return float(np.ptp(self.mesh[:, :2], axis=0).prod())
+
+
+class View(NamedTuple):
+  """A part of a picture, enlarged.
+
+  Attributes:
+    image: u8[h, w, 3].
+    scale: By how much it is enlarged.
+    origin: The pixel of the picture, x and y, at which it starts.
+  """
+
+  image: np.ndarray
+  scale: int
+  origin: tuple[int, int]
 
 
 class DetectorError(Exception):
@@ -68,9 +82,10 @@ class Detector:
       raise InputError(f'cannot run {self._command[0]}: {error.strerror}') from error
     try:
       self.version = self._receive()['ready']
-    except DetectorError as error:
+    except (BrokenPipeError, DetectorError) as error:
+      reason = str(error) or self._last_words()
       self.close()
-      raise InputError(f'MediaPipe does not start: {error}') from error
+      raise InputError(f'MediaPipe does not start: {reason}') from error
 
   def close(self) -> None:
     """Ends the process."""
@@ -82,21 +97,29 @@ class Detector:
       except BrokenPipeError:  # what it had not read yet
         pass
 
-  def find(self, image: np.ndarray) -> list[Face]:
-    """The faces of a picture u8[h, w, 3], RGB, the largest first.
+  def find(self, image: np.ndarray, every: bool = False) -> list[Face]:
+    """The faces of a picture, the largest first.
+
+    Args:
+      image: u8[h, w, 3], RGB.
+      every: Look for small faces as well where large ones are found.
 
     Raises:
       DetectorError: the process failed on this picture; it goes on with the next.
       InputError: it failed, and cannot be started again.
     """
-    for view, scale, border in views(image):
-      faces = self._ask(view)
-      if faces:
-        at = np.array([border, border, 0])
-        half = np.array([0.5, 0.5, 0])
-        seen = [f._replace(mesh=(f.mesh + half) / scale - half - at) for f in faces]
-        return sorted(seen, key=lambda face: -face.area)
-    return []
+    faces = []
+    for views in searches(image):
+      for view in views:
+        faces += [face for face in self._look(view) if not _is_cut(face, view, image.shape)]
+      if faces and not every:
+        break
+    return _distinct(sorted(faces, key=lambda face: -face.area))
+
+  def _look(self, view: View) -> list[Face]:
+    at, half = np.array([*view.origin, 0.0]), np.array([0.5, 0.5, 0.0])
+    faces = self._ask(view.image)
+    return [f._replace(mesh=(f.mesh + half) / view.scale - half + at) for f in faces]
 
   def _ask(self, image: np.ndarray) -> list[Face]:
     height, width = image.shape[:2]
@@ -122,7 +145,7 @@ class Detector:
   def _receive(self) -> dict:
     line = self._process.stdout.readline()
     if not line.endswith(b'\n'):
-      raise BrokenPipeError if hasattr(self, 'version') else DetectorError(self._last_words())
+      raise BrokenPipeError
     message = json.loads(line)
     if 'error' in message:
       raise DetectorError(message['error'])
@@ -135,24 +158,62 @@ class Detector:
     return f'it ended with status {status}' + (f': {lines[-1]}' if lines else '')
 
 
-def views(image: np.ndarray) -> Iterator[tuple[np.ndarray, float, int]]:
-  """A picture as the detector should see it, and if it finds nothing, with a border.
+def searches(image: np.ndarray) -> Iterator[list[View]]:
+  """Where to look for faces, from large ones to small ones.
+
+  The whole picture, enlarged if it is small; with its edge continued; then squares of a half and of
+  a quarter of its longer side, which overlap by half, as long as they are not small.
 
   Yields:
-    A view, the factor by which it is enlarged, and the pixels (of the picture) by which its edge
-    was continued on each side before.
+    Views to be looked at together.
   """
   longer = max(image.shape[:2])
+  factor = -(-SMALL // longer)  # whole: each pixel is enlarged by exactly that much
+  if factor == 1:
+    yield [View(image, 1, (0, 0))]
   border = round(BORDER * longer)
-  scale = max(SMALL / longer, 1.0)
-  if scale == 1.0:
-    yield image, 1.0, 0
   padded = cv2.copyMakeBorder(image, *[border] * 4, cv2.BORDER_REPLICATE)
-  if scale > 1.0:
-    # a whole factor: each pixel is then enlarged by exactly that much
-    scale = float(np.ceil(scale))
-    padded = cv2.resize(padded, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-  yield padded, scale, border
+  if factor > 1:
+    padded = cv2.resize(padded, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+  yield [View(padded, factor, (-border, -border))]
+  for side in (longer // 2, longer // 4):
+    if side >= SMALL:
+      places = [(x, y) for y in _steps(image.shape[0], side) for x in _steps(image.shape[1], side)]
+      yield [View(image[y : y + side, x : x + side], 1, (x, y)) for x, y in places]
+
+
+def _steps(length: int, side: int) -> list[int]:
+  """Starts of parts of `side` pixels that overlap by half and cover `length`."""
+  last = max(length - side, 0)
+  count = -(-2 * last // side) + 1
+  return [last * i // max(count - 1, 1) for i in range(count)]
+
+
+def _is_cut(face: Face, view: View, shape: Sequence[int]) -> bool:
+  """Whether a face reaches beyond an edge of its view that is not the picture's: another view that
+  overlaps with this one has all of it."""
+  low, high = face.mesh[:, :2].min(0), face.mesh[:, :2].max(0)
+  start = np.array(view.origin)
+  end = start + np.array(view.image.shape[1::-1]) / view.scale
+  inner = end < (shape[1], shape[0])
+  return bool(((start > 0) & (low < start)).any() or (inner & (high > end - 1)).any())
+
+
+def _distinct(faces: Sequence[Face]) -> list[Face]:
+  """Faces without those whose box shares more than a third of its union with that of one before."""
+  kept = []
+  for face in faces:
+    if all(_overlap(face, other) <= 1 / 3 for other in kept):
+      kept.append(face)
+  return kept
+
+
+def _overlap(a: Face, b: Face) -> float:
+  """Intersection over union of two faces' boxes."""
+  low = np.maximum(a.mesh[:, :2].min(0), b.mesh[:, :2].min(0))
+  high = np.minimum(a.mesh[:, :2].max(0), b.mesh[:, :2].max(0))
+  both = np.maximum(high - low, 0).prod()
+  return both / max(a.area + b.area - both, 1e-9)
 
 
 def worker(python: Path, model: Path | None) -> list[str]:

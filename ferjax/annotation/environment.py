@@ -64,12 +64,21 @@ def python(requirements: Requirements, folder: Path) -> Path:
     InputError: no Python that these packages have wheels for, or they cannot be installed.
   """
   base, minor = _base(requirements)
-  key = hashlib.sha256(repr(requirements).encode()).hexdigest()[:8]
-  home = folder / f'{requirements.name.replace("==", "-")}-python3.{minor}-{key}'
-  found = _python_of(home)
-  if not found.exists():
+  home = folder / f'{_stem(requirements)}{minor}'
+  if not _python_of(home).exists():
     _make(requirements, base, home)
-  return found
+  return _python_of(home)
+
+
+def made(requirements: Requirements, folder: Path) -> Path | None:
+  """The Python of an environment with these packages that is there already."""
+  found = sorted(folder.glob(f'{_stem(requirements)}[0-9]*[0-9]'))
+  return _python_of(found[0]) if found else None
+
+
+def _stem(requirements: Requirements) -> str:
+  key = hashlib.sha256(repr(requirements).encode()).hexdigest()[:8]
+  return f'{requirements.name.replace("==", "-")}-{key}-python3.'
 
 
 def _python_of(home: Path) -> Path:

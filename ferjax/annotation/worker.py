@@ -11,9 +11,8 @@ each message:
               pixels of the picture (centres are whole numbers), z in pixels, smaller is nearer; or
               {"error": "..."}
 
-`mesh` is MediaPipe 0.10's face mesh, whose wheel carries its models: faces that its detector for
-near faces misses are looked for with the one for faces far away, and cut out for the mesh. It gives
-no blendshapes. `landmarker` is the face landmarker of MediaPipe 1.
+`mesh` is MediaPipe 0.10's face mesh, whose wheel carries its models; it gives no blendshapes.
+`landmarker` is the face landmarker of MediaPipe 1.
 """
 
 import json
@@ -35,37 +34,19 @@ def pixels(landmarks, width, height):
 
 def mesh():
   """A function from a picture u8[h, w, 3] to its faces' points and blendshapes."""
-  from mediapipe.python.solutions import face_detection, face_mesh
+  from mediapipe.python.solutions import face_mesh
 
-  def make(most):
-    return face_mesh.FaceMesh(
-      static_image_mode=True,
-      max_num_faces=most,
-      refine_landmarks=True,
-      min_detection_confidence=CONFIDENCE,
-    )
-
-  near, one = make(MOST), make(1)
-  far = face_detection.FaceDetection(model_selection=1, min_detection_confidence=CONFIDENCE)
-
-  def found(model, image):
-    height, width = image.shape[:2]
-    faces = model.process(image).multi_face_landmarks or ()
-    return [pixels(face.landmark, width, height) for face in faces]
+  model = face_mesh.FaceMesh(
+    static_image_mode=True,
+    max_num_faces=MOST,
+    refine_landmarks=True,
+    min_detection_confidence=CONFIDENCE,
+  )
 
   def find(image):
-    faces = found(near, image)
-    if not faces:
-      height, width = image.shape[:2]
-      for detection in far.process(image).detections or ():
-        box = detection.location_data.relative_bounding_box
-        x, y = (box.xmin + box.width / 2) * width, (box.ymin + box.height / 2) * height
-        half = max(box.width * width, box.height * height, 8)
-        x0, y0 = max(int(x - half), 0), max(int(y - half), 0)
-        part = np.ascontiguousarray(image[y0 : int(y + half) + 1, x0 : int(x + half) + 1])
-        if part.size:
-          faces += [face + np.float32([x0, y0, 0]) for face in found(one, part)]
-    return faces, []
+    height, width = image.shape[:2]
+    faces = model.process(image).multi_face_landmarks or ()
+    return [pixels(face.landmark, width, height) for face in faces], []
 
   return find
 
