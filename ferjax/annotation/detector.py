@@ -111,7 +111,8 @@ class Detector:
     faces = []
     for views in searches(image):
       for view in views:
-        faces += [face for face in self._look(view) if not _is_cut(face, view, image.shape)]
+        seen = [face for face in self._look(view) if not _is_cut(face, view, image.shape)]
+        faces += [self._again(image, face) if _is_small(face, view) else face for face in seen]
       if faces and not every:
         break
     return _distinct(sorted(faces, key=lambda face: -face.area))
@@ -120,6 +121,10 @@ class Detector:
     at, half = np.array([*view.origin, 0.0]), np.array([0.5, 0.5, 0.0])
     faces = self._ask(view.image)
     return [f._replace(mesh=(f.mesh + half) / view.scale - half + at) for f in faces]
+
+  def _again(self, image: np.ndarray, face: Face) -> Face:
+    """A face as a closer look shows it, where that finds it."""
+    return max(self._look(closer(image, face)), key=lambda found: found.area, default=face)
 
   def _ask(self, image: np.ndarray) -> list[Face]:
     height, width = image.shape[:2]
@@ -180,6 +185,23 @@ def searches(image: np.ndarray) -> Iterator[list[View]]:
     if side >= SMALL:
       places = [(x, y) for y in _steps(image.shape[0], side) for x in _steps(image.shape[1], side)]
       yield [View(image[y : y + side, x : x + side], 1, (x, y)) for x, y in places]
+
+
+def closer(image: np.ndarray, face: Face) -> View:
+  """The square around a face whose side is twice the face's, enlarged if it is small."""
+  low, high = face.mesh[:, :2].min(0), face.mesh[:, :2].max(0)
+  half = (high - low).max()
+  x0, y0 = np.maximum((low + high) / 2 - half, 0).astype(int)
+  x1, y1 = np.maximum((low + high) / 2 + half, (x0 + 1, y0 + 1)).astype(int)
+  part = image[y0:y1, x0:x1]
+  factor = -(-SMALL // max(part.shape[:2]))
+  part = cv2.resize(part, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+  return View(part, factor, (int(x0), int(y0)))
+
+
+def _is_small(face: Face, view: View) -> bool:
+  """Whether a face takes less than a quarter of its view: its mesh may be far off."""
+  return np.sqrt(face.area) * view.scale < max(view.image.shape[:2]) / 4
 
 
 def _steps(length: int, side: int) -> list[int]:
