@@ -29,7 +29,7 @@ SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff')
 
 
 class Pictures(Sequence):
-  """Picture files as records whose `image` is encoded."""
+  """The encoded pictures of files."""
 
   def __init__(self, paths: Sequence[Path]):
     self.paths = paths
@@ -37,8 +37,8 @@ class Pictures(Sequence):
   def __len__(self) -> int:
     return len(self.paths)
 
-  def __getitem__(self, number: int) -> dict[str, bytes]:
-    return {'image': listing.encoded_picture(self.paths[number])}
+  def __getitem__(self, number: int) -> bytes:
+    return listing.encoded_picture(self.paths[number])
 
 
 def read(folder: Path) -> dataset.Split:

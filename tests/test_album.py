@@ -35,7 +35,7 @@ def fake_model(monkeypatch, **changes):
 
   def predict(state, split, limit):
     assert limit == 0
-    records = [split.records[int(row)]['image'] for row in split.rows]
+    records = [split.records[int(row)] for row in split.rows]
     z = np.stack([album.dataset.decode(one).mean((0, 1)) for one in records])
     return evaluate.Predictions({'embedding': z, 'logits': z} | changes, {})
 

@@ -7,7 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferjax.benchmark import __main__, conv, knn, lgmp, measure, methods, regions, step
+from ferjax.benchmark import (
+  __main__,
+  conv,
+  knn,
+  lgmp,
+  measure,
+  methods,
+  reading,
+  regions,
+  step,
+  torch_process,
+)
 from ferjax.errors import InputError
 from ferjax.models import resnet
 
@@ -200,3 +211,14 @@ def test_knn_approximate_beside_exact():
     assert row['memory_mb'] > 50 and row['exact']['cpu_s'] > 0 < row['approximate']['wall_s']
   assert '| landmarks, 1000 rows ' in measure.markdown(knn.table(rows))
   assert knn.action_units(50).shape == (50, 17) and knn.landmarks(50).shape == (50, 136)
+
+
+def test_reading_shuffled_files(monkeypatch, tmp_path):
+  monkeypatch.setattr(reading, 'PICTURES', 40)
+  python = fake_python(tmp_path, TORCH.replace('SIZES', '[]'))
+  with torch_process.start(python) as torch:
+    (row,) = reading.run(QUICK._replace(torch=torch), (reading.Case(24, size=16, batch=8),))
+  assert row['case'] == '24 px JPEG at 16 px' and row['bytes'] > 300
+  assert row['ferjax']['images_per_s'] == pytest.approx(8000 / row['ferjax']['median_ms'])
+  assert row['faster_than_torch'] == 3000 / row['ferjax']['median_ms']
+  assert '| 24 px JPEG at 16 px |' in measure.markdown(reading.table([row]))

@@ -148,7 +148,7 @@ def test_deep_pixels_keep_their_brightness(folder):
   path = write(folder, rows)
   split = dataset.load(name='manifest', path=str(path), dir=str(folder / 'out'), val_fraction=0.0)
   for row in range(2):
-    picture = dataset.decode(split.splits['train'].records[row]['image'])
+    picture = dataset.decode(split.splits['train'].records[row])
     np.testing.assert_array_equal(picture[0, :, 1], np.arange(256))
   path = write(folder, [('float.tif', 'train', 'fear')])
   with pytest.raises(InputError, match='32-bit'):

@@ -13,7 +13,7 @@ def made(embedding, label, **outputs):
   records = []
   for row in range(len(label)):
     image = np.full((12, 10, 3), 10 * row, np.uint8)
-    records.append({'image': cv2.imencode('.png', image)[1].tobytes()})
+    records.append(cv2.imencode('.png', image)[1].tobytes())
   label = np.asarray(label)
   logits = np.eye(3)[label]
   table = {'label': label, 'name': np.arange(len(label)).astype(str)}

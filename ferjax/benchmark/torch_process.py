@@ -10,7 +10,7 @@ from typing import Any
 from ferjax.errors import InputError
 
 SCRIPT = Path(__file__).with_name('torch_side.py')
-ADVICE = 'give a Python that has it, such as of a venv with `pip install torch numpy`'
+ADVICE = 'give a Python that has it, such as of a venv with `pip install torch numpy pillow`'
 
 
 class TorchProcess:

@@ -6,6 +6,7 @@ Reads requests from stdin and answers each on stdout, both one line of JSON:
   {"do": "matmul", "size": s}             -> {}
   {"do": "conv", "case": {...}}           -> {"sizes": [mean |y|, of each gradient, ...]}
   {"do": "step", "case": {...}}           -> {"parameters": how many}
+  {"do": "reading", "case": {...}}        -> {"pictures": how many}
   {"do": "turn", "calls": n}              -> {"seconds", "cpu_seconds"} of n calls of the last built
   {"do": "memory"}                        -> {"bytes"}: peak of the process since the last was built
 
@@ -150,6 +151,35 @@ def case_arrays(case):
   return [shape and rng.standard_normal(shape, np.float32) for shape in shapes]
 
 
+class Pictures(torch.utils.data.Dataset):
+  """The JPEG files of a folder, decoded by Pillow: u8[size, size, 3] and a number."""
+
+  def __init__(self, folder, size):
+    self.paths, self.size = sorted(Path(folder).glob('*.jpg')), size
+
+  def __len__(self):
+    return len(self.paths)
+
+  def __getitem__(self, item):
+    from PIL import Image
+
+    with Image.open(self.paths[item]) as picture:
+      picture = picture.convert('RGB')
+    if picture.size != (self.size, self.size):
+      picture = picture.resize((self.size, self.size), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(picture)), item
+
+
+def make_reading(folder, size, batch, workers, **_):
+  """A reader of shuffled batches without end: () -> pictures, numbers."""
+  pictures = Pictures(folder, size)
+  loader = torch.utils.data.DataLoader(
+    pictures, batch, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=True
+  )
+  batches = (found for _ in iter(int, 1) for found in loader)
+  return lambda: next(batches), len(pictures)
+
+
 def answer(request, state):
   kind = request['do']
   if kind == 'versions':
@@ -173,6 +203,9 @@ def answer(request, state):
   if kind == 'step':
     state['call'], parameters = make_step(**request['case'])
     return {'parameters': parameters}
+  if kind == 'reading':
+    state['call'], pictures = make_reading(**request['case'])
+    return {'pictures': pictures}
   raise ValueError(f'unknown request: {kind}')
 
 

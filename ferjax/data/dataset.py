@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
 
 from ferjax import files
 from ferjax.data import labels
@@ -34,6 +35,20 @@ from ferjax.errors import InputError, nearest
 LOGGER = logging.getLogger(__name__)
 
 TABLE_VERSION = 1
+
+
+class Pictures:
+  """Random access to the encoded pictures of serialised examples, and to nothing else of them."""
+
+  def __init__(self, examples: Sequence[bytes]):
+    self.examples = examples
+
+  def __len__(self) -> int:
+    return len(self.examples)
+
+  def __getitem__(self, record: int) -> bytes:
+    example = tf_example_pb2.Example.FromString(self.examples[record])
+    return example.features.feature['image'].bytes_list.value[0]
 
 
 class Dataset(NamedTuple):
@@ -163,8 +178,9 @@ def load(
       digest.update(column.encode() + np.ascontiguousarray(table[column]).tobytes())
     named = np.array(stored)[table['label']]
     left_out.update(named[~np.isin(named, classes)].tolist())
+    pictures = Pictures(records.data_source)
     splits[split] = select_classes(
-      Split(records, np.arange(len(table['name'])), table), stored, classes
+      Split(pictures, np.arange(len(table['name'])), table), stored, classes
     )
   if left_out:
     LOGGER.warning('left out of %s, rows of classes not in use: %s', name, dict(left_out))
@@ -324,7 +340,7 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
 
 def picture(split: Split, row: int, size: int) -> np.ndarray:
   """u8[size, size, 3]: picture `row` of a split."""
-  return resize(decode(split.records[int(split.rows[row])]['image']), size)
+  return resize(decode(split.records[int(split.rows[row])]), size)
 
 
 def flip_poses(dataset: Dataset) -> np.ndarray:

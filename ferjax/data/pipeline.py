@@ -15,34 +15,37 @@ Batch = dict[str, np.ndarray]
 
 
 class Planned:
-  """Random access to the examples of a plan, in its order; item i stands in batch i // batch."""
+  """Random access to the batches of a plan."""
 
   def __init__(self, split: dataset.Split, plan: Mapping[str, np.ndarray], columns, size: int):
-    self.split, self.size = split, size
-    self.batch = plan['index'].shape[1]
-    self.plan = {name: values.reshape(-1, *values.shape[2:]) for name, values in plan.items()}
+    self.split, self.plan, self.size = split, plan, size
     self.table = {name: split.table[name] for name in columns}
 
   def __len__(self) -> int:
     return len(self.plan['index'])
 
-  def __getitem__(self, item: int) -> Batch:
-    row = int(self.plan['index'][item])
-    planned = {name: _narrow(values[item]) for name, values in self.plan.items()}
-    example = {
-      'image': dataset.picture(self.split, row, self.size),
-      **{name: column[row] for name, column in self.table.items()},
+  def __getitem__(self, step: int) -> Batch:
+    rows = self.plan['index'][step]
+    planned = {name: _narrow(values[step]) for name, values in self.plan.items()}
+    batch = {
+      'image': self._pictures(rows),
+      **{name: column[rows] for name, column in self.table.items()},
       **planned,
-      'position': np.int32(item % self.batch),
+      'position': np.arange(len(rows), dtype=np.int32),
     }
     if 'neighbours' in planned:
-      pictures = [dataset.picture(self.split, row, self.size) for row in planned['neighbours']]
-      example['neighbour_image'] = np.stack(pictures)
-    return example
+      batch['neighbour_image'] = self._pictures(planned['neighbours'])
+    return batch
+
+  def _pictures(self, rows):
+    images = np.empty((*rows.shape, self.size, self.size, 3), np.uint8)
+    for place, row in np.ndenumerate(rows):
+      images[place] = dataset.picture(self.split, row, self.size)
+    return images
 
 
-def _narrow(value):
-  return value.astype(np.int32 if value.dtype.kind in 'iu' else np.float32)
+def _narrow(values):
+  return values.astype(np.int32 if values.dtype.kind in 'iu' else np.float32)
 
 
 def batches(
@@ -74,8 +77,7 @@ def batches(
     i32[b] (place in the batch), and where neighbours are planned `neighbour_image`
     u8[b, m, size, size, 3].
   """
-  examples = grain.MapDataset.source(Planned(split, plan, columns, size))
-  batched = examples.batch(plan['index'].shape[1])[start:]
+  batched = grain.MapDataset.source(Planned(split, plan, columns, size))[start:]
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
   batched = batched.to_iter_dataset(options)
   if workers:

@@ -18,7 +18,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 class Records:
-  """Random access to the records of several sources, one source after the other."""
+  """Random access to the pictures of several sources, one source after the other."""
 
   def __init__(self, sources: Sequence[Any]):
     self.sources = tuple(sources)
@@ -27,7 +27,7 @@ class Records:
   def __len__(self) -> int:
     return int(self.ends[-1])
 
-  def __getitem__(self, record: int) -> dict[str, Any]:
+  def __getitem__(self, record: int) -> bytes:
     source = int(np.searchsorted(self.ends, record, side='right'))
     return self.sources[source][int(record) - (int(self.ends[source - 1]) if source else 0)]
 

@@ -18,7 +18,7 @@ class Split(NamedTuple):
   """Some rows of a prepared data set.
 
   Attributes:
-    records: Random access to the stored records, whose `image` stays encoded.
+    records: Random access to the encoded pictures.
     rows: int[n], which records belong to this split.
     table: Columns of length n: `label` i32, `name` str, `digest` str (of the picture's bytes),
       `height width` i32 of the stored picture, and what else the data set knows (see
