@@ -83,11 +83,17 @@ def summarise(
     The rows of the medoids.
 
   Raises:
-    InputError: no such folder or run, fewer pictures than n, a model that gives no embeddings or
-      needs more than pictures.
+    InputError: no such folder or run, `out` within the folder, fewer pictures than n, a number
+      out of range, a model that gives no embeddings or needs more than pictures.
   """
   if n < 1:
     raise InputError(f'--n={n}: at least 1')
+  if not 0 <= seed < 2**32:
+    raise InputError(f'--seed={seed}: it must lie within 0 and {2**32 - 1}')
+  if folder.resolve() in (out.resolve(), *out.resolve().parents):
+    raise InputError(
+      f'--out={out} lies in {folder}, whose next sheet would show this one: write elsewhere'
+    )
   split = read(folder)
   if len(split.rows) < n:
     raise InputError(

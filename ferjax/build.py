@@ -12,7 +12,7 @@ import ml_collections
 
 from ferjax import config as configs
 from ferjax import core, evaluate, heatmaps, models, parallel, wrap
-from ferjax.data import augment, dataset, distort, graphs, pipeline, samplers
+from ferjax.data import augment, dataset, distort, graphs, noise, pipeline, samplers
 from ferjax.data.splits import take
 from ferjax.errors import InputError, nearest
 
@@ -96,6 +96,17 @@ def example_batch(config, split: dataset.Split, columns: tuple[str, ...]) -> cor
   host_batch = next(pipeline.batches(split, plan, columns, config.data.image_size, threads=1))
   batch = {name: jnp.asarray(value) for name, value in host_batch.items()}
   return augment.evaluation(batch, picture_dtype(config))
+
+
+def corrupt_labels(config: ml_collections.ConfigDict, data: dataset.Dataset) -> dataset.Dataset:
+  """The data set with the label noise of `config.noise` in its training rows."""
+  corrupt = configs.call(noise.make, 'noise', config.noise)
+  train_split = data.splits['train']
+  others = [name for split in data.splits.values() for name in split.table['name']]
+  table = train_split.table
+  label = corrupt(table['label'], table['name'], data.classes, others)
+  corrupted = train_split._replace(table=table | {'label': label})
+  return data._replace(splits=data.splits | {'train': corrupted})
 
 
 def derive(method: core.Method, data: dataset.Dataset) -> dataset.Dataset:

@@ -60,6 +60,15 @@ def medoids(embedding: np.ndarray, group: np.ndarray) -> dict[int, int]:
   return found
 
 
+def likeliest_subclass(
+  log_posterior: np.ndarray, label: np.ndarray, num_classes: int
+) -> np.ndarray:
+  """int[n]: of the sub-classes of each row's class the likeliest, 0..L-1, by the log-posterior
+  f[n, C * L] of all."""
+  of_class = log_posterior.reshape(len(label), num_classes, -1)
+  return of_class[np.arange(len(label)), label].argmax(-1)
+
+
 def subclasses(
   embedding: np.ndarray,
   label: np.ndarray,

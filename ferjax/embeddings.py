@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from ferjax import files, metrics
+from ferjax import clusters, files, metrics
 from ferjax.evaluate import Predictions
 
 NEIGHBOURS = (1, 3, 5, 7, 11, 15, 21, 31, 51, 101)
@@ -61,6 +61,10 @@ def write(
     values |= measure(predictions, training if name != 'train' else None, len(classes))
     curves(folder / f'retrieval_{name}.png', values, name)
   if tsne:
+    if 'subclass_log_posterior' in predictions.outputs:
+      posterior = predictions.outputs['subclass_log_posterior']
+      part = clusters.likeliest_subclass(posterior, table['label'], len(classes))
+      table = {**table, 'subclass': part}
     sheet(folder / f'tsne_{name}.png', embedding, table, classes, values, name, tsne)
     identities(folder / f'identities_{name}.png', embedding, table, classes, values, name, tsne)
   return {name: values}
@@ -146,13 +150,13 @@ def sheet(
   name: str,
   count: int,
 ) -> None:
-  """PNG of `plane`, coloured by expression, and where there are several, by pose and by subject;
-  none of fewer than 4 rows.
+  """PNG of `plane`, coloured by expression, and where there are several, by sub-class, pose and
+  subject; none of fewer than 4 rows.
 
   Args:
     path: The file.
     embedding: f[n, d].
-    table: The columns of the same rows.
+    table: The columns of the same rows; `subclass`, within the row's class, may be among them.
     classes: Class names.
     values: With the `silhouettes`.
     name: The split's.
@@ -164,6 +168,8 @@ def sheet(
   places = plane(embedding[rows])
   shown = {key: column[rows] for key, column in table.items()}
   panels = {'expression': _by_class(shown['label'], classes)}
+  if len(np.unique(shown.get('subclass', 0))) > 1:
+    panels['sub-class'] = _by_subclass(shown['label'], shown['subclass'], classes)
   if len(np.unique(shown.get('yaw_bin', 0))) > 1:
     panels['pose'] = _by_yaw(shown['yaw_bin'])
   if len(np.unique(shown.get('subject', 0))) > 1:
@@ -224,11 +230,20 @@ def _of(rows, every):
 
 
 def _by_class(label, classes):
-  """[(name, rows bool[n], colour, marker)]; likewise the two below."""
+  """[(name, rows bool[n], colour, marker)]; likewise the three below."""
   return [
     (name, label == i, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
     for i, name in enumerate(classes)
     if (label == i).any()
+  ]
+
+
+def _by_subclass(label, part, classes):
+  return [
+    (f'{name} {number}', rows, colour, MARKERS[number % len(MARKERS)])
+    for name, of_class, colour, _ in _by_class(label, classes)
+    for number in np.unique(part[of_class])
+    for rows in [of_class & (part == number)]
   ]
 
 

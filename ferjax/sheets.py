@@ -42,7 +42,7 @@ def write(
   mislabels(folder / f'mislabels_{stem}.png', split, predictions, classes, name)
   if 'subclass_log_posterior' in predictions.outputs:
     for label, title in enumerate(classes):
-      path = folder / f'subclasses_{stem}_{title}.png'
+      path = folder / f'subclasses_{stem}_{title.replace("/", "_")}.png'
       subclasses(path, split, predictions, label, f'{name}, {title}', len(classes))
 
 
@@ -113,7 +113,7 @@ def subclasses(
   if not len(rows):
     return
   posterior = predictions.outputs['subclass_log_posterior'][rows]
-  group = posterior.reshape(len(rows), num_classes, -1)[:, label].argmax(-1)
+  group = clusters.likeliest_subclass(posterior, predictions.label[rows], num_classes)
   z = _embedding(predictions)[rows]
   lines, names = [], []
   for name, medoid in clusters.medoids(z, group).items():

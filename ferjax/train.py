@@ -58,7 +58,7 @@ def _train(config, workdir):
   pipeline.check_trainable(data, method.needs | method.predict_needs, config.batch)
   tests = sources.fit(method, tests, data.poses)
   clean = data.splits['train'].table
-  data = build.derive(method, _corrupt_labels(config, data))
+  data = build.derive(method, build.corrupt_labels(config, data))
 
   split = data.splits['train']
   columns = ('label', *sorted(method.needs), *sorted(method.derived))
@@ -202,16 +202,6 @@ def _train(config, workdir):
     numbers=config.eval.embeddings,
     tsne=config.eval.tsne,
   )
-
-
-def _corrupt_labels(config, data):
-  corrupt = configs.call(noise.make, 'noise', config.noise)
-  train_split = data.splits['train']
-  others = [name for split in data.splits.values() for name in split.table['name']]
-  table = train_split.table
-  label = corrupt(table['label'], table['name'], data.classes, others)
-  corrupted = train_split._replace(table=table | {'label': label})
-  return data._replace(splits=data.splits | {'train': corrupted})
 
 
 def _record(config, data, tests, clean, steps, workdir):

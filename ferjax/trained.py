@@ -23,6 +23,7 @@ from ferjax import (
 )
 from ferjax import config as configs
 from ferjax.data import dataset, pipeline
+from ferjax.errors import InputError
 
 LOGGER = logging.getLogger(__name__)
 
@@ -93,11 +94,12 @@ def evaluate_run(
 
   Returns:
     What `<workdir>/eval/<data set>-<step>/summary.json` holds: the metrics by name as in
-    `build.evaluations`, under `embeddings` those of `embeddings.write`, under `without` the
-    features that the method looks at and the data set does not have, under `classes_without_rows`
-    the model's classes that it does not have: means over classes are over the others; and where
-    there are several sets what `report.each_set` returns. Predictions, and the report's tables and
-    pictures, are written beside it.
+    `build.evaluations`, under `embeddings` those of `embeddings.write` (neighbours are sought among
+    the training rows of the data set that is evaluated, in the run's own by the labels that it was
+    given), under `without` the features that the method looks at and the data set does not have,
+    under `classes_without_rows` the model's classes that it does not have: means over classes are
+    over the others; and where there are several sets what `report.each_set` returns. Predictions,
+    and the report's tables and pictures, are written beside it.
 
   Raises:
     InputError: no such run or checkpoint, or a data set that does not fit.
@@ -138,10 +140,13 @@ def evaluate_run(
       heatmaps.write(folder / 'report', looks, model.classes)
     summary = {'step': step, 'data': data.name, 'fingerprint': data.fingerprint, **results}
     summary |= report.each_set(folder, tests, tested, groups, pictures=config.eval.sheets)
+    training = predictions.get('train')
+    if other is None and training:
+      training = _as_given(training, config, data)
     seen = embeddings.write(
       folder / 'report',
       predictions,
-      predictions.get('train'),
+      training,
       model.classes,
       numbers=config.eval.embeddings,
       tsne=config.eval.tsne,
@@ -155,3 +160,13 @@ def evaluate_run(
     logs.write_json(folder / 'summary.json', summary)
   LOGGER.info('written to %s', folder)
   return summary
+
+
+def _as_given(training, config, data):
+  """Predictions of the training rows with the labels that the run was given."""
+  try:
+    given = build.corrupt_labels(config, data).splits['train'].table['label']
+  except InputError as error:
+    LOGGER.warning('neighbours have clean labels, for the noisy ones cannot be made: %s', error)
+    return training
+  return training._replace(table={**training.table, 'label': given[: len(training.label)]})

@@ -106,3 +106,22 @@ def test_the_command_on_a_trained_run(small_config, tmp_path, capsys):
   assert len(lines) == 9 and sum(line['medoid'] == '1' for line in lines) == 4
   with pytest.raises(InputError, match='is no run'):
     album.main([str(tmp_path / 'faces'), f'--workdir={tmp_path / "other"}', '--n=4'])
+
+
+def test_seed_checkpoint_and_out(folder, tmp_path, monkeypatch):
+  fake_model(monkeypatch)
+  asked = []
+  found = trained.load
+  monkeypatch.setattr(trained, 'load', lambda run, which: asked.append(which) or found(run, which))
+  mixture = album.clusters.gaussian_mixture
+  monkeypatch.setattr(
+    album.clusters, 'gaussian_mixture', lambda z, n, seed: asked.append(seed) or mixture(z, n, seed)
+  )
+  run = str(tmp_path / 'run')
+  album.main([str(folder), '--n=3', f'--workdir={run}', '--checkpoint=best', '--seed=4'])
+  assert asked == ['best', 4]
+  assert (tmp_path / 'run' / 'album' / 'pictures' / 'sheet.png').is_file()
+  with pytest.raises(InputError, match='--seed=-1'):
+    album.summarise(folder, tmp_path / 'run', 3, tmp_path / 'out', seed=-1)
+  with pytest.raises(InputError, match='write elsewhere'):
+    album.summarise(folder, tmp_path / 'run', 3, folder / 'summary')

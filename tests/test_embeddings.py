@@ -71,3 +71,20 @@ def test_no_embeddings_no_sheets(tmp_path):
     assert embeddings.write(tmp_path, evaluated, None, CLASSES, numbers=True, tsne=9) == {}
   assert embeddings.write(tmp_path, {'test': rows}, None, CLASSES, numbers=False, tsne=0) == {}
   assert list(tmp_path.iterdir()) == []
+
+
+def test_sub_classes_have_a_panel_of_their_own(tmp_path):
+  """By the likeliest sub-class of the class that is given, whatever other classes say."""
+  rows = predicted(36)
+  posterior = np.zeros((36, 3, 2))
+  posterior[:, :, 1] = np.where(np.arange(36) < 18, 1, -1)[:, None]
+  widths = {}
+  for name, outputs in (('plain', {}), ('split', {'subclass_log_posterior': posterior})):
+    outputs = rows.outputs | {key: value.reshape(36, 6) for key, value in outputs.items()}
+    test = rows._replace(outputs=outputs)
+    embeddings.write(tmp_path / name, {'test': test}, None, CLASSES, numbers=False, tsne=36)
+    widths[name] = cv2.imread(str(tmp_path / name / 'tsne_test.png')).shape[1]
+  assert widths['split'] > 1.8 * widths['plain']
+  groups = embeddings._by_subclass(rows.label, (np.arange(36) < 18).astype(int), CLASSES)
+  assert [name for name, *_ in groups][:3] == ['neutral 0', 'neutral 1', 'fear 0']
+  assert sum(found.sum() for _, found, *_ in groups) == 36

@@ -152,3 +152,18 @@ def test_sub_classes_add_up_to_their_class():
   np.testing.assert_allclose(np.exp(found), [[0.3, 0.7]], rtol=1e-6)
   absent = gaussian.of_classes(jnp.full((1, 4), gaussian.ABSENT), 2)
   assert np.isfinite(absent).all()
+
+
+def test_an_absent_class_is_no_reference():
+  """Its mean is nearer than those that count, which lie close to each other and far away."""
+  means = np.array([[1000.0, 0], [1000.0005, 0], [0, 0]])
+  z, sigma = np.array([[100.0, 0]]), 0.5
+  squares = ((z[:, None] - means[None, :2]) ** 2).sum(-1)
+  expected = 1 / (1 + np.exp(-(squares[0, 1] - squares[0, 0]) / (2 * sigma**2)))
+  present = jnp.array([True, True, False])
+  means, z = jnp.asarray(means, jnp.float32), jnp.asarray(z, jnp.float32)
+  found = np.exp(gaussian.log_posterior(z, means, present, sigma))[0]
+  apart = float(means[1, 0]) - 1000
+  expected = 1 / (1 + np.exp(-apart * (apart + 1800) / (2 * sigma**2)))
+  np.testing.assert_allclose(found[0], expected, rtol=2e-7)
+  assert found[2] == 0

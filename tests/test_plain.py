@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 from test_resnet import shapes
 
 from ferjax import models
@@ -66,6 +67,80 @@ def test_every_parameter_has_a_gradient(name):
 
   gradient = jax.jit(jax.grad(loss))(variables['params'])
   assert all(np.isfinite(g).all() and np.abs(g).max() > 1e-4 for g in jax.tree.leaves(gradient))
+
+
+def normalised(x, params, statistics):
+  scale = params['scale'] / jnp.sqrt(statistics['var'] + 1e-5)
+  return (x - statistics['mean']) * scale + params['bias']
+
+
+def convolved(x, params, stride=1, padding=1):
+  window = ((padding, padding),) * 2
+  kinds = ('NHWC', 'HWIO', 'NHWC')
+  return lax.conv_general_dilated(
+    x, params['kernel'], (stride,) * 2, window, dimension_numbers=kinds
+  )
+
+
+def plain_forward(layers, pool):
+  """Of [(stride, padding, whether pooled before)]."""
+
+  def forward(x, p, s):
+    for number, (stride, padding, pooled) in enumerate(layers, 1):
+      if pooled:
+        x = lax.reduce_window(x, -np.inf, lax.max, (1, pool, pool, 1), (1, 2, 2, 1), 'VALID')
+      x = convolved(x, p[f'conv{number}'], stride, padding)
+      x = jnp.maximum(normalised(x, p[f'bn{number}'], s[f'bn{number}']), 0)
+    return x
+
+  return forward
+
+
+def preact_forward(x, p, s):
+  x = convolved(x, p['conv1'], 2, 3)
+  x = lax.reduce_window(
+    x, -np.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), (1, 1), (1, 1), (0, 0)]
+  )
+  for stage in range(4):
+    for number in range(2):
+      name = f'layer{stage + 1}_{number}'
+      q, t, stride = p[name], s[name], 2 if stage and number == 0 else 1
+      y = jnp.maximum(normalised(x, q['bn1'], t['bn1']), 0)
+      if 'downsample_0' in q:
+        x = convolved(y, q['downsample_0'], stride, 0)
+      y = jnp.maximum(normalised(convolved(y, q['conv1'], stride), q['bn2'], t['bn2']), 0)
+      x = x + convolved(y, q['conv2'])
+  return jnp.maximum(normalised(x, p['bn'], s['bn']), 0)
+
+
+same = (1, 1, False)
+FORWARD = {
+  'vgg13': plain_forward(
+    [same, same, (1, 1, True), same, (1, 1, True), same, same, (1, 1, True), same, same], 2
+  ),
+  'alexnet': plain_forward([(4, 2, False), (1, 2, True), (1, 1, True), same, same], 3),
+  'preact_resnet18': preact_forward,
+}
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_the_last_map_is_that_of_a_plain_loop(name):
+  """With statistics and parameters of BatchNorm that matter."""
+  rng = np.random.default_rng(0)
+  model = getattr(models, name)(width=4)
+  image = rng.normal(size=(2, 64, 64, 3)).astype(np.float32)
+  variables = jax.jit(model.init, static_argnums=2)(jax.random.key(0), image, False)
+
+  def moved(path, leaf):
+    if path[-1].key in ('var', 'scale'):
+      return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+    return leaf + rng.normal(0, 0.2, leaf.shape).astype(np.float32) * (leaf.ndim == 1)
+
+  variables = jax.tree_util.tree_map_with_path(moved, variables)
+  found = jax.jit(model.apply, static_argnums=2)(variables, image, False)[-1]
+  expected = jax.jit(FORWARD[name])(image, variables['params'], variables['batch_stats'])
+  assert expected.min() == 0 < expected.max()
+  np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * expected.max())
 
 
 @pytest.mark.parametrize('name, stride', [('vgg13', 4), ('alexnet', 8), ('preact_resnet18', 4)])

@@ -190,7 +190,7 @@ def test_groups_are_centres_with_their_neighbours(tmp_path):
     ({'graphs': ('aus',)}, "Did you mean 'au'"),
     ({'neighbours': 0}, 'neighbours=0: at least 1'),
     ({'neighbours': 100}, '100 rows are too few'),
-    ({'landmark_sigma': 0.0}, 'landmark_sigma=0.0: it must be above 0'),
+    ({'landmark_sigma': 0.0}, 'landmark_sigma=0.0: it must be a number above 0'),
   ],
 )
 def test_impossible_groups_are_refused(tmp_path, options, message):
@@ -255,3 +255,15 @@ def test_p_by_k_on_random_tables(seed):
   sizes = np.bincount(table['label'])
   for chunk, name in zip(index.reshape(-1, k), label[:, 0], strict=True):
     assert len(set(chunk)) == k or sizes[name] < k
+
+
+def test_p_by_k_repeats_no_row_of_a_group_with_several_places(caplog):
+  caplog.set_level('INFO')
+  table = {'label': np.repeat([0, 1, 2], [40, 400, 20])}
+  index = samplers.p_by_k(k=16)(0, 1, 0, table, 96)['index']
+  for batch in index:
+    label = table['label'][batch]
+    assert (label.reshape(-1, 16) == label[::16, None]).all()
+    assert np.bincount(label).tolist() == [32, 32, 32]
+    assert len(set(batch[label < 2])) == 64
+  assert 'fewer than 32 rows: label 2 (20 rows)' in caplog.text

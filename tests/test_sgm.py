@@ -84,6 +84,15 @@ def test_a_row_can_be_left_out_of_its_own_mean():
   np.testing.assert_allclose(terms['sgm'], np.mean(losses), rtol=1e-5)
 
 
+def test_first_embeddings_grow_with_the_gain():
+  image = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
+  plain, larger = (
+    method.predict(params, extra, {'image': image})['embedding']
+    for method, params, extra in (started(), started(embedding_gain=3.0))
+  )
+  np.testing.assert_allclose(larger, 3 * plain, rtol=1e-4)
+
+
 def test_the_mean_carries_gradient_or_not():
   batch, outputs = drawn()
   found = []
@@ -119,7 +128,7 @@ def test_prediction_by_stored_means_and_sub_classes():
   assert mapped['last_map'].shape == (4, 2, 2, 8)
 
 
-def test_levels_rise_and_find_planted_sub_classes():
+def test_levels_rise_and_find_planted_sub_classes(monkeypatch):
   rng = np.random.default_rng(0)
   part = np.arange(ROWS) // 3 % 2
   embedding = 8 * part[:, None] + rng.normal(size=(ROWS, 5))
@@ -142,6 +151,15 @@ def test_levels_rise_and_find_planted_sub_classes():
     assert set(found) == {0, 1}
     assert len(set(zip(found, part[rows], strict=True))) == 2
   assert method.columns(split)['subclass'] is split['subclass']
+  seeds = []
+  monkeypatch.setattr(
+    clusters, 'gaussian_mixture', lambda z, n, seed: seeds.append(seed) or np.zeros(len(z), int)
+  )
+  for seed, epoch in ((0, 3), (0, 4), (5, 3)):
+    other, _, extra = started(seed=seed, **options)
+    other.refresh(epoch, params, extra, TABLE, embed)
+  assert len(set(seeds)) == len(seeds) == 3 * CLASSES
+  asked = asked[:1]
   for epoch in (4, 6, 20):
     assert method.refresh(epoch, params, split, TABLE, embed) is split
   assert len(asked) == 1
@@ -184,6 +202,24 @@ def test_triplets_by_a_slow_loop(mining):
   np.testing.assert_allclose(np.linalg.norm(found['embedding'], axis=1), 1, rtol=1e-5)
 
 
+def test_options_of_the_triplets():
+  batch, outputs = drawn(1)
+  method, params, extra = started(triplet.make, mining='batch_hard', hinge='softplus', margin=0.3)
+  hinged, _ = started(triplet.make, mining='batch_hard', margin=0.3)[0].loss(
+    params, extra, outputs, batch, 0
+  )
+  soft, _ = method.loss(params, extra, outputs, batch, 0)
+  assert soft['triplet'] > hinged['triplet'] + 0.01
+  image = np.random.default_rng(1).normal(size=(4, 16, 16, 3)).astype(np.float32)
+  extra |= {'means': jnp.eye(3, 5), 'rows': jnp.ones(3, jnp.int32)}
+  narrow_one, wide = (
+    started(triplet.make, sigma=sigma)[0].predict(params, extra, {'image': image})['logits']
+    for sigma in (0.5, 1.0)
+  )
+  difference = narrow_one - narrow_one.max(1, keepdims=True)
+  np.testing.assert_allclose(difference, 4 * (wide - wide.max(1, keepdims=True)), atol=1e-4)
+
+
 def in_parallel(make, **options):
   def made(dtype):
     method = make(narrow(dtype), num_classes=7, embedding_width=6, **options)
@@ -218,6 +254,7 @@ def test_triplets_are_the_same_on_any_number_of_devices():
     (sgm.make, {'component_rows': 0}, 'component_rows=0: at least 1'),
     (triplet.make, {'mining': 'semihard'}, "Did you mean 'semi_hard'"),
     (triplet.make, {'hinge': 'max'}, "no hinge 'max'"),
+    (sgm.make, {'seed': -1}, 'seed=-1: it must not be below 0'),
   ],
 )
 def test_impossible_settings_are_refused(make, options, message):
@@ -300,6 +337,8 @@ def test_the_stored_means_are_of_all_training_embeddings(small_config, tmp_path)
   model = trained.load(tmp_path)
   data = sources.load(small_config).data
   split = data.splits['train']
+  statistics = model.state.extra['method']['batch_stats']['model']['bn1']
+  assert np.abs(statistics['mean']).min() > 0 and np.ptp(statistics['var']) > 0
   found = model.predict(model.state, split, limit=0)
   assert len(found.outputs['embedding']) == 84
   extra = parallel.host(model.state.extra)['method']

@@ -138,10 +138,13 @@ def test_a_diverging_run_stops_and_keeps_its_last_good_checkpoint(small_config, 
 
 def test_a_trained_model_is_evaluated_on_another_manifest(small_config, tmp_path, caplog):
   small_config.ema = 0.99
+  small_config.noise.update(kind='symmetric', rate=0.5)
+  small_config.eval.embeddings = True
   train.train(small_config, tmp_path / 'run')
   own = trained.evaluate_run(tmp_path / 'run', 'last')
   summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
   assert own['test'] == summary['last']['test'] and own['train']['acc'] >= 0
+  assert own['embeddings'] == summary['embeddings']  # by the labels that training was given
   other = small_config.copy_and_resolve_references()
   path = write_manifest(tmp_path / 'other', {'train': 8, 'test': 10}, seed=3)
   text = path.read_text().replace(',surprise,test0,30', ',Scream,test0,-45')

@@ -248,8 +248,8 @@ def p_by_k(*, k: int = 32) -> Plan:
   Groups are the classes, or the sub-classes where the table has a column `subclass`. With P groups
   each is in every batch; with more they take turns, in shuffled rounds; with fewer each stands in a
   batch as often as the others, or once more. A group's rows come in shuffled rounds too; a group
-  with fewer than k rows is drawn with replacement, which is logged. Reference: Hermans et al., "In
-  Defense of the Triplet Loss for Person Re-Identification", 2017.
+  with fewer rows than its places in a batch is drawn with replacement, which is logged. Reference:
+  Hermans et al., "In Defense of the Triplet Loss for Person Re-Identification", 2017.
 
   Args:
     k: Rows of a group, at least 1.
@@ -275,25 +275,27 @@ def p_by_k(*, k: int = 32) -> Plan:
     steps = len(table[column]) // batch
     groups, place = np.unique(table[column], return_inverse=True)
     rows = [np.flatnonzero(place == group) for group in range(len(groups))]
-    few = [f'{groups[i]} ({len(found)} rows)' for i, found in enumerate(rows) if len(found) < k]
+    every = np.arange(len(groups))
+    rounds, others = divmod(batch // k, len(groups))
+    most = k * (rounds + bool(others))
+    few = [f'{groups[i]} ({len(found)} rows)' for i, found in enumerate(rows) if len(found) < most]
     if few:
       LOGGER.info(
         'epoch %d: drawn with replacement, having fewer than %d rows: %s %s',
         epoch,
-        k,
+        most,
         column,
         ', '.join(few),
       )
-    every = np.arange(len(groups))
-    rounds, others = divmod(batch // k, len(groups))
     waiting, rest = every[:0], [found[:0] for found in rows]
     index = []
     for _ in range(steps):
       taken, waiting = _draw(every, waiting, others, rng)
-      for group in (*np.tile(every, rounds), *taken):
-        drawn, rest[group] = _draw(rows[group], rest[group], k, rng)
+      places = rounds + np.isin(every, taken)
+      for group in np.flatnonzero(places):
+        drawn, rest[group] = _draw(rows[group], rest[group], k * places[group], rng)
         index.append(drawn)
-    return {'index': np.reshape(index, (steps, batch))}
+    return {'index': np.concatenate(index).reshape(steps, batch)}
 
   return plan
 

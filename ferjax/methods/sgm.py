@@ -104,6 +104,8 @@ def make(
   for name, value in {'sigma': sigma, 'embedding_gain': embedding_gain}.items():
     if value <= 0:
       raise InputError(f'config.method.{name}={value}: it must be above 0')
+  if seed < 0:
+    raise InputError(f'config.method.seed={seed}: it must not be below 0')
   network = Embedder(model, embedding_width, embedding_gain, normalise, model.param_dtype)
   slots = num_classes * levels
 
