@@ -6,12 +6,13 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
 
 from ferjax import config as configs
-from ferjax import core, evaluate, heatmaps, models, parallel, wrap
+from ferjax import core, evaluate, heatmaps, models, parallel, weights, wrap
 from ferjax.data import augment, dataset, distort, graphs, noise, pipeline, samplers
 from ferjax.data.splits import take
 from ferjax.errors import InputError, nearest
@@ -35,10 +36,7 @@ def make_method(
   Raises:
     InputError: no such method or model, or a key that neither takes.
   """
-  dtype, param_dtype = PRECISIONS[config.precision]
-  make_model = configs.named(models, config.model.name, 'model')
-  options = configs.without_name(config.model)
-  model = configs.call(make_model, 'model', options, dtype=dtype, param_dtype=param_dtype)
+  model = make_model(config)
   name = config.method.name
   names = sorted(p.stem for p in (Path(__file__).parent / 'methods').glob('[a-z]*.py'))
   if name not in names:
@@ -51,6 +49,34 @@ def make_method(
   counts = {k: v for k, v in counts.items() if k in inspect.signature(make).parameters}
   method = configs.call(make, 'method', options, model, **counts)
   return wrap.ema(method, config.ema, config.ema_statistics) if config.ema else method
+
+
+def make_model(config: ml_collections.ConfigDict) -> nn.Module:
+  """The network that a config names.
+
+  Raises:
+    InputError: no such network, or a key that it does not take.
+  """
+  dtype, param_dtype = PRECISIONS[config.precision]
+  make = configs.named(models, config.model.name, 'model')
+  options = {k: v for k, v in configs.without_name(config.model).items() if k != 'weights'}
+  return configs.call(make, 'model', options, dtype=dtype, param_dtype=param_dtype)
+
+
+def read_weights(config: ml_collections.ConfigDict) -> weights.Weights | None:
+  """The weights of the file `config.model.weights`, or None where it names none.
+
+  Raises:
+    InputError: see `weights.read` and `weights.convert`.
+  """
+  path = config.model.get('weights', '')
+  if not path:
+    return None
+  size = config.data.image_size
+  picture = jax.ShapeDtypeStruct((1, size, size, 3), picture_dtype(config))
+  model = make_model(config)
+  network = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, False), picture)
+  return weights.convert(weights.read(path), network, path)
 
 
 def make_sampler(config: ml_collections.ConfigDict, table: dataset.Table) -> samplers.Plan:

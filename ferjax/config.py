@@ -81,7 +81,12 @@ def base() -> ml_collections.ConfigDict:
         'off': (),
       },
       'method': {'name': 'softmax'},  # methods/<name>.py: make
-      'model': {'name': 'resnet18', 'width': 64, 'output_stride': 32},  # models.<name>
+      'model': {  # models.<name>
+        'name': 'resnet18',
+        'width': 64,
+        'output_stride': 32,
+        'weights': '',  # a file of PyTorch weights that training starts from: weights.read
+      },
       'data': {  # data.dataset.load, of every one of `sets`
         'name': 'synthetic_faces',
         'path': '',
@@ -316,7 +321,9 @@ def write(workdir: Path, config: ml_collections.ConfigDict, facts: Mapping[str, 
     **facts,
   }
   if checkpoint.exist(workdir):
-    check_same_run(read(workdir), record, workdir)
+    old = read(workdir)
+    check_same_run(old, record, workdir)
+    record = old | record  # with what only the start of a run knows, such as its weights
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(path, record)

@@ -22,6 +22,7 @@ from ferjax import (
   parallel,
   report,
   sources,
+  weights,
 )
 from ferjax import config as configs
 from ferjax.data import augment, dataset, noise, pipeline
@@ -53,6 +54,7 @@ def _train(config, workdir):
   configs.check(config)
   devices = configs.call(parallel.make, 'parallel', config.parallel)
   parallel.check_batch(config.batch, devices.size)
+  pretrained = None if checkpoint.exist(workdir) else build.read_weights(config)
   data, tests, groups = sources.load(config)
   method = build.make_method(config, len(data.classes), len(data.poses))
   pipeline.check_trainable(data, method.needs | method.predict_needs, config.batch)
@@ -68,6 +70,8 @@ def _train(config, workdir):
   example = build.example_batch(config, split, columns)
   params, extra = method.init(init_rng, example, split.table)
   extra = build.in_precision(config, extra)
+  if pretrained:
+    params, extra, placed = weights.insert(pretrained, params, extra)
   flips = config.augment.flip > 0
   augmentation = configs.call(
     augment.make,
@@ -104,7 +108,9 @@ def _train(config, workdir):
   stops = configs.call(early_stop.make, 'early_stop', config.early_stop, eval_every)
 
   if parallel.first_process():
-    _record(config, data, tests, clean['label'], steps, workdir)
+    _record(config, data, tests, clean['label'], steps, pretrained, workdir)
+    if pretrained:
+      weights.write(workdir / 'weights.csv', pretrained, placed, core.own(params))
   restored = checkpoint.restore_latest(workdir, state)
   state = state if restored is None else restored
   start = int(state.step)
@@ -204,7 +210,7 @@ def _train(config, workdir):
   )
 
 
-def _record(config, data, tests, clean, steps, workdir):
+def _record(config, data, tests, clean, steps, pretrained, workdir):
   """Writes what a run starts from; see `config.write`."""
   table = data.splits['train'].table
   further = {f'test/{k}': t.splits['test'] for k, t in tests.items()}
@@ -222,6 +228,8 @@ def _record(config, data, tests, clean, steps, workdir):
     'duplicates': copies,
     'steps': steps,
   }
+  if pretrained:
+    facts['weights'] = weights.facts(pretrained, config.model.weights)
   configs.write(workdir, config, facts)
   if config.noise.kind != 'none':
     wrong = (table['label'] != clean).mean()

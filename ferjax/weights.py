@@ -1,0 +1,370 @@
+"""Weights that PyTorch trained: read without running code, and put where a model has its network.
+
+A network in a file is the config's model where both have the same layers and shapes. Its layers may
+be named as torchvision names them, as timm names MobileNetV2's, or by number, as a ResNet whose
+layers were put in an `nn.Sequential` has them; before these names, and around them, may stand
+anything (`module.`, `backbone.`, `state_dict`). What does not belong to the network, such as the
+last linear layer `fc`, is left out.
+
+A method has its network wherever its parameters, or what it moves itself, consist of the network's
+own layers: a part of the tree whose every entry is a layer of the network, by name and shape. So it
+is one part for most methods, the stem and both branches of LA-Net with the encoder that follows
+them, each of the networks for face, eyes and mouth of DML-Net, and any averages of these.
+"""
+
+import collections
+import csv
+import hashlib
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+
+from ferjax import files
+from ferjax.errors import InputError
+from ferjax.models import mobilenet
+
+LOGGER = logging.getLogger(__name__)
+
+PyTree = Any
+TORCH_ENDINGS = ('.pth', '.pt', '.bin', '.tar', '.ckpt')
+SAFE_TORCH = (2, 10)  # before it, files could run code or write memory: CVE-2025-32434, -2026-24747
+LEAVES = {
+  'kernel': 'weight',
+  'scale': 'weight',
+  'bias': 'bias',
+  'mean': 'running_mean',
+  'var': 'running_var',
+}
+IN_SEQUENCE = {'0': 'conv1', '1': 'bn1', **{str(3 + i): f'layer{i}' for i in range(1, 5)}}
+TIMM_LAYERS = {
+  'conv_pw': 'conv.0.0',
+  'bn1': 'conv.0.1',
+  'conv_dw': 'conv.1.0',
+  'bn2': 'conv.1.1',
+  'conv_pwl': 'conv.2',
+  'bn3': 'conv.3',
+}
+TIMM_FIRST_LAYERS = {'conv_dw': 'conv.0.0', 'bn1': 'conv.0.1', 'conv_pw': 'conv.1', 'bn2': 'conv.2'}
+TIMM_ENDS = {
+  'conv_stem': 'features.0.0',
+  'bn1': 'features.0.1',
+  'conv_head': 'features.18.0',
+  'bn2': 'features.18.1',
+}
+
+
+class Weights(NamedTuple):
+  """What a file has for a network.
+
+  Attributes:
+    variables: {'params': {...}, 'batch_stats': {...}}, the network's, of arrays f[...].
+    names: {name of a variable, such as `params/conv1/kernel`: the array's name in the file}.
+    left_out: {name of an array in the file that is not the network's: its shape there}.
+  """
+
+  variables: PyTree
+  names: dict[str, str]
+  left_out: dict[str, tuple[int, ...]]
+
+
+def sha256(path: Path) -> str:
+  """Of a file's bytes, in hexadecimal."""
+  with Path(path).open('rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+  """The arrays of a file by name; nothing in it is run.
+
+  Args:
+    path: A `.safetensors` file, or one of `torch.save` (`.pth`, `.pt`, `.bin`, `.tar`, `.ckpt`)
+      that holds tensors only, which needs PyTorch. Names within nested dicts are joined by dots.
+
+  Raises:
+    InputError: there is no such file, it is damaged, holds anything that would have to be run, or
+      is of another kind; or PyTorch is needed and is not there, or is too old to be safe.
+  """
+  path = Path(path)
+  if not path.is_file():
+    raise InputError(f'config.model.weights={path}: there is no such file')
+  if path.suffix == '.safetensors':
+    return _read_safetensors(path)
+  if path.suffix in TORCH_ENDINGS:
+    return _read_torch(path)
+  raise InputError(
+    f'config.model.weights={path}: give a .safetensors file, or one of PyTorch '
+    f'({" ".join(TORCH_ENDINGS)})'
+  )
+
+
+def _read_safetensors(path):
+  try:
+    return safetensors.numpy.load_file(path)
+  except (safetensors.SafetensorError, OSError) as error:
+    raise InputError(
+      f'{path} is damaged, or no safetensors file ({error}): fetch it again'
+    ) from error
+  except (AttributeError, KeyError, TypeError) as error:  # a type of numbers unknown to NumPy
+    raise InputError(
+      f'{path} holds numbers that cannot be read here ({error}): save it as float32'
+    ) from error
+
+
+def _read_torch(path):
+  try:
+    import torch
+  except ImportError as error:
+    raise InputError(
+      f"{path} is a file of PyTorch: to read it, pip install 'ferjax[torch]'; or save it as "
+      '.safetensors where there is PyTorch'
+    ) from error
+  if torch.__version__ < SAFE_TORCH:
+    least = '.'.join(map(str, SAFE_TORCH))
+    raise InputError(
+      f'{path}: PyTorch {torch.__version__} may run code that is in such a file: '
+      f"pip install --upgrade 'torch>={least}', or save it as .safetensors"
+    )
+  try:
+    held = torch.load(path, map_location='cpu', weights_only=True)
+    return {name: _array(value) for name, value in _flat(held, torch.Tensor)}
+  except Exception as error:  # PyTorch raises many kinds for a damaged file
+    reason = str(error).strip().partition('\n')[0] or type(error).__name__
+    raise InputError(
+      f'{path} is damaged, or holds more than tensors; none of it was run. Fetch it again, or, if '
+      'you trust its source, load it in PyTorch and save its state_dict alone as .safetensors. '
+      f'PyTorch says: {reason}'
+    ) from error
+
+
+def _flat(held, kind, prefix='') -> Iterator[tuple[str, Any]]:
+  for name, value in held.items() if isinstance(held, Mapping) else ():
+    if isinstance(value, kind):
+      yield f'{prefix}{name}', value
+    yield from _flat(value, kind, f'{prefix}{name}.')
+
+
+def _array(tensor) -> np.ndarray:
+  narrow = tensor.is_floating_point() and tensor.element_size() < 8
+  return (tensor.detach().float() if narrow else tensor.detach()).numpy()
+
+
+def convert(arrays: Mapping[str, np.ndarray], network: PyTree, where: str) -> Weights:
+  """The variables of a network, from arrays in the layout of PyTorch.
+
+  Kernels become [h, w, in, out] from [out, in, h, w] (of depthwise ones, `in` is 1). BatchNorm's
+  weight, bias, running_mean and running_var become scale, bias, mean and var;
+  `num_batches_tracked` is left alone.
+
+  Args:
+    arrays: See `read`.
+    network: {'params': {...}, 'batch_stats': {...}} of the network: anything with shapes.
+    where: The file, for errors.
+
+  Raises:
+    InputError: the file holds no such network, several of them, or another one: it lacks layers,
+      has more of them, or their shapes differ; or its numbers are not finite.
+  """
+  kinds = {kind: network[kind] for kind in ('params', 'batch_stats')}
+  wanted = flax.traverse_util.flatten_dict(kinds, sep='/')
+  paths = {_torch_name(path): path for path in wanted}
+  names = [name for name in arrays if not name.endswith('num_batches_tracked')]
+  translate, prefix = _layout(names, paths, where)
+  own = {n: translate(n.removeprefix(prefix)) for n in names if n.startswith(prefix)}
+  found = {paths[key]: name for name in own if (key := _key(own[name])) in paths}
+  used = set(found.values())
+  groups = {own[name].partition('.')[0] for name in used}
+  more = [name for name in own if own[name].partition('.')[0] in groups and name not in used]
+  lacking = [path for path in wanted if path not in found]
+  if lacking or more:
+    raise InputError(
+      f'{where} holds another network than that of config.model.name'
+      + (f'; it lacks {_some(lacking)}' if lacking else '')
+      + (f'; it has {_some(more)} besides' if more else '')
+    )
+  values = {path: _as_flax(arrays[name]) for path, name in found.items()}
+  differing = [
+    f'  {name}: {arrays[name].shape} there, {_as_torch(wanted[path].shape)} here'
+    for path, name in found.items()
+    if values[path].shape != wanted[path].shape
+  ]
+  if differing:
+    raise InputError(
+      f'{where} holds a network of other shapes than config.model:\n'
+      + '\n'.join(differing[:5])
+      + (f'\n  and {len(differing) - 5} more' if len(differing) > 5 else '')
+      + '\nPublished weights need config.model.width=64 and the config.model.name that they are of'
+    )
+  for path, name in found.items():
+    floating = jnp.issubdtype(values[path].dtype, jnp.floating)
+    if not floating or not np.isfinite(values[path]).all():
+      raise InputError(f'{where}: {name} holds other than finite floating-point numbers')
+  left_out = {name: arrays[name].shape for name in names if name not in used}
+  return Weights(flax.traverse_util.unflatten_dict(values, sep='/'), found, left_out)
+
+
+def _torch_name(path):
+  _, *layers, leaf = path.split('/')
+  return '_'.join([*layers, LEAVES[leaf]])
+
+
+def _layout(names, paths, where):
+  """The naming and the prefix by which most of the names are the network's."""
+  counts = collections.Counter()
+  for name in names:
+    parts = name.split('.')
+    for start in range(len(parts) - 1):
+      prefix = '.'.join([*parts[:start], ''])
+      for translate in (_torchvision, _sequential, _timm_mobilenet):
+        counts[translate, prefix] += _key(translate('.'.join(parts[start:]))) in paths
+  most = max(counts.values(), default=0)
+  best = [layout for layout, count in counts.items() if count == most]
+  if most < len(paths) // 4:
+    raise InputError(
+      f'{where} does not hold the network of config.model.name: '
+      + (f'it has {_some(names)}' if names else 'it has no arrays')
+    )
+  prefixes = sorted({prefix for _, prefix in best})
+  if len(prefixes) > 1 and most == len(paths):
+    raise InputError(
+      f'{where} holds several such networks, under {", ".join(prefixes)}: '
+      'save the one that you want alone'
+    )
+  return best[0]
+
+
+def _key(name):
+  return name.replace('.', '_')
+
+
+def _torchvision(name):
+  return name
+
+
+def _sequential(name):
+  number, _, rest = name.partition('.')
+  return f'{IN_SEQUENCE.get(number, number)}.{rest}'
+
+
+def _timm_mobilenet(name):
+  layer, _, leaf = name.rpartition('.')
+  block = re.fullmatch(r'blocks\.(\d)\.(\d)\.(\w+)', layer)
+  if block is None:
+    return f'{TIMM_ENDS.get(layer, layer)}.{leaf}'
+  group, number = int(block[1]), int(block[2])
+  sizes = [blocks for groups in mobilenet.STAGES for _, _, blocks, _ in groups]
+  layers = TIMM_LAYERS if group else TIMM_FIRST_LAYERS
+  if group >= len(sizes) or number >= sizes[group] or block[3] not in layers:
+    return f'features.{layer}.{leaf}'
+  return f'features.{1 + sum(sizes[:group]) + number}.{layers[block[3]]}.{leaf}'
+
+
+def _as_flax(array):
+  return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+
+
+def _as_torch(shape):
+  return tuple(shape[i] for i in (3, 2, 0, 1)) if len(shape) == 4 else tuple(shape)
+
+
+def _some(names):
+  more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+  return ', '.join(names[:3]) + more
+
+
+def insert(
+  weights: Weights, params: PyTree, extra: PyTree
+) -> tuple[PyTree, PyTree, dict[str, str]]:
+  """Puts weights in every part of a method's state that is made of the network's layers.
+
+  Args:
+    weights: See `convert`.
+    params, extra: The method's, as its `init` made them.
+
+  Returns:
+    Both, with the weights in the types of what they replace, and the name in the file of every
+    leaf that was replaced: {'params/model/conv1/kernel': 'conv1.weight', ...}.
+
+  Raises:
+    InputError: some of the weights have no place in them.
+  """
+  placed = {}
+  state = {'params': params, 'extra': extra}
+  state = {name: _inserted(part, weights.variables, name, placed) for name, part in state.items()}
+  lost = sorted(weights.names.keys() - set(placed.values()))
+  if lost:
+    raise InputError(
+      f'config.model.weights has no place in this method: its parameters hold no {_some(lost)}'
+    )
+  return state['params'], state['extra'], {k: weights.names[v] for k, v in placed.items()}
+
+
+def _inserted(tree, variables, path, placed):
+  if not isinstance(tree, dict):
+    return tree
+  for kind, network in variables.items():
+    if tree and all(name in network and _alike(tree[name], network[name]) for name in tree):
+      for name in flax.traverse_util.flatten_dict(tree, sep='/'):
+        placed[f'{path}/{name}'] = f'{kind}/{name}'
+      given = {name: network[name] for name in tree}
+      return jax.tree.map(lambda old, new: jnp.array(new, old.dtype), tree, given)
+  return {k: _inserted(v, variables, f'{path}/{k}', placed) for k, v in tree.items()}
+
+
+def _alike(a, b):
+  shapes = (jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (a, b))
+  return next(shapes) == next(shapes)
+
+
+def facts(weights: Weights, path: Path) -> dict[str, Any]:
+  """What `config.json` says of the weights: file, sha256, how many arrays are used, and the names
+  of those that are left out."""
+  return {
+    'file': str(path),
+    'sha256': sha256(path),
+    'used': len(weights.names),
+    'left_out': sorted(weights.left_out),
+  }
+
+
+def write(path: Path, weights: Weights, placed: Mapping[str, str], params: PyTree) -> None:
+  """Writes what became of every array as CSV, a row for each: `file,model,shape`.
+
+  `model` is empty for what was left out, `file` for parameters that keep their first values; the
+  shape is the file's where it is of there.
+
+  Args:
+    path: The file to write.
+    weights: See `convert`.
+    placed: See `insert`.
+    params: The method's parameters.
+  """
+  shapes = {
+    weights.names[name]: _as_torch(value.shape)
+    for name, value in flax.traverse_util.flatten_dict(weights.variables, sep='/').items()
+  }
+  own = flax.traverse_util.flatten_dict({'params': params}, sep='/')
+  kept = {name: value.shape for name, value in own.items() if name not in placed}
+  rows = [(name, place, shapes[name]) for place, name in placed.items()]
+  rows += [(name, '', shape) for name, shape in weights.left_out.items()]
+  rows += [('', name, shape) for name, shape in kept.items()]
+  with files.replacing(path) as file:
+    lines = csv.writer(file)
+    lines.writerow(['file', 'model', 'shape'])
+    lines.writerows([name, place, 'x'.join(map(str, shape))] for name, place, shape in rows)
+  LOGGER.info(
+    '%d arrays of the file are in %d places of the model; left out: %s; not in the file: %s; '
+    'see %s',
+    len(weights.names),
+    len(placed),
+    _some(list(weights.left_out)) or 'none',
+    _some(list(kept)) or 'none',
+    path.name,
+  )
