@@ -171,75 +171,66 @@ def test_published_networks_are_told_apart(theirs, ours, message):
     weights.convert(arrays, shapes(ours), 'file')
 
 
-METHODS = {
-  'softmax': ({}, ['params/model']),
-  'ldl_alsg': ({}, ['params/model']),
-  'sgm': ({}, ['params/model']),
-  'triplet': ({}, ['params/model']),
-  'hrl': ({'widths': (8, 8)}, ['params/encoder']),
-  'dmlnet': ({}, [f'params/features/{part}' for part in ('face', 'eyes', 'mouth')]),
-  'lanet': (
-    {},
-    [
-      f'{where}/{part}'
-      for where in ('params', 'extra/momentum')
-      for part in ('shared', 'expression', 'landmark')
-    ],
-  ),
+# Of each method, the parts of its parameters that together are a whole network.
+NETWORKS = {
+  'softmax': [['model']],
+  'ldl_alsg': [['model']],
+  'sgm': [['model']],
+  'triplet': [['model']],
+  'hrl': [['encoder']],
+  'dmlnet': [['features/face'], ['features/eyes'], ['features/mouth']],
+  'lanet': [['shared', 'expression'], ['shared', 'landmark']],
 }
-TWO_STEMS = ({'shared_stem': False}, ['params/expression', 'params/landmark'])
+TWO_STEMS = [['expression'], ['landmark']]
 
 
 @pytest.mark.parametrize('average', [False, True], ids=['plain', 'ema'])
 @pytest.mark.parametrize(
-  'name, options, parts',
-  [(name, *rest) for name, rest in METHODS.items()]
-  + [('lanet', TWO_STEMS[0] | {'contrastive': False}, TWO_STEMS[1])],
+  'name, options, networks',
+  [
+    *((name, {}, networks) for name, networks in NETWORKS.items()),
+    ('lanet', {'shared_stem': False}, TWO_STEMS),
+  ],
 )
-def test_every_method_takes_them(name, options, parts, average):
-  """The whole network arrives in each part, parameters and statistics, and nowhere else."""
+def test_every_method_takes_them(name, options, networks, average):
+  """The whole network arrives in each part, its averages and statistics, and nowhere else."""
   config = configs.base()
   config.model.update(name='resnet10', width=4, weights='file')
   config.method = {'name': name, **options}
   method = build.make_method(config, 7, 3)
   method = wrap.ema(method, 0.9, statistics=True) if average else method
-  table = {'label': np.arange(7)}
   batch = {
     'image': jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32),
     'landmarks': jax.ShapeDtypeStruct((1, 68, 2), jnp.float32),
   }
+  table = {'label': np.arange(7)}
   params, extra = jax.eval_shape(lambda b: method.init(jax.random.key(0), b, table), batch)
   model = build.make_model(config)
   found = weights.convert(state_dict(model), shapes(model), 'file')
-  filled, moved, placed = weights.insert(found, params, extra)
+  params, extra, placed = weights.insert(found, params, extra)
+  filled = flax.traverse_util.flatten_dict({'params': params, 'extra': extra}, sep='/')
+  filled = {path: value for path, value in filled.items() if isinstance(value, jax.Array)}
+  assert set(filled) == set(placed)
+
   inner = 'extra/method' if average else 'extra'
-  parts = [part.replace('extra', inner) for part in parts]
-  arrays = flax.traverse_util.flatten_dict({'params': filled, 'extra': moved}, sep='/')
-  arrays = {k: v for k, v in arrays.items() if isinstance(v, jax.Array)}
-  assert set(arrays) == set(placed) and arrays
-  for group in ('params', 'momentum', 'average'):
-    own = [part for part in parts if f'{group}/' in part]
-    places = [place for place in placed if any(place.startswith(f'{part}/') for part in own)]
-    if own:
-      networks = [part for part in own if 'shared' not in part and 'landmark' not in part]
-      wanted = {name for name in found.names if name.startswith('params/')}
-      assert {found.names[name] for name in wanted} == {placed[place] for place in places}
-      assert len(networks) == (3 if name == 'dmlnet' else 1)
-  copies = {'params': 'params', f'{inner}/batch_stats': 'batch_stats'}
+  roots = {'params': 'params', f'{inner}/batch_stats': 'batch_stats'}
+  if name == 'lanet':
+    roots[f'{inner}/momentum'] = 'params'
   if average:
-    copies |= {'extra/average/params': 'params', 'extra/average/batch_stats': 'batch_stats'}
-  if f'{inner}/momentum/shared' in parts:
-    copies |= {f'{inner}/momentum': 'params'}
-  flat = flax.traverse_util.flatten_dict(found.variables, sep='/')
+    roots |= {f'extra/average/{kind}': kind for kind in ('params', 'batch_stats')}
   seen = set()
-  for where, kind in copies.items():
-    for part in (part.removeprefix('params/') for part in parts if part.startswith('params/')):
-      for path in [path for path in arrays if path.startswith(f'{where}/{part}/')]:
-        variable = kind + path.removeprefix(f'{where}/{part}')
-        np.testing.assert_array_equal(arrays[path], flat[variable])
-        assert placed[path] == found.names[variable]
-        seen.add(path)
-  assert seen == set(arrays)
+  for root, kind in roots.items():
+    variables = flax.traverse_util.flatten_dict(found.variables[kind], sep='/')
+    for parts in networks:
+      places = {}
+      for start in (f'{root}/{part}/' for part in parts):
+        places |= {path.removeprefix(start): path for path in filled if path.startswith(start)}
+      assert set(places) == set(variables)
+      for variable, path in places.items():
+        np.testing.assert_array_equal(filled[path], variables[variable])
+        assert placed[path] == found.names[f'{kind}/{variable}']
+      seen |= set(places.values())
+  assert seen == set(filled)
 
 
 def test_a_method_without_the_network_is_told():
