@@ -76,7 +76,8 @@ def annotate(
 
   Raises:
     InputError: no such folder or no picture in it, a setting outside its range, `out` lies in the
-      folder or was begun with other settings or by another MediaPipe.
+      folder, its crops and the pictures would lie in each other, or it was begun with other
+      settings or by another MediaPipe.
   """
   _check(folder, out, size, margin, workers)
   names = [name for name in listing.files(folder) if name.lower().endswith(listing.ENDINGS)]
@@ -128,8 +129,11 @@ def annotate(
 def _check(folder: Path, out: Path, size: int, margin: float, workers: int) -> None:
   if not folder.is_dir():
     raise InputError(f'{folder} is no folder')
-  if out.resolve().is_relative_to(folder.resolve()):
+  pictures, crops = folder.resolve(), (out / 'faces').resolve()
+  if crops.is_relative_to(pictures) or out.resolve().is_relative_to(pictures):
     raise InputError(f'--out={out} lies in {folder}, whose pictures are read: give another folder')
+  if pictures.is_relative_to(crops):
+    raise InputError(f'{folder} lies in {crops}, where the crops are written: give another --out')
   if not 16 <= size <= 4096:
     raise InputError(f'--size={size}: from 16 to 4096 pixels')
   if not 0 <= margin <= 0.4:

@@ -336,6 +336,16 @@ def test_what_cannot_be_done_is_told(folder, tmp_path, command):
     annotate.main([str(folder), '--model=none.task'])
 
 
+def test_crops_never_lie_among_the_pictures(tmp_path, command):
+  disc(tmp_path / 'faces' / 'deep' / 'one.png', (120, 90, 30))
+  (tmp_path / 'link').mkdir()
+  (tmp_path / 'link' / 'faces').symlink_to(tmp_path / 'faces')
+  for folder, out in (('faces', '.'), ('faces/deep', '.'), ('faces', 'link')):
+    with pytest.raises(InputError, match='pictures'):
+      annotate.annotate(tmp_path / folder, tmp_path / out, command)
+  assert len(annotate.listing.files(tmp_path / 'faces')) == 1
+
+
 def test_the_command_and_its_default_folder(folder, tmp_path, command, monkeypatch, capsys):
   monkeypatch.setattr(detector, 'worker', lambda python, model: command)
   annotate.main([str(folder), f'--python={sys.executable}', '--workers=1'])
