@@ -161,23 +161,27 @@ def _resume(journal: Path, settings: Mapping, folder: Path, out: Path) -> dict[s
     raise InputError(f'cannot write in {out}: {error.strerror}') from error
   try:
     first, *others = [json.loads(line) for line in lines.splitlines()]
-    former = first['settings']
+    former = dict(first['settings'])
     entries = {entry['picture']: entry for entry in others}
+    done = {name: entry for name, entry in entries.items() if _still_holds(entry, folder, out)}
   except (ValueError, LookupError, TypeError) as error:
     raise InputError(f'{journal} is damaged: delete it to begin anew') from error
   changed = [key for key in settings if former.get(key) != settings[key]]
   if changed:
     was = ', '.join(f'{key} {former.get(key)}, now {settings[key]}' for key in changed)
     raise InputError(f'{out} was begun with other settings ({was}): give another folder with --out')
-  return {name: entry for name, entry in entries.items() if _still_holds(entry, folder, out)}
+  return done
 
 
 def _still_holds(entry: Entry, folder: Path, out: Path) -> bool:
+  """Whether a picture was looked at, is the same, and has its crops; failures may pass."""
+  crops = [out / face['path'] for face in entry['faces']]
+  stamp, looked_at = entry['stamp'], entry['reason'] in ('', NO_FACE)
   try:
-    known = entry['stamp'] == _stamp(folder / entry['picture'])
+    same = stamp == _stamp(folder / entry['picture'])
+    return looked_at and same and all(crop.stat().st_size for crop in crops)
   except OSError:
     return False
-  return known and all((out / face['path']).is_file() for face in entry['faces'])
 
 
 def _stamp(path: Path) -> list[int]:

@@ -291,19 +291,42 @@ def test_a_run_that_was_killed_goes_on(folder, tmp_path, command, monkeypatch):
     file.write('{"picture": "train/Happy/one.p')
   finished = {json.loads(line)['picture'] for line in open_lines(out)[1:-1]}
   assert len(finished) == 7
+  failed = {f'elsewhere/{name}' for name in ('blue.png', 'green.png', 'cut.jpg', 'empty.png')}
   (out / 'faces' / 'test' / 'sad' / 'anna' / 'two.bmp.png').unlink()  # done, and lost since
   looked_at.clear()
   monkeypatch.setattr(annotate, '_picture', lambda *a: looked_at.append(a[2]) or picture(*a))
   annotate.annotate(folder, out, command)
-  assert set(looked_at) == set(annotate.listing.files(folder)) - finished - {'notes.txt'} | {
-    'test/sad/anna/two.bmp'
+  assert failed <= finished and set(looked_at) == failed | {
+    'test/sad/anna/two.bmp',
+    'train/Happy/one.jpg',
+    'train/Happy/one.png',
   }
   for name in ('manifest.csv', 'left_out.csv', 'faces/test/sad/anna/two.bmp.png'):
     assert (out / name).read_bytes() == (whole / name).read_bytes()
   disc(folder / 'elsewhere' / 'nobody.png', (100, 100, 31))  # changed: looked at again
   looked_at.clear()
   annotate.annotate(folder, out, command)
-  assert looked_at == ['elsewhere/nobody.png'] and len(rows_of(out / 'manifest.csv')) == 5
+  assert set(looked_at) == failed | {'elsewhere/nobody.png'}
+  assert len(rows_of(out / 'manifest.csv')) == 5
+
+
+def test_failures_that_passed_and_empty_crops_are_mended(folder, tmp_path, command, monkeypatch):
+  out, read = tmp_path / 'out', annotate.read
+
+  def refuse(path):
+    raise PermissionError(13, 'Permission denied')
+
+  monkeypatch.setattr(annotate, 'read', refuse)
+  text = annotate.annotate(folder / 'train', out, command)
+  assert '0 with a face' in text and 'cannot be read: 2' in text
+  monkeypatch.setattr(annotate, 'read', read)
+  annotate.annotate(folder / 'train', out, command)
+  assert len(rows_of(out / 'manifest.csv')) == 2 and not rows_of(out / 'left_out.csv')
+  crop = out / rows_of(out / 'manifest.csv')[0]['path']
+  whole = crop.read_bytes()
+  crop.write_bytes(b'')
+  annotate.annotate(folder / 'train', out, command)
+  assert crop.read_bytes() == whole
 
 
 def open_lines(out):
@@ -329,9 +352,12 @@ def test_what_cannot_be_done_is_told(folder, tmp_path, command):
   annotate.annotate(folder / 'test', out, command)
   with pytest.raises(InputError, match='begun with other settings .size 112, now 64'):
     annotate.annotate(folder / 'test', out, command, size=64)
-  (out / 'annotate.jsonl').write_text('{"nothing": 1}\n')
-  with pytest.raises(InputError, match='is damaged'):
-    annotate.annotate(folder / 'test', out, command)
+  settings, entry = open_lines(out)
+  bare = {key: value for key, value in json.loads(entry).items() if key != 'stamp'}
+  for lines in (['{"nothing": 1}'], ['{"settings": 5}'], [settings, json.dumps(bare)]):
+    (out / 'annotate.jsonl').write_text('\n'.join(lines) + '\n')
+    with pytest.raises(InputError, match='is damaged'):
+      annotate.annotate(folder / 'test', out, command)
   with pytest.raises(InputError, match='none.task: no such file'):
     annotate.main([str(folder), '--model=none.task'])
 
@@ -341,7 +367,7 @@ def test_crops_never_lie_among_the_pictures(tmp_path, command):
   (tmp_path / 'link').mkdir()
   (tmp_path / 'link' / 'faces').symlink_to(tmp_path / 'faces')
   for folder, out in (('faces', '.'), ('faces/deep', '.'), ('faces', 'link')):
-    with pytest.raises(InputError, match='pictures'):
+    with pytest.raises(InputError, match='give another'):
       annotate.annotate(tmp_path / folder, tmp_path / out, command)
   assert len(annotate.listing.files(tmp_path / 'faces')) == 1
 
