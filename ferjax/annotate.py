@@ -17,6 +17,7 @@ that is named as a class. The first run makes an environment for MediaPipe with 
 
 import argparse
 import csv
+import errno
 import json
 import logging
 import os
@@ -46,6 +47,7 @@ LOGGER = logging.getLogger(__name__)
 
 MATRIX = tuple(f'crop_{row}{column}' for row in range(2) for column in range(3))
 NO_FACE = 'no face found'
+OF_ITS_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 Entry = dict[str, Any]
 
@@ -192,6 +194,8 @@ def _stamp(path: Path) -> list[int]:
 def _picture(folder, out, name, detector, size, margin, all_faces) -> Entry:
   """Annotates one picture: its entry in the journal; the crops are written before it."""
   entry = {'picture': name, 'stamp': [], 'faces': [], 'reason': ''}
+  if _printable(name) != name:
+    return entry | {'reason': 'its name is not UTF-8'}
   try:
     entry['stamp'] = _stamp(folder / name)
     image = read(folder / name)
@@ -205,9 +209,19 @@ def _picture(folder, out, name, detector, size, margin, all_faces) -> Entry:
   for number, face in enumerate(found if all_faces else found[:1]):
     path = f'faces/{name}.{number}.png' if all_faces else f'faces/{name}.png'
     fields, crop = describe(image, face, size, margin)
-    _write_crop(out / path, crop)
+    try:
+      _write_crop(out / path, crop)
+    except OSError as error:
+      if error.errno not in OF_ITS_NAME:
+        raise InputError(f'cannot write {out / path}: {error.strerror}') from error
+      return entry | {'faces': [], 'reason': f'its crop cannot be written: {error.strerror}'}
     entry['faces'].append({'path': path, 'fields': fields})
   return entry if found else entry | {'reason': NO_FACE}
+
+
+def _printable(name: str) -> str:
+  r"""A file's name, with bytes that are not UTF-8 as \udc80 to \udcff."""
+  return name.encode('utf-8', 'backslashreplace').decode('utf-8')
 
 
 def read(path: Path) -> np.ndarray:
@@ -256,12 +270,9 @@ def _write_crop(path: Path, crop: np.ndarray) -> None:
   done, encoded = cv2.imencode('.png', crop[..., ::-1])
   if not done:
     raise RuntimeError('OpenCV could not write a PNG: was it built without that format?')
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with files.replacing(path, 'wb') as file:
-      file.write(encoded)
-  except OSError as error:
-    raise InputError(f'cannot write {path}: {error.strerror}') from error
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with files.replacing(path, 'wb') as file:
+    file.write(encoded)
 
 
 def split_and_label(name: str) -> tuple[str, str]:
@@ -296,7 +307,7 @@ def _write_left_out(path: Path, entries: Sequence[Entry]) -> None:
   with files.replacing(path) as file:
     writer = csv.writer(file)
     writer.writerow(('picture', 'reason'))
-    writer.writerows((e['picture'], e['reason']) for e in entries if e['reason'])
+    writer.writerows((_printable(e['picture']), e['reason']) for e in entries if e['reason'])
 
 
 def summary(entries: Sequence[Entry], out: Path) -> str:

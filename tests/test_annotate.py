@@ -1,6 +1,8 @@
 import csv
+import errno
 import io
 import json
+import os
 import subprocess
 import sys
 import types
@@ -210,6 +212,21 @@ def test_faces_are_told_in_pixels_of_the_picture(command):
     found.close()
 
 
+def test_a_mesh_beyond_the_picture_is_no_face(command, monkeypatch):
+  found = detector.Detector(command)
+  points = np.random.default_rng(0).uniform(0, 20, (mesh.POINTS, 3))
+  try:
+    for x, y in ((220, 50), (50, 160), (-40, 50), (50, -40)):
+      far = detector.Face(points + (x, y, 0), {})
+      monkeypatch.setattr(found, '_look', lambda view, far=far: [far])
+      assert found.find(np.zeros((150, 210, 3), np.uint8)) == []
+    edge = detector.Face(points + (205, 50, 0), {})
+    monkeypatch.setattr(found, '_look', lambda view: [edge])
+    assert found.find(np.zeros((150, 210, 3), np.uint8)) == [edge]
+  finally:
+    found.close()
+
+
 @pytest.fixture
 def folder(tmp_path):
   """Faces in sub-folders by split and class, and what has none."""
@@ -327,6 +344,26 @@ def test_failures_that_passed_and_empty_crops_are_mended(folder, tmp_path, comma
   crop.write_bytes(b'')
   annotate.annotate(folder / 'train', out, command)
   assert crop.read_bytes() == whole
+
+
+def test_one_bad_name_costs_one_picture(tmp_path, command):
+  folder, out = tmp_path / 'pictures', tmp_path / 'out'
+  long, odd = 'n' * 240 + '.png', os.fsdecode(b'caf\xe9.png')
+  for name in (long, 'x.jpg', 'x.jpg.png/y.png', 'z.png'):
+    disc(folder / name, (120, 90, 30))
+  try:
+    (folder / odd).write_bytes((folder / 'z.png').read_bytes())
+  except OSError:
+    pytest.skip('this file system takes no such name')
+  text = annotate.annotate(folder, out, command)
+  assert '5 pictures, 2 with a face' in text and 'its crop cannot be written: 2' in text
+  left_out = {row['picture']: row['reason'] for row in rows_of(out / 'left_out.csv')}
+  assert left_out == {
+    r'caf\udce9.png': 'its name is not UTF-8',
+    long: f'its crop cannot be written: {os.strerror(errno.ENAMETOOLONG)}',
+    'x.jpg.png/y.png': f'its crop cannot be written: {os.strerror(errno.EEXIST)}',
+  }
+  assert len(rows_of(out / 'manifest.csv')) == 2
 
 
 def open_lines(out):
