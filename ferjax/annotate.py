@@ -7,6 +7,7 @@ offers, also estimates of action units. Below the output folder:
   manifest.csv      a row for each crop, for --config.data.name=manifest
   left_out.csv      the pictures that have none, and why
   annotate.jsonl    what is done so far: a run that was broken off goes on from there
+  annotate.lock     held while a command runs: a second one on the same folder is refused
 
 The manifest's further columns are `source`, the picture below FOLDER; `face`, 0 for its largest;
 and `crop_00 ... crop_12`, the 2x3 matrix that carries (x, y, 1) of the upright picture to the crop,
@@ -16,6 +17,7 @@ that is named as a class. The first run makes an environment for MediaPipe with 
 """
 
 import argparse
+import contextlib
 import csv
 import errno
 import json
@@ -42,6 +44,11 @@ from ferjax.data.faces.stream import available_processes
 from ferjax.data.manifest.parser import POSE, SPLITS
 from ferjax.errors import InputError
 from ferjax.main import cache_folder, show_messages
+
+try:
+  import fcntl
+except ImportError:  # Windows
+  fcntl = None
 
 LOGGER = logging.getLogger(__name__)
 
@@ -78,21 +85,23 @@ def annotate(
 
   Raises:
     InputError: no such folder or no picture in it, a setting outside its range, `out` lies in the
-      folder, its crops and the pictures would lie in each other, or it was begun with other
-      settings or by another MediaPipe.
+      folder, its crops and the pictures would lie in each other, another command is writing
+      there, or it was begun with other settings or by another MediaPipe.
   """
   _check(folder, out, size, margin, workers)
   names = [name for name in listing.files(folder) if name.lower().endswith(listing.ENDINGS)]
   if not names:
     raise InputError(f'{folder} holds no picture ({", ".join(listing.ENDINGS)})')
   pool = queue.SimpleQueue()
-  started = []
-  try:
-    for _ in range(min(workers, len(names))):
-      started.append(detectors.Detector(command))
-      pool.put(started[-1])
-    settings = {'size': size, 'margin': margin, 'all_faces': all_faces}
-    settings['detector'] = started[0].version
+  settings = {'size': size, 'margin': margin, 'all_faces': all_faces}
+  with contextlib.ExitStack() as stack:
+    count = min(workers, len(names))
+    for _ in range(count):
+      detector = detectors.Detector(command)
+      stack.callback(detector.close)
+      pool.put(detector)
+    settings['detector'] = detector.version
+    stack.enter_context(_locked(out))
     journal = out / 'annotate.jsonl'
     done = _resume(journal, settings, folder, out)
     todo = [name for name in names if name not in done]
@@ -104,7 +113,7 @@ def annotate(
       finally:
         pool.put(detector)
 
-    with journal.open('a', encoding='utf-8') as file, ThreadPoolExecutor(len(started)) as threads:
+    with journal.open('a', encoding='utf-8') as file, ThreadPoolExecutor(count) as threads:
       bar = tfds.core.utils.tqdm(
         total=len(names), initial=len(names) - len(todo), desc='Annotating', unit=' pictures'
       )
@@ -119,12 +128,9 @@ def annotate(
         raise
       finally:
         bar.close()
-  finally:
-    for detector in started:
-      detector.close()
-  entries = [done[name] for name in names]
-  _write_manifest(out / 'manifest.csv', entries)
-  _write_left_out(out / 'left_out.csv', entries)
+    entries = [done[name] for name in names]
+    _write_manifest(out / 'manifest.csv', entries)
+    _write_left_out(out / 'left_out.csv', entries)
   return summary(entries, out)
 
 
@@ -144,13 +150,34 @@ def _check(folder: Path, out: Path, size: int, margin: float, workers: int) -> N
     raise InputError(f'--workers={workers}: at least 1')
 
 
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+  """Makes the folder and keeps others from writing there, where the platform has `flock`."""
+  try:
+    out.mkdir(parents=True, exist_ok=True)
+    file = (out / 'annotate.lock').open('w')
+  except OSError as error:
+    raise InputError(f'cannot write in {out}: {error.strerror}') from error
+  with file:
+    try:
+      if fcntl:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise InputError(
+        f'another command is annotating into {out}: wait for its end, or give another folder with '
+        '--out'
+      ) from error
+    except OSError as error:  # a file system without locks
+      LOGGER.warning('cannot lock %s (%s): let no other command write there', out, error.strerror)
+    yield
+
+
 def _resume(journal: Path, settings: Mapping, folder: Path, out: Path) -> dict[str, Entry]:
   """What the journal tells to be done and still holds; a new journal where there is none.
 
   A line that was broken off is cut from the file.
   """
   try:
-    out.mkdir(parents=True, exist_ok=True)
     if not journal.exists():
       with files.replacing(journal) as file:
         file.write(json.dumps({'settings': settings}) + '\n')

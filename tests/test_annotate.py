@@ -409,6 +409,30 @@ def test_crops_never_lie_among_the_pictures(tmp_path, command):
   assert len(annotate.listing.files(tmp_path / 'faces')) == 1
 
 
+def test_a_second_command_on_one_folder_is_refused(folder, tmp_path, command):
+  fcntl = pytest.importorskip('fcntl')
+  out = tmp_path / 'out'
+  annotate.annotate(folder / 'test', out, command)
+  before = open_lines(out)
+  with (out / 'annotate.lock').open('w') as held:
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with pytest.raises(InputError, match='another command is annotating into'):
+      annotate.annotate(folder / 'test', out, command)
+  assert open_lines(out) == before
+  annotate.annotate(folder / 'test', out, command)
+
+
+def test_a_file_system_without_locks_is_told(folder, tmp_path, command, monkeypatch, caplog):
+  fcntl = pytest.importorskip('fcntl')
+
+  def unknown(*_):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+  monkeypatch.setattr(fcntl, 'flock', unknown)
+  assert '1 with a face' in annotate.annotate(folder / 'test', tmp_path / 'out', command)
+  assert 'cannot lock' in caplog.text
+
+
 def test_the_command_and_its_default_folder(folder, tmp_path, command, monkeypatch, capsys):
   monkeypatch.setattr(detector, 'worker', lambda python, model: command)
   annotate.main([str(folder), f'--python={sys.executable}', '--workers=1'])
