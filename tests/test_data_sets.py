@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trees
+from PIL import Image
 
 from ferjax import prepare
 from ferjax.data import builder, dataset, pipeline
@@ -205,6 +206,32 @@ def test_broken_pictures_are_named_and_nothing_half_written_is_left(tmp_path, wh
   assert not list((tmp_path / 'out').rglob('*.array_record*'))
   path.write_bytes(content)
   assert len(load(tmp_path, 'jaffe').splits['train'].rows) == 63
+
+
+@pytest.mark.parametrize('damage', ['cut', 'flipped', 'too wide'])
+def test_png_that_only_pillow_decodes_is_broken(tmp_path, damage):
+  for name in ('sad', 'happy'):
+    trees.picture(tmp_path / 'folder' / name / 'a.png', 1)
+  path = tmp_path / 'folder' / 'sad' / 'a.png'
+  content = path.read_bytes()
+  if damage == 'too wide':
+    Image.new('1', (1_200_000, 2)).save(path)
+  else:
+    flipped = content[:-13] + bytes([content[-13] ^ 1]) + content[-12:]  # IDAT's checksum
+    path.write_bytes({'cut': content[:-8], 'flipped': flipped}[damage])
+  with Image.open(path) as picture:
+    picture.load()
+  with pytest.raises(InputError, match='broken picture: 1\n.*sad/a.png: '):
+    load(tmp_path, 'folder')
+  assert not list((tmp_path / 'out').rglob('dataset_info.json'))
+  assert len(load(tmp_path, 'folder', skip_bad=True).splits['train'].rows) == 1
+
+
+def test_a_stored_picture_that_cannot_be_decoded_is_named(tmp_path, monkeypatch):
+  trees.jaffe(tmp_path)
+  monkeypatch.setattr(dataset, 'decode', lambda encoded: None)
+  with pytest.raises(InputError, match='picture KA.AN1.39.tiff cannot be decoded: remove'):
+    load(tmp_path, 'jaffe')
 
 
 def test_folders_that_may_not_be_read(tmp_path, monkeypatch):

@@ -246,7 +246,11 @@ def make_builder(
 
 
 def _load_table(records, path: Path, split: str) -> Table:
-  """The label columns of all records; scanned once, then kept beside the records."""
+  """The label columns of all records; scanned once, then kept beside the records.
+
+  Raises:
+    InputError: a picture cannot be decoded.
+  """
   try:
     with path.open('rb') as file, np.load(file, allow_pickle=False) as stored:
       if stored['table_version'] == TABLE_VERSION:
@@ -259,7 +263,13 @@ def _load_table(records, path: Path, split: str) -> Table:
     encoded = record.pop('image')
     record['name'] = record['name'].decode()
     record['digest'] = hashlib.sha256(encoded).hexdigest()[:32]
-    record['height'], record['width'] = decode(encoded).shape[:2]
+    image = decode(encoded)
+    if image is None:
+      raise InputError(
+        f'{path.parent}: the stored picture {record["name"]} cannot be decoded: remove this '
+        'folder, and prepare the data set again'
+      )
+    record['height'], record['width'] = image.shape[:2]
     for name, value in record.items():
       columns.setdefault(name, []).append(value)
   table = {}

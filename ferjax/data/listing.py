@@ -12,6 +12,7 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -269,12 +270,21 @@ def _picture_troubles(folder: Path, rows: Sequence[Row]) -> list[str]:
 
 
 def picture_trouble(folder: Path, row: Row) -> str:
-  """Why a row's picture cannot be used; '' where it can."""
+  """Why a row's picture cannot be used; '' where it can.
+
+  JPEG is decoded by Pillow, which notices a cut file; PNG by OpenCV, as in training: it refuses
+  what Pillow passes over, such as a wrong checksum.
+  """
   if 'image' in row:
     return ''
   try:
-    with Image.open(folder / row['path'], formats=FORMATS) as picture:
-      picture.load()
+    path = folder / row['path']
+    with Image.open(path, formats=FORMATS) as picture:
+      if picture.format != 'PNG':
+        picture.load()
+      elif cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB) is None:
+        picture.load()  # says what is wrong, where Pillow is as strict as OpenCV
+        return 'the PNG file is damaged, or larger than OpenCV reads'
       if picture.format not in STORED_AS_THEY_ARE and picture.mode in ('I', 'F'):
         return f'{picture.mode} (32-bit) pixels: save it with 8 or 16 bits'
       if 'box' in row and not _box_area(_clipped(row['box'], picture.size)):
