@@ -149,6 +149,31 @@ def test_affectnet_annotations(tmp_path):
   assert [problem.kind for problem in found.skipped] == ['expression 8: none']
 
 
+def test_affectnet_half_copied(tmp_path):
+  trees.affectnet(tmp_path)
+  base = tmp_path / 'affectnet' / 'train_set'
+  notes = base / 'annotations'
+  whole = (notes / '0_lnd.npy').read_bytes()
+  (notes / '0_exp.npy').write_bytes(b'')
+  (notes / '2_lnd.npy').write_bytes(b'')
+  np.savez(notes / '3.npz', np.zeros(136))
+  archive = (notes / '3.npz').read_bytes()
+  (notes / '3_lnd.npy').write_bytes(archive)
+  (notes / '4_lnd.npy').write_bytes(archive[: len(archive) // 2])
+  (notes / '5_lnd.npy').write_bytes(whole[:-8])
+  (notes / '6_lnd.npy').write_bytes(whole.replace(b'(136,)', b'(%d,)' % 10**15))
+  (notes / '7_lnd.npy').write_bytes(whole.replace(b'(136,)', b'(%d,)' % 10**30))
+  for number, text in enumerate(('inf', 'nan', '3.7', '1e400'), 8):
+    np.save(notes / f'{number}_exp.npy', np.array(text))
+  np.save(notes / '12_lnd.npy', np.full(136, np.nan))
+  (base / 'images' / '13.jpg').unlink()
+  found = affectnet.parse(tmp_path / 'affectnet')
+  kinds = [problem.kind for problem in found.problems]
+  assert kinds == ['annotation cannot be used'] * 12 + ['missing file']
+  assert found.problems[-1].detail.endswith('train_set/images/13.jpg')
+  assert len(found.rows) == 32 - 13
+
+
 def test_affectnet_old_lists(tmp_path):
   trees.affectnet_old(tmp_path)
   path = tmp_path / 'affectnet' / 'Manually_Annotated_file_lists' / 'training.csv'
@@ -268,6 +293,16 @@ def test_expw_boxes_and_bad_lines(tmp_path):
   }
   with pytest.raises(InputError, match='the face box .* lies outside the picture'):
     load(tmp_path, 'expw')
+
+
+def test_folder_with_more_than_its_splits(tmp_path):
+  trees.folder(tmp_path)
+  trees.text(tmp_path / 'folder' / 'labels' / 'readme.txt', 'nothing')
+  found = folder.parse(tmp_path / 'folder')
+  assert {row['split'] for row in found.rows} == {'train', 'test'} and len(found.classes) == 4
+  trees.picture(tmp_path / 'folder' / 'more' / 'sad' / 'a.png', 1)
+  with pytest.raises(InputError, match='more beside test, train, and no split'):
+    folder.parse(tmp_path / 'folder')
 
 
 def test_folder_without_splits_and_with_new_classes(tmp_path):

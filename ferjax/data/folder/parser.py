@@ -20,11 +20,17 @@ def parse(folder: Path) -> Listing:
       any of their names (`Happy`), in canonical order, then others alphabetically.
 
   Raises:
-    InputError: not this layout.
+    InputError: not this layout, or pictures beside the splits that are in none of them.
   """
   found = files(folder)
-  tops = {path.split('/')[0] for path in found if '/' in path}
-  depth = 1 if tops and all(top.lower() in SPLITS for top in tops) else 0
+  of_pictures = (path for path in found if '/' in path and path.lower().endswith(ENDINGS))
+  tops = {path.split('/')[0] for path in of_pictures}
+  splits = {top for top in tops if top.lower() in SPLITS}
+  if splits and splits != tops:
+    others = ', '.join(sorted(tops - splits))
+    what = f'{others} beside {", ".join(sorted(splits))}, and no split: move it elsewhere'
+    raise wrong_folder(folder, LAYOUT, what)
+  depth = 1 if splits else 0
   rows, skipped = [], []
   for path in found:
     parts = path.split('/')
