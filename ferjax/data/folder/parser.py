@@ -44,5 +44,10 @@ def parse(folder: Path) -> Listing:
   if not rows:
     raise wrong_folder(folder, LAYOUT, 'there is no picture in a sub-folder')
   present = {row['label'] for row in rows}
+  for name in present:
+    try:
+      name.encode()
+    except UnicodeEncodeError as error:
+      raise wrong_folder(folder, LAYOUT, f'the class name {name!r} is not UTF-8') from error
   classes = [name for name in CLASSES_8 if name in present]
   return Listing(folder, (*classes, *sorted(present - {*classes})), rows, (), skipped)
