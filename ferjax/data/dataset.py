@@ -145,7 +145,7 @@ def load(
   builder = make_builder(name, dir or None, given, dict((options or {}).get(name, {})))
   if not (Path(builder.data_path) / 'dataset_info.json').exists():
     LOGGER.info('preparing %s in %s', name, builder.data_path)
-  builder.download_and_prepare(file_format='array_record')
+  prepare(builder)
   metadata = builder.info.metadata or {}
   if 'bad_rows' in metadata:
     LOGGER.warning('left out of %s:\n%s', name, metadata['bad_rows'])
@@ -205,6 +205,18 @@ def load(
     action_units=tuple(metadata.get('action_units', ())),
     landmark_scheme=scheme,
   )
+
+
+def prepare(builder: tfds.core.DatasetBuilder) -> None:
+  """Prepares a data set, unless it is.
+
+  Raises:
+    InputError: bad rows, or its place cannot be written.
+  """
+  try:
+    builder.download_and_prepare(file_format='array_record')
+  except OSError as error:
+    raise InputError(f'cannot prepare {builder.name} in {builder.data_path}: {error}') from error
 
 
 def names() -> tuple[str, ...]:
