@@ -253,6 +253,8 @@ def test_folders_that_links_lead_to_once_more(tmp_path):
   before = listing.files(tmp_path)
   (tmp_path / 'folder' / 'train' / 'loop').symlink_to(tmp_path)
   assert listing.files(tmp_path) == before
+  with pytest.raises(InputError, match='cannot read .*nowhere: No such file'):
+    listing.files(tmp_path / 'nowhere')
 
 
 def test_folders_that_may_not_be_read(tmp_path, monkeypatch):

@@ -95,7 +95,10 @@ def files(folder: Path) -> list[str]:
     raise InputError(f'cannot read {error.filename}: {error.strerror}') from error
 
   def is_new(path):
-    status = os.stat(path)
+    try:
+      status = os.stat(path)
+    except OSError as error:
+      refuse(error)
     identity = status.st_dev, status.st_ino
     if identity in visited:
       return False
