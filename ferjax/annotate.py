@@ -7,6 +7,7 @@ offers, also estimates of action units. Below the output folder:
   manifest.csv      a row for each crop, for --config.data.name=manifest
   left_out.csv      the pictures that have none, and why
   annotate.jsonl    what is done so far: a run that was broken off goes on from there
+  annotate.lock     held while a command runs: a second one on the same folder is refused
 
 The manifest's further columns are `source`, the picture below FOLDER; `face`, 0 for its largest;
 and `crop_00 ... crop_12`, the 2x3 matrix that carries (x, y, 1) of the upright picture to the crop,
@@ -16,7 +17,9 @@ that is named as a class. The first run makes an environment for MediaPipe with 
 """
 
 import argparse
+import contextlib
 import csv
+import errno
 import json
 import logging
 import os
@@ -42,10 +45,16 @@ from ferjax.data.manifest.parser import POSE, SPLITS
 from ferjax.errors import InputError
 from ferjax.main import cache_folder, show_messages
 
+try:
+  import fcntl
+except ImportError:  # Windows
+  fcntl = None
+
 LOGGER = logging.getLogger(__name__)
 
 MATRIX = tuple(f'crop_{row}{column}' for row in range(2) for column in range(3))
 NO_FACE = 'no face found'
+OF_ITS_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 Entry = dict[str, Any]
 
@@ -76,20 +85,23 @@ def annotate(
 
   Raises:
     InputError: no such folder or no picture in it, a setting outside its range, `out` lies in the
-      folder or was begun with other settings or by another MediaPipe.
+      folder, its crops and the pictures would lie in each other, another command is writing
+      there, or it was begun with other settings or by another MediaPipe.
   """
   _check(folder, out, size, margin, workers)
   names = [name for name in listing.files(folder) if name.lower().endswith(listing.ENDINGS)]
   if not names:
     raise InputError(f'{folder} holds no picture ({", ".join(listing.ENDINGS)})')
   pool = queue.SimpleQueue()
-  started = []
-  try:
-    for _ in range(min(workers, len(names))):
-      started.append(detectors.Detector(command))
-      pool.put(started[-1])
-    settings = {'size': size, 'margin': margin, 'all_faces': all_faces}
-    settings['detector'] = started[0].version
+  settings = {'size': size, 'margin': margin, 'all_faces': all_faces}
+  with contextlib.ExitStack() as stack:
+    count = min(workers, len(names))
+    for _ in range(count):
+      detector = detectors.Detector(command)
+      stack.callback(detector.close)
+      pool.put(detector)
+    settings['detector'] = detector.version
+    stack.enter_context(_locked(out))
     journal = out / 'annotate.jsonl'
     done = _resume(journal, settings, folder, out)
     todo = [name for name in names if name not in done]
@@ -101,7 +113,7 @@ def annotate(
       finally:
         pool.put(detector)
 
-    with journal.open('a', encoding='utf-8') as file, ThreadPoolExecutor(len(started)) as threads:
+    with journal.open('a', encoding='utf-8') as file, ThreadPoolExecutor(count) as threads:
       bar = tfds.core.utils.tqdm(
         total=len(names), initial=len(names) - len(todo), desc='Annotating', unit=' pictures'
       )
@@ -116,20 +128,20 @@ def annotate(
         raise
       finally:
         bar.close()
-  finally:
-    for detector in started:
-      detector.close()
-  entries = [done[name] for name in names]
-  _write_manifest(out / 'manifest.csv', entries)
-  _write_left_out(out / 'left_out.csv', entries)
+    entries = [done[name] for name in names]
+    _write_manifest(out / 'manifest.csv', entries)
+    _write_left_out(out / 'left_out.csv', entries)
   return summary(entries, out)
 
 
 def _check(folder: Path, out: Path, size: int, margin: float, workers: int) -> None:
   if not folder.is_dir():
     raise InputError(f'{folder} is no folder')
-  if out.resolve().is_relative_to(folder.resolve()):
+  pictures, crops = folder.resolve(), (out / 'faces').resolve()
+  if crops.is_relative_to(pictures) or out.resolve().is_relative_to(pictures):
     raise InputError(f'--out={out} lies in {folder}, whose pictures are read: give another folder')
+  if pictures.is_relative_to(crops):
+    raise InputError(f'{folder} lies in {crops}, where the crops are written: give another --out')
   if not 16 <= size <= 4096:
     raise InputError(f'--size={size}: from 16 to 4096 pixels')
   if not 0 <= margin <= 0.4:
@@ -138,13 +150,34 @@ def _check(folder: Path, out: Path, size: int, margin: float, workers: int) -> N
     raise InputError(f'--workers={workers}: at least 1')
 
 
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+  """Makes the folder and keeps others from writing there, where the platform has `flock`."""
+  try:
+    out.mkdir(parents=True, exist_ok=True)
+    file = (out / 'annotate.lock').open('w')
+  except OSError as error:
+    raise InputError(f'cannot write in {out}: {error.strerror}') from error
+  with file:
+    try:
+      if fcntl:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise InputError(
+        f'another command is annotating into {out}: wait for its end, or give another folder with '
+        '--out'
+      ) from error
+    except OSError as error:  # a file system without locks
+      LOGGER.warning('cannot lock %s (%s): let no other command write there', out, error.strerror)
+    yield
+
+
 def _resume(journal: Path, settings: Mapping, folder: Path, out: Path) -> dict[str, Entry]:
   """What the journal tells to be done and still holds; a new journal where there is none.
 
   A line that was broken off is cut from the file.
   """
   try:
-    out.mkdir(parents=True, exist_ok=True)
     if not journal.exists():
       with files.replacing(journal) as file:
         file.write(json.dumps({'settings': settings}) + '\n')
@@ -157,23 +190,27 @@ def _resume(journal: Path, settings: Mapping, folder: Path, out: Path) -> dict[s
     raise InputError(f'cannot write in {out}: {error.strerror}') from error
   try:
     first, *others = [json.loads(line) for line in lines.splitlines()]
-    former = first['settings']
+    former = dict(first['settings'])
     entries = {entry['picture']: entry for entry in others}
+    done = {name: entry for name, entry in entries.items() if _still_holds(entry, folder, out)}
   except (ValueError, LookupError, TypeError) as error:
     raise InputError(f'{journal} is damaged: delete it to begin anew') from error
   changed = [key for key in settings if former.get(key) != settings[key]]
   if changed:
     was = ', '.join(f'{key} {former.get(key)}, now {settings[key]}' for key in changed)
     raise InputError(f'{out} was begun with other settings ({was}): give another folder with --out')
-  return {name: entry for name, entry in entries.items() if _still_holds(entry, folder, out)}
+  return done
 
 
 def _still_holds(entry: Entry, folder: Path, out: Path) -> bool:
+  """Whether a picture was looked at, is the same, and has its crops; failures may pass."""
+  crops = [out / face['path'] for face in entry['faces']]
+  stamp, looked_at = entry['stamp'], entry['reason'] in ('', NO_FACE)
   try:
-    known = entry['stamp'] == _stamp(folder / entry['picture'])
+    same = stamp == _stamp(folder / entry['picture'])
+    return looked_at and same and all(crop.stat().st_size for crop in crops)
   except OSError:
     return False
-  return known and all((out / face['path']).is_file() for face in entry['faces'])
 
 
 def _stamp(path: Path) -> list[int]:
@@ -184,6 +221,8 @@ def _stamp(path: Path) -> list[int]:
 def _picture(folder, out, name, detector, size, margin, all_faces) -> Entry:
   """Annotates one picture: its entry in the journal; the crops are written before it."""
   entry = {'picture': name, 'stamp': [], 'faces': [], 'reason': ''}
+  if _printable(name) != name:
+    return entry | {'reason': 'its name is not UTF-8'}
   try:
     entry['stamp'] = _stamp(folder / name)
     image = read(folder / name)
@@ -197,9 +236,19 @@ def _picture(folder, out, name, detector, size, margin, all_faces) -> Entry:
   for number, face in enumerate(found if all_faces else found[:1]):
     path = f'faces/{name}.{number}.png' if all_faces else f'faces/{name}.png'
     fields, crop = describe(image, face, size, margin)
-    _write_crop(out / path, crop)
+    try:
+      _write_crop(out / path, crop)
+    except OSError as error:
+      if error.errno not in OF_ITS_NAME:
+        raise InputError(f'cannot write {out / path}: {error.strerror}') from error
+      return entry | {'faces': [], 'reason': f'its crop cannot be written: {error.strerror}'}
     entry['faces'].append({'path': path, 'fields': fields})
   return entry if found else entry | {'reason': NO_FACE}
+
+
+def _printable(name: str) -> str:
+  r"""A file's name, with bytes that are not UTF-8 as \udc80 to \udcff."""
+  return name.encode('utf-8', 'backslashreplace').decode('utf-8')
 
 
 def read(path: Path) -> np.ndarray:
@@ -248,12 +297,9 @@ def _write_crop(path: Path, crop: np.ndarray) -> None:
   done, encoded = cv2.imencode('.png', crop[..., ::-1])
   if not done:
     raise RuntimeError('OpenCV could not write a PNG: was it built without that format?')
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with files.replacing(path, 'wb') as file:
-      file.write(encoded)
-  except OSError as error:
-    raise InputError(f'cannot write {path}: {error.strerror}') from error
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with files.replacing(path, 'wb') as file:
+    file.write(encoded)
 
 
 def split_and_label(name: str) -> tuple[str, str]:
@@ -288,7 +334,7 @@ def _write_left_out(path: Path, entries: Sequence[Entry]) -> None:
   with files.replacing(path) as file:
     writer = csv.writer(file)
     writer.writerow(('picture', 'reason'))
-    writer.writerows((e['picture'], e['reason']) for e in entries if e['reason'])
+    writer.writerows((_printable(e['picture']), e['reason']) for e in entries if e['reason'])
 
 
 def summary(entries: Sequence[Entry], out: Path) -> str:

@@ -93,7 +93,7 @@ def data(
   given = {'path': path, 'skip_bad': skip_bad, 'refresh': True}
   given |= {'manual_dir': manual_dir, 'protocol': protocol}
   builder = dataset.make_builder(name, dir or None, given, options or {})
-  builder.download_and_prepare(file_format='array_record')
+  dataset.prepare(builder)
   loaded = dataset.load(
     name=name,
     path=path,

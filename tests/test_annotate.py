@@ -1,6 +1,8 @@
 import csv
+import errno
 import io
 import json
+import os
 import subprocess
 import sys
 import types
@@ -210,6 +212,21 @@ def test_faces_are_told_in_pixels_of_the_picture(command):
     found.close()
 
 
+def test_a_mesh_beyond_the_picture_is_no_face(command, monkeypatch):
+  found = detector.Detector(command)
+  points = np.random.default_rng(0).uniform(0, 20, (mesh.POINTS, 3))
+  try:
+    for x, y in ((220, 50), (50, 160), (-40, 50), (50, -40)):
+      far = detector.Face(points + (x, y, 0), {})
+      monkeypatch.setattr(found, '_look', lambda view, far=far: [far])
+      assert found.find(np.zeros((150, 210, 3), np.uint8)) == []
+    edge = detector.Face(points + (205, 50, 0), {})
+    monkeypatch.setattr(found, '_look', lambda view: [edge])
+    assert found.find(np.zeros((150, 210, 3), np.uint8)) == [edge]
+  finally:
+    found.close()
+
+
 @pytest.fixture
 def folder(tmp_path):
   """Faces in sub-folders by split and class, and what has none."""
@@ -291,19 +308,62 @@ def test_a_run_that_was_killed_goes_on(folder, tmp_path, command, monkeypatch):
     file.write('{"picture": "train/Happy/one.p')
   finished = {json.loads(line)['picture'] for line in open_lines(out)[1:-1]}
   assert len(finished) == 7
+  failed = {f'elsewhere/{name}' for name in ('blue.png', 'green.png', 'cut.jpg', 'empty.png')}
   (out / 'faces' / 'test' / 'sad' / 'anna' / 'two.bmp.png').unlink()  # done, and lost since
   looked_at.clear()
   monkeypatch.setattr(annotate, '_picture', lambda *a: looked_at.append(a[2]) or picture(*a))
   annotate.annotate(folder, out, command)
-  assert set(looked_at) == set(annotate.listing.files(folder)) - finished - {'notes.txt'} | {
-    'test/sad/anna/two.bmp'
+  assert failed <= finished and set(looked_at) == failed | {
+    'test/sad/anna/two.bmp',
+    'train/Happy/one.jpg',
+    'train/Happy/one.png',
   }
   for name in ('manifest.csv', 'left_out.csv', 'faces/test/sad/anna/two.bmp.png'):
     assert (out / name).read_bytes() == (whole / name).read_bytes()
   disc(folder / 'elsewhere' / 'nobody.png', (100, 100, 31))  # changed: looked at again
   looked_at.clear()
   annotate.annotate(folder, out, command)
-  assert looked_at == ['elsewhere/nobody.png'] and len(rows_of(out / 'manifest.csv')) == 5
+  assert set(looked_at) == failed | {'elsewhere/nobody.png'}
+  assert len(rows_of(out / 'manifest.csv')) == 5
+
+
+def test_failures_that_passed_and_empty_crops_are_mended(folder, tmp_path, command, monkeypatch):
+  out, read = tmp_path / 'out', annotate.read
+
+  def refuse(path):
+    raise PermissionError(13, 'Permission denied')
+
+  monkeypatch.setattr(annotate, 'read', refuse)
+  text = annotate.annotate(folder / 'train', out, command)
+  assert '0 with a face' in text and 'cannot be read: 2' in text
+  monkeypatch.setattr(annotate, 'read', read)
+  annotate.annotate(folder / 'train', out, command)
+  assert len(rows_of(out / 'manifest.csv')) == 2 and not rows_of(out / 'left_out.csv')
+  crop = out / rows_of(out / 'manifest.csv')[0]['path']
+  whole = crop.read_bytes()
+  crop.write_bytes(b'')
+  annotate.annotate(folder / 'train', out, command)
+  assert crop.read_bytes() == whole
+
+
+def test_one_bad_name_costs_one_picture(tmp_path, command):
+  folder, out = tmp_path / 'pictures', tmp_path / 'out'
+  long, odd = 'n' * 240 + '.png', os.fsdecode(b'caf\xe9.png')
+  for name in (long, 'x.jpg', 'x.jpg.png/y.png', 'z.png'):
+    disc(folder / name, (120, 90, 30))
+  try:
+    (folder / odd).write_bytes((folder / 'z.png').read_bytes())
+  except OSError:
+    pytest.skip('this file system takes no such name')
+  text = annotate.annotate(folder, out, command)
+  assert '5 pictures, 2 with a face' in text and 'its crop cannot be written: 2' in text
+  left_out = {row['picture']: row['reason'] for row in rows_of(out / 'left_out.csv')}
+  assert left_out == {
+    r'caf\udce9.png': 'its name is not UTF-8',
+    long: f'its crop cannot be written: {os.strerror(errno.ENAMETOOLONG)}',
+    'x.jpg.png/y.png': f'its crop cannot be written: {os.strerror(errno.EEXIST)}',
+  }
+  assert len(rows_of(out / 'manifest.csv')) == 2
 
 
 def open_lines(out):
@@ -329,11 +389,48 @@ def test_what_cannot_be_done_is_told(folder, tmp_path, command):
   annotate.annotate(folder / 'test', out, command)
   with pytest.raises(InputError, match='begun with other settings .size 112, now 64'):
     annotate.annotate(folder / 'test', out, command, size=64)
-  (out / 'annotate.jsonl').write_text('{"nothing": 1}\n')
-  with pytest.raises(InputError, match='is damaged'):
-    annotate.annotate(folder / 'test', out, command)
+  settings, entry = open_lines(out)
+  bare = {key: value for key, value in json.loads(entry).items() if key != 'stamp'}
+  for lines in (['{"nothing": 1}'], ['{"settings": 5}'], [settings, json.dumps(bare)]):
+    (out / 'annotate.jsonl').write_text('\n'.join(lines) + '\n')
+    with pytest.raises(InputError, match='is damaged'):
+      annotate.annotate(folder / 'test', out, command)
   with pytest.raises(InputError, match='none.task: no such file'):
     annotate.main([str(folder), '--model=none.task'])
+
+
+def test_crops_never_lie_among_the_pictures(tmp_path, command):
+  disc(tmp_path / 'faces' / 'deep' / 'one.png', (120, 90, 30))
+  (tmp_path / 'link').mkdir()
+  (tmp_path / 'link' / 'faces').symlink_to(tmp_path / 'faces')
+  for folder, out in (('faces', '.'), ('faces/deep', '.'), ('faces', 'link')):
+    with pytest.raises(InputError, match='give another'):
+      annotate.annotate(tmp_path / folder, tmp_path / out, command)
+  assert len(annotate.listing.files(tmp_path / 'faces')) == 1
+
+
+def test_a_second_command_on_one_folder_is_refused(folder, tmp_path, command):
+  fcntl = pytest.importorskip('fcntl')
+  out = tmp_path / 'out'
+  annotate.annotate(folder / 'test', out, command)
+  before = open_lines(out)
+  with (out / 'annotate.lock').open('w') as held:
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with pytest.raises(InputError, match='another command is annotating into'):
+      annotate.annotate(folder / 'test', out, command)
+  assert open_lines(out) == before
+  annotate.annotate(folder / 'test', out, command)
+
+
+def test_a_file_system_without_locks_is_told(folder, tmp_path, command, monkeypatch, caplog):
+  fcntl = pytest.importorskip('fcntl')
+
+  def unknown(*_):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+  monkeypatch.setattr(fcntl, 'flock', unknown)
+  assert '1 with a face' in annotate.annotate(folder / 'test', tmp_path / 'out', command)
+  assert 'cannot lock' in caplog.text
 
 
 def test_the_command_and_its_default_folder(folder, tmp_path, command, monkeypatch, capsys):

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trees
+from PIL import Image
 
 from ferjax import prepare
-from ferjax.data import builder, dataset, pipeline
+from ferjax.data import builder, dataset, listing, pipeline
 from ferjax.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -207,6 +208,55 @@ def test_broken_pictures_are_named_and_nothing_half_written_is_left(tmp_path, wh
   assert len(load(tmp_path, 'jaffe').splits['train'].rows) == 63
 
 
+@pytest.mark.parametrize('damage', ['cut', 'flipped', 'too wide'])
+def test_png_that_only_pillow_decodes_is_broken(tmp_path, damage):
+  for name in ('sad', 'happy'):
+    trees.picture(tmp_path / 'folder' / name / 'a.png', 1)
+  path = tmp_path / 'folder' / 'sad' / 'a.png'
+  content = path.read_bytes()
+  if damage == 'too wide':
+    Image.new('1', (1_200_000, 2)).save(path)
+  else:
+    flipped = content[:-13] + bytes([content[-13] ^ 1]) + content[-12:]  # IDAT's checksum
+    path.write_bytes({'cut': content[:-8], 'flipped': flipped}[damage])
+  with Image.open(path) as picture:
+    picture.load()
+  with pytest.raises(InputError, match='broken picture: 1\n.*sad/a.png: '):
+    load(tmp_path, 'folder')
+  assert not list((tmp_path / 'out').rglob('dataset_info.json'))
+  assert len(load(tmp_path, 'folder', skip_bad=True).splits['train'].rows) == 1
+
+
+def test_a_stored_picture_that_cannot_be_decoded_is_named(tmp_path, monkeypatch):
+  trees.jaffe(tmp_path)
+  monkeypatch.setattr(dataset, 'decode', lambda encoded: None)
+  with pytest.raises(InputError, match='picture KA.AN1.39.tiff cannot be decoded: remove'):
+    load(tmp_path, 'jaffe')
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+  for name in ('sad', 'happy'):
+    trees.picture(tmp_path / 'folder' / name / 'a.png', 1)
+  odd = tmp_path / 'folder' / 'sad' / os.fsdecode(b'\xff.png')
+  odd.write_bytes((tmp_path / 'folder' / 'sad' / 'a.png').read_bytes())
+  odd.with_suffix('.txt').write_text('')
+  with pytest.raises(InputError, match=r'broken picture: 1\n.*sad/\\udcff.png: its name is not'):
+    load(tmp_path, 'folder')
+  assert len(load(tmp_path, 'folder', skip_bad=True).splits['train'].rows) == 2
+  odd.parent.rename(odd.parent.with_name(os.fsdecode(b'\xfe')))
+  with pytest.raises(InputError, match=r"the class name '\\udcfe' is not UTF-8"):
+    load(tmp_path, 'folder')
+
+
+def test_folders_that_links_lead_to_once_more(tmp_path):
+  trees.folder(tmp_path)
+  before = listing.files(tmp_path)
+  (tmp_path / 'folder' / 'train' / 'loop').symlink_to(tmp_path)
+  assert listing.files(tmp_path) == before
+  with pytest.raises(InputError, match='cannot read .*nowhere: No such file'):
+    listing.files(tmp_path / 'nowhere')
+
+
 def test_folders_that_may_not_be_read(tmp_path, monkeypatch):
   trees.jaffe(tmp_path)
   (tmp_path / 'jaffe' / 'locked').mkdir()
@@ -231,8 +281,19 @@ def test_what_is_prepared_needs_no_pictures_and_is_renewed_on_demand(tmp_path):
   assert load(tmp_path, 'jaffe').fingerprint == first.fingerprint
   text = prepare.data(name='jaffe', manual_dir=str(tmp_path), dir=str(tmp_path / 'out'))
   assert 'subjects         9        1' in text and 'train 71 instead of 213' in text
+  trees.picture(tmp_path / 'jaffe' / 'nobody.tiff', 7, mode='L')
+  text = prepare.data(name='jaffe', manual_dir=str(tmp_path), dir=str(tmp_path / 'out'))
+  assert 'name outside the grammar: 1\n    nobody.tiff' in text
   (tmp_path / 'jaffe').rename(tmp_path / 'gone')
   assert len(load(tmp_path, 'jaffe').splits['test'].rows) == 8
+
+
+def test_places_that_cannot_be_written(tmp_path):
+  trees.jaffe(tmp_path)
+  trees.text(tmp_path / 'file', '')
+  for place in (tmp_path / 'file', Path('/proc/none')):
+    with pytest.raises(InputError, match=f'cannot prepare jaffe in {place}/jaffe/.*Errno'):
+      prepare.data(name='jaffe', manual_dir=str(tmp_path), dir=str(place))
 
 
 def test_missing_labels_are_an_error_before_training(tmp_path):

@@ -155,6 +155,19 @@ def test_deep_pixels_keep_their_brightness(folder):
     dataset.load(name='manifest', path=str(path), dir=str(folder / 'out'))
 
 
+def test_angles_are_radians(folder):
+  header = ('path', 'split', 'label', *parser.POSE.values())
+  angles = [(3.142, -3.142, 0), (0, 30, 0), (-3.2, 0, 0), (0, 0, 3.2)]
+  rows = [(picture(folder, f'{i}.png'), 'train', 'fear', *a) for i, a in enumerate(angles)]
+  parsed = parser.parse(write(folder, rows, header))
+  assert [row['path'] for row in parsed.rows] == ['0.png']
+  assert parsed.rows[0]['pitch'] == pytest.approx(180, abs=0.1)
+  assert [(p.line, p.kind, p.detail) for p in parsed.problems] == [
+    (line, 'angle beyond a half turn', f"{name} = '{value}': give radians, from -pi to pi")
+    for line, name, value in ((3, 'pose_Ry', 30), (4, 'pose_Rx', -3.2), (5, 'pose_Rz', 3.2))
+  ]
+
+
 def test_odd_rows_and_columns(folder):
   header = ('path', 'split', 'label', 'p_id', 'p_fear', 'x_0', 'y_0', '')
   picture(folder, 'b.png')

@@ -38,6 +38,22 @@ def test_what_is_written_is_read_back(tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ['noise.csv']
 
 
+def test_classes_named_by_numbers_are_read_back(tmp_path):
+  clean, classes = LABEL[:14] % 3, ('7', '1', '2')
+  noisy = noise.symmetric(clean, 0.5, 3, 0)
+  noise.write(tmp_path / 'noise.csv', NAMES, noisy, clean, classes)
+  np.testing.assert_array_equal(noise.read(tmp_path / 'noise.csv', NAMES, clean, classes), noisy)
+  (tmp_path / 'list.txt').write_text('0.jpg 1\n')
+  read = noise.read(tmp_path / 'list.txt', NAMES, clean, classes, label_order=('2', '7', '1'))
+  assert read[0] == classes.index('7')
+
+
+def test_a_name_may_stand_twice_with_one_label(tmp_path):
+  (tmp_path / 'list.txt').write_text('0.jpg anger\na/0.jpg angry\n')
+  read = noise.read(tmp_path / 'list.txt', NAMES, LABEL[:14], labels.CLASSES)
+  assert read[0] == labels.CLASSES.index('anger')
+
+
 def test_published_lists_are_written_as_they_are_read(tmp_path):
   order = ('surprise', 'fear', 'disgust', 'happy', 'sadness', 'anger', 'neutral')
   noise.write_list(tmp_path / 'a.txt', NAMES, LABEL[:14], labels.CLASSES, order, 1)
@@ -98,6 +114,8 @@ def test_published_lists_of_names_and_numbers(tmp_path):
     ('name,label\n0.jpg,\n', 'line 2: expected'),
     ('0.jpg \u00b2\n', "unknown class '\u00b2'"),
     (' \n', 'is empty'),
+    ('0.jpg anger\n1.jpg fear\na/0.jpg fear\n', "line 3: 'a/0.jpg' has another label on line 1"),
+    (f'name,label\n{"x" * 140_000},fear\n', 'as a CSV file: field larger'),
   ],
 )
 def test_bad_noise_files_name_the_line(tmp_path, text, message):

@@ -11,6 +11,7 @@ from test_data_sets import load
 from ferjax import prepare
 from ferjax.data import dataset, listing
 from ferjax.data.affectnet import parser as affectnet
+from ferjax.data.cfee import parser as cfee
 from ferjax.data.ck_plus import parser as ck_plus
 from ferjax.data.expw import parser as expw
 from ferjax.data.fer2013 import parser as fer2013
@@ -21,6 +22,7 @@ from ferjax.data.kdef import parser as kdef
 from ferjax.data.labels import CLASSES, CLASSES_8
 from ferjax.data.mmi import parser as mmi
 from ferjax.data.multi_pie import parser as multi_pie
+from ferjax.data.oulu_casia import parser as oulu_casia
 from ferjax.data.raf_db import parser as raf_db
 from ferjax.data.sfew import parser as sfew
 from ferjax.errors import InputError
@@ -54,9 +56,35 @@ def test_raf_db_bad_lines(tmp_path):
   ]
   with pytest.raises(InputError, match='missing file: 1 row, line 4'):
     load(tmp_path, 'raf_db')
+  with path.open('w') as file:
+    file.write(lines[0])
+  load(tmp_path, 'raf_db')
+  path.write_text('\n'.join([*lines, 'train_00001.jpg 5', 'train_00003.jpg']))
+  with pytest.raises(InputError, match='missing file: 1 row, line 4'):
+    prepare.data(name='raf_db', manual_dir=str(tmp_path), dir=str(tmp_path / 'out'))
   assert not list((tmp_path / 'out').rglob('*.array_record*'))
   assert not list((tmp_path / 'out').rglob('dataset_info.json'))
   assert len(load(tmp_path, 'raf_db', skip_bad=True).splits['train'].rows) == 1
+
+
+@pytest.mark.parametrize('damage', ['nan', 'locked', 'cut'])
+def test_raf_db_bad_landmarks_leave_out_their_row_alone(tmp_path, damage, monkeypatch):
+  trees.raf_db(tmp_path)
+  path = tmp_path / 'raf_db/basic/Annotation/auto/train_00002_auto_attri.txt'
+  text = path.read_text()
+  path.write_text({'nan': f'nan{text[3:]}', 'locked': text, 'cut': text[:99]}[damage])
+  read_text = Path.read_text
+
+  def refuse(self, *args, **options):
+    if self == path and damage == 'locked':
+      raise PermissionError(13, 'Permission denied', str(self))
+    return read_text(self, *args, **options)
+
+  monkeypatch.setattr(Path, 'read_text', refuse)
+  found = raf_db.parse(tmp_path / 'raf_db', images='original')
+  assert [(p.line, p.kind) for p in found.problems] == [(2, 'landmarks are not 37 lines "x y"')]
+  assert len(found.rows) == 34 and all('landmarks' in row for row in found.rows)
+  assert not found.skipped
 
 
 def test_fer2013_variants(tmp_path):
@@ -120,6 +148,24 @@ def test_fer_plus_counts_what_it_leaves_out_and_joins_by_row(tmp_path):
     fer_plus.parse(tmp_path / 'fer_plus')
 
 
+def test_fer_plus_votes_that_are_no_numbers_or_missing(tmp_path):
+  trees.fer_plus_folders(tmp_path)
+  path = tmp_path / 'fer_plus' / 'FER2013Valid' / 'label.csv'
+  lines = path.read_text().splitlines()
+  path.write_text('\n'.join([lines[0].rpartition(',')[0] + ',inf', *lines[1:]]))
+  (problem,) = fer_plus.parse(tmp_path / 'fer_plus').problems
+  assert (problem.line, problem.kind) == (1, 'row is not name, box and ten votes')
+  path.write_text('')
+  with pytest.raises(InputError, match='label.csv is empty'):
+    fer_plus.parse(tmp_path / 'fer_plus')
+  with pytest.raises(InputError, match="rule is '1'. There are: argmax, majority"):
+    fer_plus.parse(tmp_path / 'fer_plus', rule=1)
+  trees.fer_plus(tmp_path)
+  (tmp_path / 'fer_plus' / 'fer2013new.csv').write_text('')
+  with pytest.raises(InputError, match=r'its columns are \[\]'):
+    fer_plus.parse(tmp_path / 'fer_plus')
+
+
 def test_seven_of_eight_classes_are_chosen_when_loading(tmp_path):
   trees.fer_plus_folders(tmp_path)
   data = load(tmp_path, 'fer_plus', classes=CLASSES)
@@ -149,12 +195,37 @@ def test_affectnet_annotations(tmp_path):
   assert [problem.kind for problem in found.skipped] == ['expression 8: none']
 
 
+def test_affectnet_half_copied(tmp_path):
+  trees.affectnet(tmp_path)
+  base = tmp_path / 'affectnet' / 'train_set'
+  notes = base / 'annotations'
+  whole = (notes / '0_lnd.npy').read_bytes()
+  (notes / '0_exp.npy').write_bytes(b'')
+  (notes / '2_lnd.npy').write_bytes(b'')
+  np.savez(notes / '3.npz', np.zeros(136))
+  archive = (notes / '3.npz').read_bytes()
+  (notes / '3_lnd.npy').write_bytes(archive)
+  (notes / '4_lnd.npy').write_bytes(archive[: len(archive) // 2])
+  (notes / '5_lnd.npy').write_bytes(whole[:-8])
+  (notes / '6_lnd.npy').write_bytes(whole.replace(b'(136,)', b'(%d,)' % 10**15))
+  (notes / '7_lnd.npy').write_bytes(whole.replace(b'(136,)', b'(%d,)' % 10**30))
+  for number, text in enumerate(('inf', 'nan', '3.7', '1e400'), 8):
+    np.save(notes / f'{number}_exp.npy', np.array(text))
+  np.save(notes / '12_lnd.npy', np.full(136, np.nan))
+  (base / 'images' / '13.jpg').unlink()
+  found = affectnet.parse(tmp_path / 'affectnet')
+  kinds = [problem.kind for problem in found.problems]
+  assert kinds == ['annotation cannot be used'] * 12 + ['missing file']
+  assert found.problems[-1].detail.endswith('train_set/images/13.jpg')
+  assert len(found.rows) == 32 - 13
+
+
 def test_affectnet_old_lists(tmp_path):
   trees.affectnet_old(tmp_path)
   path = tmp_path / 'affectnet' / 'Manually_Annotated_file_lists' / 'training.csv'
   with path.open('a') as file:
     file.write('../../secret.jpg,1,1,1,1,1;2,0,0,0\n/etc/x.jpg,1,1,1,1,1;2,0,0,0\nnone.jpg,1\n')
-    file.write('0/training0.jpg,a,1,1,1,1;2,0,0,0\n1/training1.jpg,1,1,9,9,1;2,0,0,0\n')
+    file.write('0/training0.jpg,inf,1,1,1,1;2,0,0,0\n1/training1.jpg,1,1,9,9,1;2,0,0,0\n')
   found = affectnet.parse(tmp_path / 'affectnet')
   assert [(problem.line, problem.kind) for problem in found.problems] == [
     (24, 'path is not below its folder'),
@@ -191,6 +262,17 @@ def test_ck_plus_sequences(tmp_path):
     ('label is not 1 to 7', 'S006_001_00000005_emotion.txt'[-28:]),
     ('sequence has fewer than 4 pictures', 'S006/002'),
   ]
+  whole = next(base.rglob('S005_001_00000005_landmarks.txt'))
+  points = whole.read_text()
+  whole.write_text(points.replace(points.split()[0], 'nan', 1))
+  next(base.rglob('S005_001_00000005_facs.txt')).write_text('nan 3\n')
+  rows = ck_plus.parse(base).rows
+  assert [('landmarks' in row, 'au' in row) for row in rows[:5]] == [
+    *[(True, False)] * 3,
+    (False, False),
+    (True, True),
+  ]
+  whole.write_text(points)
   text = prepare.data(
     name='ck_plus', manual_dir=str(base), dir=str(tmp_path), protocol='ldl_alsg', skip_bad=True
   )
@@ -204,6 +286,13 @@ def test_sfew_without_val(tmp_path):
     sfew.parse(tmp_path)
 
 
+@pytest.mark.parametrize('images', sfew.IMAGES)
+def test_sfew_of_one_kind(tmp_path, images):
+  for split in ('Train', 'Val'):
+    trees.picture(tmp_path / split / 'Angry' / 'A_012701000_00000070.png', 1)
+  assert len(sfew.parse(tmp_path, images=images).rows) == 2
+
+
 def test_kdef_codes_by_position(tmp_path):
   trees.kdef(tmp_path)
   found = kdef.parse(tmp_path / 'kdef')
@@ -214,10 +303,48 @@ def test_kdef_codes_by_position(tmp_path):
   assert sorted(Path(p.detail).name for p in found.skipped) == ['AF01ANF.JPG', 'MNES.JPG']
 
 
+@pytest.mark.parametrize(
+  'tree, parser, path',
+  [
+    (trees.kdef, kdef, 'KDEF_and_AKDEF/KDEF/AF01/AF01ANFL.JPG'),
+    (trees.oulu_casia, oulu_casia, 'B_OriginalImg/OriginalImg/VL/Strong/P001/Anger/009.jpeg'),
+  ],
+)
+def test_second_copies_are_skipped(tmp_path, tree, parser, path):
+  tree(tmp_path)
+  base = next(tmp_path.iterdir())
+  before = parser.parse(base)
+  copy = base / 'Z_copy' / path.replace('/OriginalImg/', '/')
+  copy.parent.mkdir(parents=True)
+  copy.write_bytes((base / path).read_bytes())
+  found = parser.parse(base)
+  assert found.rows == before.rows
+  (problem,) = set(found.skipped) - set(before.skipped)
+  assert problem == (0, 'second copy', copy.relative_to(base).as_posix())
+
+
 def test_jaffe_codes_by_position(tmp_path):
   trees.jaffe(tmp_path)
   rows = {Path(row['path']).stem: row for row in jaffe.parse(tmp_path / 'jaffe').rows}
   assert rows['NA.HA1.42']['label'] == 'happiness' and rows['KA.AN1.39']['label'] == 'anger'
+
+
+def test_multi_pie_yaws_of_all_cameras(tmp_path):
+  cameras = '110 120 090 080 130 140 051 050 041 190 200 010 240'.split()
+  yaws = dict(zip(cameras, range(-90, 91, 15), strict=True))
+  for camera in yaws:
+    trees.picture(tmp_path / f'001_01_01_{camera}_07.png', 1)
+  rows = multi_pie.parse(tmp_path, protocol='all_cameras').rows
+  assert {row['path'].split('_')[3]: row['yaw_bin'] for row in rows} == yaws
+  with pytest.raises(InputError, match='illuminations is 7: .* such as .7,.'):
+    multi_pie.parse(tmp_path, illuminations=7)
+
+
+def test_cfee_codes(tmp_path):
+  trees.cfee(tmp_path)
+  found = {(Path(row['path']).name[:2], row['label']) for row in cfee.parse(tmp_path).rows}
+  names = 'neutral happiness sadness fear anger surprise disgust'.split()
+  assert found == {(f'{number:02}', name) for number, name in enumerate(names, 1)}
 
 
 def test_multi_pie_cameras(tmp_path):
@@ -238,11 +365,18 @@ def test_mmi_sequences(tmp_path):
     'sequence without a basic emotion',
     'view is not frontal',
   ]
+  mirror = '<Session><track filename="S002-002.avi" view="2"/></Session>'
+  (tmp_path / 'mmi' / 'Sessions' / '2' / 'session.xml').write_text(mirror)
+  skipped = [p for p in mmi.parse(tmp_path / 'mmi').skipped if p.kind == 'view is not frontal']
+  assert [Path(p.detail).name for p in skipped] == ['S012-012.xml', 'S002-002.xml']
   for path in (tmp_path / 'mmi' / 'Sessions' / '1' / 'S001-001').iterdir():
     path.unlink()
   (tmp_path / 'mmi' / 'Sessions' / '2' / 'S002-002.xml').write_text('<Clip>')
+  for number, encoding in ((3, 'no-such'), (4, 'gb2312')):
+    text = f'<?xml version="1.0" encoding="{encoding}"?><Clip/>'
+    (tmp_path / f'mmi/Sessions/{number}/S00{number}-00{number}.xml').write_text(text)
   kinds = [problem.kind for problem in mmi.parse(tmp_path / 'mmi').problems]
-  assert kinds == ['fewer than 4 frames extracted', 'XML cannot be read']
+  assert kinds == ['fewer than 4 frames extracted', *['XML cannot be read'] * 3]
 
 
 def test_expw_boxes_and_bad_lines(tmp_path):
@@ -259,15 +393,28 @@ def test_expw_boxes_and_bad_lines(tmp_path):
   assert [problem.line for problem in found.skipped] == [121]
   with (tmp_path / 'expw' / 'label' / 'label.lst').open('a') as file:
     file.write('a.jpg 0 1 2 3 4 5 0\nangry face_1.jpg 0 4 10 28 34 50.5 7\n../a 0 1 1 2 2 5 1\n')
-    file.write('angry face_1.jpg 7 4 70 88 34 50.5 1\n')
+    file.write('angry face_1.jpg 7 4 70 88 34 50.5 1\nangry face_0.jpg 0 4 10 28 34 50.5 6\n')
+    file.write('angry face_1.jpg inf 4 10 28 34 50.5 1\n')
   kinds = {problem.line: problem.kind for problem in expw.parse(tmp_path / 'expw').problems}
   assert kinds == {
     122: 'missing file',
     123: 'line is not as expected',
     124: 'path is not below its folder',
+    126: 'face with two entries',
+    127: 'line is not as expected',
   }
   with pytest.raises(InputError, match='the face box .* lies outside the picture'):
     load(tmp_path, 'expw')
+
+
+def test_folder_with_more_than_its_splits(tmp_path):
+  trees.folder(tmp_path)
+  trees.text(tmp_path / 'folder' / 'labels' / 'readme.txt', 'nothing')
+  found = folder.parse(tmp_path / 'folder')
+  assert {row['split'] for row in found.rows} == {'train', 'test'} and len(found.classes) == 4
+  trees.picture(tmp_path / 'folder' / 'more' / 'sad' / 'a.png', 1)
+  with pytest.raises(InputError, match='more beside test, train, and no split'):
+    folder.parse(tmp_path / 'folder')
 
 
 def test_folder_without_splits_and_with_new_classes(tmp_path):

@@ -111,8 +111,9 @@ class Detector:
     faces = []
     for views in searches(image):
       for view in views:
-        seen = [face for face in self._look(view) if not _is_cut(face, view, image.shape)]
-        faces += [self._again(image, face) if _is_small(face, view) else face for face in seen]
+        seen = [face for face in self._look(view) if _is_in(face, image.shape)]
+        whole = [face for face in seen if not _is_cut(face, view, image.shape)]
+        faces += [self._again(image, face) if _is_small(face, view) else face for face in whole]
       if faces and not every:
         break
     return _distinct(sorted(faces, key=lambda face: -face.area))
@@ -197,6 +198,12 @@ def closer(image: np.ndarray, face: Face) -> View:
   factor = -(-SMALL // max(part.shape[:2]))
   part = cv2.resize(part, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
   return View(part, factor, (int(x0), int(y0)))
+
+
+def _is_in(face: Face, shape: Sequence[int]) -> bool:
+  """Whether a picture shows some of a face, whose mesh may reach beyond its edges."""
+  low, high = face.mesh[:, :2].min(0), face.mesh[:, :2].max(0)
+  return bool((low < (shape[1], shape[0])).all() and (high >= 0).all())
 
 
 def _is_small(face: Face, view: View) -> bool:

@@ -145,7 +145,7 @@ def load(
   builder = make_builder(name, dir or None, given, dict((options or {}).get(name, {})))
   if not (Path(builder.data_path) / 'dataset_info.json').exists():
     LOGGER.info('preparing %s in %s', name, builder.data_path)
-  builder.download_and_prepare(file_format='array_record')
+  prepare(builder)
   metadata = builder.info.metadata or {}
   if 'bad_rows' in metadata:
     LOGGER.warning('left out of %s:\n%s', name, metadata['bad_rows'])
@@ -207,6 +207,18 @@ def load(
   )
 
 
+def prepare(builder: tfds.core.DatasetBuilder) -> None:
+  """Prepares a data set, unless it is.
+
+  Raises:
+    InputError: bad rows, or its place cannot be written.
+  """
+  try:
+    builder.download_and_prepare(file_format='array_record')
+  except OSError as error:
+    raise InputError(f'cannot prepare {builder.name} in {builder.data_path}: {error}') from error
+
+
 def names() -> tuple[str, ...]:
   """The data sets that exist: packages of `ferjax.data` with a builder."""
   here = Path(__file__).parent
@@ -246,7 +258,11 @@ def make_builder(
 
 
 def _load_table(records, path: Path, split: str) -> Table:
-  """The label columns of all records; scanned once, then kept beside the records."""
+  """The label columns of all records; scanned once, then kept beside the records.
+
+  Raises:
+    InputError: a picture cannot be decoded.
+  """
   try:
     with path.open('rb') as file, np.load(file, allow_pickle=False) as stored:
       if stored['table_version'] == TABLE_VERSION:
@@ -259,7 +275,13 @@ def _load_table(records, path: Path, split: str) -> Table:
     encoded = record.pop('image')
     record['name'] = record['name'].decode()
     record['digest'] = hashlib.sha256(encoded).hexdigest()[:32]
-    record['height'], record['width'] = decode(encoded).shape[:2]
+    image = decode(encoded)
+    if image is None:
+      raise InputError(
+        f'{path.parent}: the stored picture {record["name"]} cannot be decoded: remove this '
+        'folder, and prepare the data set again'
+      )
+    record['height'], record['width'] = image.shape[:2]
     for name, value in record.items():
       columns.setdefault(name, []).append(value)
   table = {}

@@ -12,6 +12,7 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -77,13 +78,14 @@ def choose(option: str, value: str, values: Sequence[str]) -> str:
   """
   if value not in values:
     raise InputError(
-      f"{option} is '{value}'.{nearest(value, values)} There are: {', '.join(values)}"
+      f"{option} is '{value}'.{nearest(str(value), values)} There are: {', '.join(values)}"
     )
   return value
 
 
 def files(folder: Path) -> list[str]:
-  """Every file below a folder, sorted, as POSIX paths below it; hidden ones are passed over.
+  """Every file below a folder, sorted, as POSIX paths below it; hidden ones are passed over, and a
+  folder that links lead to once more.
 
   Raises:
     InputError: a folder cannot be read.
@@ -92,9 +94,22 @@ def files(folder: Path) -> list[str]:
   def refuse(error):
     raise InputError(f'cannot read {error.filename}: {error.strerror}') from error
 
-  found = []
+  def is_new(path):
+    try:
+      status = os.stat(path)
+    except OSError as error:
+      refuse(error)
+    identity = status.st_dev, status.st_ino
+    if identity in visited:
+      return False
+    visited.add(identity)
+    return True
+
+  found, visited = [], set()
+  is_new(folder)
   for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
     folders[:] = sorted(name for name in folders if not _hidden(name))
+    folders[:] = [name for name in folders if is_new(os.path.join(place, name))]
     below = Path(place).relative_to(folder).as_posix()
     prefix = '' if below == '.' else f'{below}/'
     found += [prefix + name for name in sorted(names) if not _hidden(name)]
@@ -154,24 +169,29 @@ def pictures(
 
   Args:
     folder: Where to look, at any depth.
-    pattern: Regular expression of a path's last names, in any case.
+    pattern: Regular expression of a path's last names, in any case; it begins with a group.
     layout: For the error.
 
   Returns:
-    (path, match) pairs, sorted by path, and the other pictures as skipped.
+    (path, match) pairs, sorted by path, and the other pictures as skipped; so are those whose last
+    names are those of an earlier one, whatever the ending.
 
   Raises:
     InputError: there is none, or a folder cannot be read.
   """
   grammar = re.compile(rf'(?:.*/)?{pattern}', re.IGNORECASE)
-  matched, skipped = [], []
+  matched, skipped, seen = [], [], set()
   for path in files(folder):
     if path.lower().endswith(ENDINGS):
       match = grammar.fullmatch(path)
-      if match:
-        matched.append((path, match))
-      else:
+      last_names = match and path[match.start(1) :].lower().rpartition('.')[0]
+      if not match:
         skipped.append(Problem(0, 'name outside the grammar', path))
+      elif last_names in seen:
+        skipped.append(Problem(0, 'second copy', path))
+      else:
+        matched.append((path, match))
+        seen.add(last_names)
   if not matched:
     raise wrong_folder(folder, layout, 'no picture there has a name as expected')
   return matched, skipped
@@ -269,12 +289,25 @@ def _picture_troubles(folder: Path, rows: Sequence[Row]) -> list[str]:
 
 
 def picture_trouble(folder: Path, row: Row) -> str:
-  """Why a row's picture cannot be used; '' where it can."""
+  """Why a row's picture cannot be used; '' where it can.
+
+  JPEG is decoded by Pillow, which notices a cut file; PNG by OpenCV, as in training: it refuses
+  what Pillow passes over, such as a wrong checksum.
+  """
   if 'image' in row:
     return ''
   try:
-    with Image.open(folder / row['path'], formats=FORMATS) as picture:
-      picture.load()
+    str(row['path']).encode()
+  except UnicodeEncodeError:
+    return 'its name is not UTF-8: rename it'
+  try:
+    path = folder / row['path']
+    with Image.open(path, formats=FORMATS) as picture:
+      if picture.format != 'PNG':
+        picture.load()
+      elif cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB) is None:
+        picture.load()  # says what is wrong, where Pillow is as strict as OpenCV
+        return 'the PNG file is damaged, or larger than OpenCV reads'
       if picture.format not in STORED_AS_THEY_ARE and picture.mode in ('I', 'F'):
         return f'{picture.mode} (32-bit) pixels: save it with 8 or 16 bits'
       if 'box' in row and not _box_area(_clipped(row['box'], picture.size)):
@@ -337,7 +370,10 @@ def png(picture: Image.Image) -> bytes:
 
 
 def report(problems: Iterable[Problem]) -> str:
-  """Problems by kind: counts, line numbers, and the first particulars of each kind."""
+  """Problems by kind: counts, line numbers, and the first particulars of each kind.
+
+  Bytes of names that are not UTF-8 are written as `\\udcff`.
+  """
   kinds = {}
   for problem in problems:
     kinds.setdefault(problem.kind, []).append(problem)
@@ -350,7 +386,7 @@ def report(problems: Iterable[Problem]) -> str:
     for problem in found[:3]:
       if problem.detail:
         parts.append(f'    {f"line {problem.line}: " if problem.line else ""}{problem.detail}')
-  return '\n'.join(parts)
+  return '\n'.join(parts).encode(errors='backslashreplace').decode()
 
 
 def _ranges(lines: list[int]) -> str:
@@ -365,8 +401,10 @@ def _ranges(lines: list[int]) -> str:
 
 
 def fingerprint(listing: Listing) -> str:
-  """Changes when a row, or the size or date of a picture, changes: a cache key."""
+  """Changes when a row, a problem, or the size or date of a picture changes: a cache key."""
   digest = hashlib.sha256(repr((listing.classes, listing.folds, listing.action_units)).encode())
+  for problem in (*listing.problems, *listing.skipped):
+    digest.update(repr(tuple(problem)).encode())
   for row in listing.rows:
     for name, value in row.items():
       plain = value.tobytes() if isinstance(value, np.ndarray) else value

@@ -147,7 +147,7 @@ def read(
 
   Raises:
     InputError: no such file, one that is empty or no text, a malformed line, an unknown name or
-      label, or an ambiguous name.
+      label, an ambiguous name, or a row with two labels.
   """
   path = Path(path)
   if not path.is_file():
@@ -158,17 +158,20 @@ def read(
     raise InputError(f'{path} is not UTF-8 text: {error}') from error
   if not any(map(str.strip, lines)):
     raise InputError(f'{path} is empty: no label was read')
-  header = next(csv.reader(lines[:1]), [])
-  if {'name', 'label'} <= set(header):
-    parsed = [(i + 2, [r.get('name'), r.get('label')]) for i, r in enumerate(csv.DictReader(lines))]
-  else:
-    parsed = [(i + 1, line.rsplit(maxsplit=1)) for i, line in enumerate(lines) if line.strip()]
+  try:
+    if {'name', 'label'} <= set(next(csv.reader(lines[:1]), [])):
+      records = enumerate(csv.DictReader(lines))
+      parsed = [(i + 2, [r.get('name'), r.get('label')]) for i, r in records]
+    else:
+      parsed = [(i + 1, line.rsplit(maxsplit=1)) for i, line in enumerate(lines) if line.strip()]
+  except csv.Error as error:
+    raise InputError(f'cannot read {path} as a CSV file: {error}') from error
   row_of = {name: row for row, name in enumerate(names)}
   rows_of_last_part = {}
   for row, name in enumerate(names):
     rows_of_last_part.setdefault(Path(name).name, []).append(row)
   not_trained_on = {key for name in others for key in (name, Path(name).name)}
-  noisy = np.array(label)
+  noisy, line_of = np.array(label), {}
   for number, fields in parsed:
     if len(fields) != 2 or not all(fields):
       raise InputError(f"{path}, line {number}: expected 'name label', found {fields}")
@@ -179,14 +182,16 @@ def read(
     if len(rows) != 1:
       what = 'names several training rows' if rows else f'is no training row.{nearest(name, names)}'
       raise InputError(f"{path}, line {number}: '{name}' {what}")
-    noisy[rows[0]] = _label_number(
-      text, classes, label_order, first_label, f'{path}, line {number}'
-    )
+    (row,), where = rows, f'{path}, line {number}'
+    label_number = _label_number(text, classes, label_order, first_label, where)
+    if row in line_of and noisy[row] != label_number:
+      raise InputError(f"{where}: '{name}' has another label on line {line_of[row]}")
+    noisy[row], line_of[row] = label_number, number
   return noisy
 
 
 def _label_number(text, classes, label_order, first_label, where) -> int:
-  if text.lstrip('-').isdecimal():
+  if text.lstrip('-').isdecimal() and (label_order or text not in classes):
     if not label_order:
       raise InputError(
         f"{where}: label '{text}' is a number; say what the numbers mean, for example "

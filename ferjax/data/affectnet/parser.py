@@ -70,28 +70,36 @@ def _parse_new(root: Path) -> Listing:
     images, notes = (find(root, name, part, depth=0) for part in ('images', 'annotations'))
     if not images or not notes:
       raise wrong_folder(root, LAYOUT, f'{name} lacks its folder images or annotations')
-    for path in files(images):
+    paths = files(images)
+    for path in paths:
       picture = (images / path).relative_to(root).as_posix()
       try:
-        number = int(float(str(_load(notes / f'{Path(path).stem}_exp.npy').item())))
+        number = float(str(_load(notes / f'{Path(path).stem}_exp.npy').item()))
+        if not number.is_integer():
+          raise ValueError(f'expression {number}')
         landmarks = _load(notes / f'{Path(path).stem}_lnd.npy').astype(np.float32)
-        if landmarks.size != 136:
-          raise ValueError(f'{landmarks.size} landmark coordinates, not 136')
+        if landmarks.size != 136 or not np.isfinite(landmarks).all():
+          raise ValueError(f'{landmarks.size} landmark coordinates, not 136 finite ones')
       except FileNotFoundError as error:
         problems.append(Problem(0, 'missing file', f'{error.filename}'))
         continue
-      except (ValueError, OSError) as error:
+      except (ValueError, TypeError, OSError) as error:
         problems.append(Problem(0, 'annotation cannot be used', f'{picture}: {error}'))
         continue
       row = {'path': picture, 'split': split, 'landmarks': landmarks.reshape(68, 2)}
-      _add(rows, problems, skipped, row, 0, number)
+      _add(rows, problems, skipped, row, 0, int(number))
+    ending = '_exp.npy'
+    noted = {path.removesuffix(ending) for path in files(notes) if path.endswith(ending)}
+    lacking = sorted(noted - {Path(path).stem for path in paths})
+    problems += [Problem(0, 'missing file', f'{images / stem}.jpg') for stem in lacking]
   return Listing(root, CLASSES_8, rows, problems, skipped)
 
 
 def _load(path: Path) -> np.ndarray:
   try:
-    return np.load(path, allow_pickle=False)
-  except ValueError as error:
+    with path.open('rb') as file:
+      return np.lib.format.read_array(file, allow_pickle=False)
+  except (ValueError, TypeError, EOFError, MemoryError, OverflowError) as error:
     raise ValueError(f'{path} holds no plain array ({error})') from error
 
 
@@ -138,7 +146,7 @@ def _old_row(record, images, path_of):
       int(float(record[f'face_{part}'])) for part in ('x', 'y', 'width', 'height')
     )
     landmarks = np.array(record['facial_landmarks'].split(';'), np.float32)
-  except (KeyError, ValueError):
+  except (KeyError, ValueError, OverflowError):
     return {}, 'face box, landmarks or expression are no numbers'
   if landmarks.size != 136 or not np.isfinite(landmarks).all():
     return {}, 'there are not 136 landmark coordinates'

@@ -115,7 +115,7 @@ def _read_landmarks(folder, path) -> np.ndarray | None:
     values = np.array((folder / path).read_text(encoding='utf-8').split(), np.float32)
   except (TypeError, ValueError, OSError):
     return None
-  return values.reshape(68, 2) if values.size == 136 else None
+  return values.reshape(68, 2) if values.size == 136 and np.isfinite(values).all() else None
 
 
 def _read_units(path: Path) -> dict[str, float] | None:
@@ -123,6 +123,6 @@ def _read_units(path: Path) -> dict[str, float] | None:
     values = np.array(path.read_text(encoding='utf-8').split(), float)
   except (ValueError, OSError):
     return None
-  if values.size % 2:
+  if values.size % 2 or not np.isfinite(values).all():
     return None
   return {f'AU{int(unit):02}': float(strength) or 1.0 for unit, strength in values.reshape(-1, 2)}

@@ -40,7 +40,7 @@ def parse(folder: Path, *, protocol: str = 'by_picture') -> Listing:
   if not list_file or not images:
     raise wrong_folder(folder, LAYOUT)
   path_of = {path.lower(): path for path in files(images)}
-  rows, problems, skipped, seen = [], [], [], set()
+  rows, problems, skipped, seen, named = [], [], [], set(), set()
   for number, line in enumerate(text_lines(list_file), 1):
     if not line.strip():
       continue
@@ -52,7 +52,7 @@ def parse(folder: Path, *, protocol: str = 'by_picture') -> Listing:
     try:
       face, top, left, right, bottom = (int(float(field)) for field in fields[:5])
       label = dict(enumerate(LABELS))[int(fields[6])]
-    except (ValueError, IndexError, KeyError):
+    except (ValueError, OverflowError, IndexError, KeyError):
       problems.append(Problem(number, 'line is not as expected', repr(line)))
       continue
     path = path_of.get(picture.lower())
@@ -60,11 +60,16 @@ def parse(folder: Path, *, protocol: str = 'by_picture') -> Listing:
       (kind, _), *_ = path_troubles(picture, images) or [('missing file', '')]
       problems.append(Problem(number, kind, repr(line)))
       continue
+    name = f'{picture}#{face}'
+    if name in named:
+      problems.append(Problem(number, 'face with two entries', repr(line)))
+      continue
+    named.add(name)
     place = hashlib.sha256(picture.encode()).digest()[0] % 10
     rows.append(
       {
         'path': (images / path).relative_to(folder).as_posix(),
-        'name': f'{picture}#{face}',
+        'name': name,
         'box': (left, top, right, bottom),
         'split': {0: 'test', 1: 'val'}.get(place, 'train'),
         'label': label,

@@ -72,7 +72,7 @@ def _parse_joined(folder, votes_file, rule):
   pixel_file = pixel_file or find(folder.parent / 'fer2013', r'(fer2013|icml_face_data)\.csv')
   if not pixel_file:
     raise wrong_folder(folder, LAYOUT, 'there are votes, and no pictures (fer2013.csv)')
-  (_, header), *lines = csv_rows(votes_file)
+  (_, header), *lines = list(csv_rows(votes_file)) or [(1, [])]
   if [name.strip().lower() for name in header] != ['usage', 'image name', *VOTED]:
     raise wrong_folder(votes_file, LAYOUT, f'its columns are {header}')
   rows, problems, skipped = [], [], []
@@ -107,7 +107,10 @@ def _parse_folders(folder, rule):
     place = label_file.parent
     root = place.parent
     path_of = {path.lower(): path for path in files(place)}
-    for line, fields in csv_rows(label_file):
+    lines = list(csv_rows(label_file))
+    if not lines:
+      raise wrong_folder(folder, LAYOUT, f'{label_file} is empty')
+    for line, fields in lines:
       votes = _votes(fields[2:])
       if votes is None:
         problems.append(Problem(line, 'row is not name, box and ten votes', ','.join(fields)))
@@ -131,6 +134,6 @@ def _add(rows, skipped, row, votes, rule):
 def _votes(fields):
   try:
     votes = [int(float(text)) for text in fields]
-  except ValueError:
+  except (ValueError, OverflowError):
     return None
   return votes if len(votes) == 10 and min(votes) >= 0 and sum(votes) > 0 else None

@@ -20,11 +20,17 @@ def parse(folder: Path) -> Listing:
       any of their names (`Happy`), in canonical order, then others alphabetically.
 
   Raises:
-    InputError: not this layout.
+    InputError: not this layout, or pictures beside the splits that are in none of them.
   """
   found = files(folder)
-  tops = {path.split('/')[0] for path in found if '/' in path}
-  depth = 1 if tops and all(top.lower() in SPLITS for top in tops) else 0
+  of_pictures = (path for path in found if '/' in path and path.lower().endswith(ENDINGS))
+  tops = {path.split('/')[0] for path in of_pictures}
+  splits = {top for top in tops if top.lower() in SPLITS}
+  if splits and splits != tops:
+    others = ', '.join(sorted(tops - splits))
+    what = f'{others} beside {", ".join(sorted(splits))}, and no split: move it elsewhere'
+    raise wrong_folder(folder, LAYOUT, what)
+  depth = 1 if splits else 0
   rows, skipped = [], []
   for path in found:
     parts = path.split('/')
@@ -38,5 +44,10 @@ def parse(folder: Path) -> Listing:
   if not rows:
     raise wrong_folder(folder, LAYOUT, 'there is no picture in a sub-folder')
   present = {row['label'] for row in rows}
+  for name in present:
+    try:
+      name.encode()
+    except UnicodeEncodeError as error:
+      raise wrong_folder(folder, LAYOUT, f'the class name {name!r} is not UTF-8') from error
   classes = [name for name in CLASSES_8 if name in present]
   return Listing(folder, (*classes, *sorted(present - {*classes})), rows, (), skipped)

@@ -25,6 +25,7 @@ SPLITS = {
 }
 SURPLUS = '(more fields than the header)'
 LARGEST = 1e9  # what lies beyond is no coordinate, angle, intensity or number of votes
+HALF_TURN = math.pi + 1e-3  # radians, where pi may be rounded up
 POSE = {'pitch': 'pose_Rx', 'yaw': 'pose_Ry', 'roll': 'pose_Rz'}
 
 
@@ -38,7 +39,7 @@ def parse(path: str | os.PathLike, classes: Sequence[str] = ()) -> Listing:
 
   Returns:
     The rows, and the problems of those that cannot be used (unknown label or split, missing or
-    outside file, repeated picture, value that is no finite number).
+    outside file, repeated picture, value that is no finite number, angle beyond a half turn).
 
   Raises:
     InputError: no such file, not a CSV, a required column is missing, landmark columns with gaps.
@@ -151,6 +152,13 @@ def _parse_row(record, columns, classes, known, folder) -> tuple[dict, list[tupl
       return 0.0
     return value
 
+  def degrees(name):
+    value = number(name)
+    if abs(value) > HALF_TURN:
+      detail = f'{name} = {record[name]!r}: give radians, from -pi to pi'
+      troubles.append(('angle beyond a half turn', detail))
+    return math.degrees(value)
+
   path = str(PurePosixPath(record['path'].strip())) if record['path'].strip() else ''
   row = {'path': path, 'label': labels.canonical(record['label'])}
   if SURPLUS in record:
@@ -169,7 +177,7 @@ def _parse_row(record, columns, classes, known, folder) -> tuple[dict, list[tupl
   if columns['yaw_bin']:
     row['yaw_bin'] = round(number('yaw_bin'))
   if columns['pose']:
-    row |= {name: math.degrees(number(column)) for name, column in POSE.items()}
+    row |= {name: degrees(column) for name, column in POSE.items()}
   if columns['au']:
     row['au'] = [number(name) for name in columns['au']]
   if columns['landmarks']:

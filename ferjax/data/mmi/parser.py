@@ -107,5 +107,5 @@ def _view(path: Path) -> str | None:
 def _root(path):
   try:
     return ElementTree.parse(path).getroot()
-  except (ElementTree.ParseError, OSError):
+  except (ElementTree.ParseError, LookupError, ValueError, OSError):  # of the encoding, too
     return None

@@ -1,8 +1,10 @@
 """Reads CMU Multi-PIE, faces from thirteen sides and under many lights (see README.md)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ferjax.data.listing import Listing, Problem, choose, held_out, pictures, wrong_folder
+from ferjax.errors import InputError
 
 PROTOCOLS = ('dml_net', 'all_cameras')
 LAYOUT = """
@@ -61,6 +63,11 @@ def parse(
     InputError: not this layout, or an unknown option.
   """
   choose('config.data.protocol', protocol, PROTOCOLS)
+  if isinstance(illuminations, str) or not isinstance(illuminations, Sequence):
+    raise InputError(
+      f'config.data.options.multi_pie.illuminations is {illuminations!r}: give a tuple of numbers, '
+      'such as (7,)'
+    )
   found, skipped = pictures(
     folder, r'(\d{3})_(0[1-4])_(0[1-4])_(\d{3})_(\d{2})\.(?:png|jpe?g)', LAYOUT
   )

@@ -80,10 +80,11 @@ def parse(folder: Path, *, protocol: str = 'basic', images: str = 'aligned') -> 
       if stem in points:
         try:
           row['landmarks'] = _read_landmarks(points[stem])
-        except ValueError as error:
-          problems.append(
-            Problem(0, 'landmarks are not 37 lines "x y"', f'{points[stem]}: {error}')
-          )
+        except (ValueError, OSError) as error:
+          detail = f'{points[stem]}: {error}'
+          problems.append(Problem(number, 'landmarks are not 37 lines "x y"', detail))
+          seen.add(stem)
+          continue
       rows.append(row | {'line': number})
     seen.add(stem)
   unlisted = sorted(set(path_of) - {stem + suffix for stem in seen})
@@ -101,6 +102,6 @@ def _landmark_files(basic: Path) -> dict[str, Path]:
 
 def _read_landmarks(path: Path) -> np.ndarray:
   values = np.array(path.read_text(encoding='utf-8').split(), np.float32)
-  if len(values) < 74:
-    raise ValueError(f'{len(values)} numbers')
+  if len(values) < 74 or not np.isfinite(values[:74]).all():
+    raise ValueError(f'{len(values)} numbers, of which 74 must be there and finite')
   return values[:74].reshape(37, 2)
