@@ -20,7 +20,7 @@ from ferjax import (
   logs,
   optim,
   parallel,
-  report,
+  results,
   sources,
   weights,
 )
@@ -186,7 +186,7 @@ def _train(config, workdir):
   more_known = method.estimates or 'distribution' in split.table or config.noise.kind != 'none'
   if more_known or config.eval.embeddings:
     estimated = method.estimates and method.estimates(state.extra, split.table['label'])
-    training = report.TrainingRows(
+    training = results.TrainingRows(
       split, predict(state, split), clean['label'], parallel.host(estimated)
     )
   if not parallel.first_process():
@@ -195,14 +195,14 @@ def _train(config, workdir):
     path, size = workdir / 'report' / 'auxiliary_spaces.png', config.data.image_size
     auxiliary.write(path, split.table, clean['label'], data.classes, size)
   looks = build.look(config, method, state, data)
-  return report.finish(
+  return results.finish(
     workdir,
     state,
     data,
     predictions,
     training,
     looks,
-    report.each_set(workdir, tests, tested, groups, pictures=config.eval.sheets),
+    results.each_set(workdir, tests, tested, groups, pictures=config.eval.sheets),
     stopped_early=stopped,
     pictures=config.eval.sheets,
     numbers=config.eval.embeddings,

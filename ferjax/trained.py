@@ -18,7 +18,7 @@ from ferjax import (
   heatmaps,
   logs,
   parallel,
-  report,
+  results,
   sources,
 )
 from ferjax import config as configs
@@ -98,7 +98,7 @@ def evaluate_run(
     the training rows of the data set that is evaluated, in the run's own by the labels that it was
     given), under `without` the features that the method looks at and the data set does not have,
     under `classes_without_rows` the model's classes that it does not have: means over classes are
-    over the others; and where there are several sets what `report.each_set` returns. Predictions,
+    over the others; and where there are several sets what `results.each_set` returns. Predictions,
     and the report's tables and pictures, are written beside it.
 
   Raises:
@@ -130,16 +130,16 @@ def evaluate_run(
     tested = {name: model.predict(model.state, one.splits['test']) for name, one in tests.items()}
     step = int(model.state.step)
     folder = workdir / 'eval' / f'{data.name}-{data.fingerprint[:8]}-{step}'
-    results = {}
+    measured = {}
     for name, predicted in predictions.items():
-      results[name] = evaluate.measure(predicted, model.classes)
+      measured[name] = evaluate.measure(predicted, model.classes)
       rows = data.splits.get(name) if config.eval.sheets else None
-      report.split(folder, rows, predicted, model.classes, name, data.poses)
+      results.split(folder, rows, predicted, model.classes, name, data.poses)
     looks = build.look(config, model.method, model.state, data)
     if looks:
       heatmaps.write(folder / 'report', looks, model.classes)
-    summary = {'step': step, 'data': data.name, 'fingerprint': data.fingerprint, **results}
-    summary |= report.each_set(folder, tests, tested, groups, pictures=config.eval.sheets)
+    summary = {'step': step, 'data': data.name, 'fingerprint': data.fingerprint, **measured}
+    summary |= results.each_set(folder, tests, tested, groups, pictures=config.eval.sheets)
     training = predictions.get('train')
     if other is None and training:
       training = _as_given(training, config, data)

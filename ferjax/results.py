@@ -1,4 +1,4 @@
-"""Pictures of a run: curves, mistakes, label distributions; and what calls for the rest."""
+"""What a run leaves behind: predictions, tables, pictures, `summary.json`."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
