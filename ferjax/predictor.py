@@ -1,0 +1,216 @@
+"""A trained model as a function of pictures: `ferjax.load(RUN)(pictures)`."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from scipy import special
+
+from ferjax import build, core, parallel, trained
+from ferjax import config as configs
+from ferjax.data import augment, dataset, listing
+from ferjax.errors import InputError
+
+Picture = str | os.PathLike | np.ndarray
+LARGEST_BATCH = 64
+
+
+class Predictor(NamedTuple):
+  """What a trained model says of faces. Pictures should be cropped as those it was trained on.
+
+  Attributes:
+    classes: Class names, in the order of the probabilities.
+    poses: Pose classes, yaw in degrees; empty for a model that tells none.
+    image_size: Pictures are resized to this square, as in evaluation.
+    needs: Features besides pictures that it cannot do without, such as `landmarks`.
+    uses: Further features that it predicts better with.
+    landmarks: Which points of their scheme it looks at; None when any will do.
+    derive: (table of features, n rows each) -> the table, with what the method makes of it.
+    run: (batch: `image` u8[n, s, s, 3] and features) -> outputs of n rows, NumPy arrays.
+    sizes: Numbers of rows that `run` is called with: others are padded to the next one.
+  """
+
+  classes: tuple[str, ...]
+  poses: tuple[int, ...]
+  image_size: int
+  needs: frozenset[str]
+  uses: frozenset[str]
+  landmarks: tuple[int, ...] | None
+  derive: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+  run: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+  sizes: tuple[int, ...]
+
+  def __call__(self, pictures: Picture | Sequence[Picture], **features: Any) -> np.ndarray:
+    """f32[n, C]: the probability of each class, for n pictures; see `outputs`."""
+    return self.outputs(pictures, **features)['probabilities']
+
+  def outputs(
+    self, pictures: Picture | Sequence[Picture], **features: Any
+  ) -> dict[str, np.ndarray]:
+    """Everything that the model says of pictures.
+
+    Args:
+      pictures: Files, or arrays u8[h, w, 3] (RGB) or u8[h, w] (grey) of any sizes; one, a list of
+        them, or an array u8[n, h, w, 3].
+      **features: For a model that needs or uses them, `landmarks` f[n, k, 2], pixels of the given
+        pictures whose centres are whole numbers.
+
+    Returns:
+      Arrays of n rows: `probabilities` f32[n, C], `logits` f[n, C], `embedding` f[n, d] where the
+      method has one, and its other outputs, such as `pose_logits` f[n, p].
+
+    Raises:
+      InputError: a picture cannot be read or is no such array, or a feature is missing, unknown or
+        of another shape; names which.
+    """
+    pictures = _listed(pictures)
+    self._check_features(features, len(pictures))
+    parts = []
+    for start in range(0, len(pictures), self.sizes[-1]) or (0,):
+      stop = start + self.sizes[-1]
+      chosen = {name: value[start:stop] for name, value in features.items()}
+      parts.append(self._batch(pictures[start:stop], start, chosen))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+  def _check_features(self, features, rows):
+    for name in sorted(self.needs - set(features)):
+      raise InputError(f'the model needs {name} besides pictures: give {name}=...')
+    for name, value in features.items():
+      if name not in self.needs | self.uses:
+        raise InputError(f'the model does not look at {name}: leave it out')
+      if len(value) != rows:
+        raise InputError(f'{rows} pictures, and {name} of {len(value)}: give as many of each')
+
+  def _batch(self, pictures, start, features):
+    rows = len(pictures)
+    size = next(size for size in self.sizes if size >= rows)
+    batch = {'image': np.zeros((size, self.image_size, self.image_size, 3), np.uint8)}
+    shapes = np.ones((rows, 2))
+    for place, given in enumerate(pictures):
+      picture = pixels(given, f'picture {start + place}')
+      shapes[place] = picture.shape[:2]
+      batch['image'][place] = dataset.resize(picture, self.image_size)
+    table = dict(features)
+    if 'landmarks' in features:
+      table['landmarks'] = self._landmarks(features['landmarks'], shapes)
+    for name, column in (self.derive(table) if table else {}).items():
+      batch[name] = np.concatenate([column, np.repeat(column[:1], size - rows, 0)])
+    outputs = {name: value[:rows] for name, value in self.run(batch).items()}
+    logits = outputs['logits'].astype(np.float64)
+    return outputs | {'probabilities': special.softmax(logits, axis=1).astype(np.float32)}
+
+  def _landmarks(self, points, shapes):
+    points = np.asarray(points, np.float32)
+    if points.ndim != 3 or points.shape[2] != 2:
+      raise InputError(f'landmarks have the shape {points.shape}: give [pictures, points, 2]')
+    if not np.isfinite(points).all():
+      raise InputError('landmarks that are not finite: leave these pictures out')
+    wanted = self.landmarks
+    if wanted is not None and points.shape[1] != len(wanted):
+      if points.shape[1] <= max(wanted):
+        raise InputError(
+          f'{points.shape[1]} landmarks of each picture: the model looks at {len(wanted)}, up to '
+          f'number {max(wanted)} of their scheme'
+        )
+      points = points[:, list(wanted)]
+    scale = self.image_size / shapes[:, None, ::-1]
+    return ((points + 0.5) * scale - 0.5).astype(np.float32)
+
+
+def load(path: str | os.PathLike, which: str = 'last') -> Predictor:
+  """The model of a run, ready to use.
+
+  Args:
+    path: The folder of a run.
+    which: The checkpoint: `last`, `best` (by validation accuracy), or a step.
+
+  Raises:
+    InputError: no such run or checkpoint.
+  """
+  path = Path(path)
+  record = configs.read(path)
+  x64 = record['config']['precision'] == 'float64'
+  with jax.enable_x64(x64):
+    model = trained.load(path, which)
+    devices = parallel.make(backend=model.config.parallel.backend)
+    dtype = build.picture_dtype(model.config)
+    step = devices.compile(
+      core.make_predict_step(model.method, lambda batch: augment.evaluation(batch, dtype))
+    )
+
+  def run(batch):
+    with jax.enable_x64(x64):
+      return parallel.host(step(model.state, devices.shard(batch)))
+
+  return make(record, model.method, run, devices.size)
+
+
+def make(
+  record: dict[str, Any], method: core.Method, run: Callable[..., Any], multiple: int = 1
+) -> Predictor:
+  """A predictor of a run's record, as `config.read` gives it, and a function that runs its model.
+
+  Args:
+    record: With at least `config` and `classes`.
+    method: The run's.
+    run: See `Predictor`.
+    multiple: What the number of rows must be a multiple of.
+  """
+  indices = record.get('landmark_indices')
+
+  def derive(table):
+    if not method.needs <= set(table):
+      return table
+    return table | {k: f(table) for k, f in method.derived.items() if k not in table}
+
+  sizes = [multiple]
+  while sizes[-1] < LARGEST_BATCH:
+    sizes.append(2 * sizes[-1])
+  return Predictor(
+    classes=tuple(record['classes']),
+    poses=tuple(record.get('poses', ())),
+    image_size=record['config']['data']['image_size'],
+    needs=method.predict_needs,
+    uses=method.predict_uses,
+    landmarks=None if indices is None else tuple(indices),
+    derive=derive,
+    run=run,
+    sizes=tuple(sizes),
+  )
+
+
+def pixels(picture: Picture, name: str = 'the picture') -> np.ndarray:
+  """u8[h, w, 3], RGB: a file as evaluation reads it, or an array.
+
+  Args:
+    picture: A file, or u8[h, w, 3] (RGB) or u8[h, w] (grey).
+    name: What an error calls an array.
+
+  Raises:
+    InputError: it cannot be read, or is no such array.
+  """
+  if isinstance(picture, str | os.PathLike):
+    path = Path(picture)
+    trouble = listing.picture_trouble(path.parent, {'path': path.name})
+    if trouble:
+      raise InputError(f'{path}: {trouble}')
+    return dataset.decode(listing.encoded_picture(path))
+  array = np.asarray(picture)
+  if array.dtype != np.uint8:
+    raise InputError(f'{name} has numbers of type {array.dtype}: give uint8, 0 to 255')
+  if array.ndim == 2:
+    array = np.repeat(array[..., None], 3, 2)
+  if array.ndim != 3 or array.shape[2] != 3 or not array.size:
+    raise InputError(
+      f'{name} has the shape {array.shape}: give [height, width, 3] (RGB) or [height, width]'
+    )
+  return array
+
+
+def _listed(pictures) -> Sequence[Picture]:
+  one = isinstance(pictures, str | os.PathLike)
+  one = one or (isinstance(pictures, np.ndarray) and pictures.ndim < 4)
+  return [pictures] if one else pictures
