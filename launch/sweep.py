@@ -378,6 +378,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   try:
     if any(re.match('--?workdir', flag) for flag in shared):
       raise ValueError('no --workdir: each run has its own, below --out')
+    if not re.fullmatch(r'\d+(,\d+)*', args.seeds):
+      raise ValueError(f'--seeds={args.seeds!r}: whole numbers, such as 0,1,2')
     seeds = [int(seed) for seed in args.seeds.split(',')]
     args.entries = expand(args.config, seeds, overrides(args.set, args.case), shared)
     found = [os.environ[name] for name in INDICES if name in os.environ]

@@ -86,7 +86,6 @@ on_all() { call "${tpu[@]}" tpu-vm ssh "$name" "${where[@]}" --worker=all --comm
 
 archive=$(mktemp -d)
 created=''
-# shellcheck disable=SC2317 # called by trap
 finish() {
   code=$?
   trap - EXIT INT TERM HUP
