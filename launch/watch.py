@@ -154,6 +154,47 @@ def say(text: str) -> None:
     print(f'watch: {line}', file=sys.stderr, flush=True)
 
 
+def explain(
+  command: Sequence[str],
+  processes: Sequence[Process],
+  codes: Sequence[int | None],
+  received: Sequence[int],
+  began: float,
+) -> int:
+  """Says which process failed and why, and which others are stopped for it.
+
+  Args:
+    command: What was to be run.
+    processes: All of them.
+    codes: Their return codes, None for those that still run.
+    received: Signals that were passed on to them.
+    began: When they were started, as of `time.monotonic`.
+
+  Returns:
+    Its exit code; UNFINISHED, and nothing is said, where it could not save before such a signal
+    ended it.
+  """
+  failed = [number for number, code in enumerate(codes) if code]
+  signalled = {code for number in received for code in (-number, 128 + number)}
+  if all(codes[number] in signalled for number in failed):
+    return UNFINISHED
+  # Where several are found dead at once, an abort is not the cause but what came of it.
+  first = min(failed, key=lambda number: codes[number] in (-signal.SIGABRT, 128 + signal.SIGABRT))
+  code, process = codes[first], processes[first]
+  for reader in process.readers:
+    reader.join(1)
+  who = f'process {first} of {len(processes)}' if len(processes) > 1 else shlex.join(command[:3])
+  seconds = time.monotonic() - began
+  say(f'{who} (pid {process.child.pid}) {cause(code)}; it ran for {seconds:.0f} s')
+  if process.last:
+    say('its last lines of stderr:\n' + '\n'.join(f'  {line}' for line in process.last))
+  others = [str(number) for number, code in enumerate(codes) if code is None]
+  if others:
+    who = f'process {others[0]} is' if len(others) == 1 else f'processes {", ".join(others)} are'
+    say(f'{who} stopped: a run cannot go on without one of its processes')
+  return code if code > 0 else 128 - code
+
+
 def attempt(command: Sequence[str], count: int | None, grace: float, received: list[int]) -> int:
   """Runs the processes once, to their end.
 
@@ -188,8 +229,9 @@ def attempt(command: Sequence[str], count: int | None, grace: float, received: l
       if failed or None not in codes:
         break
       time.sleep(0.1)
-    seconds = time.monotonic() - began
+    code = explain(command, processes, codes, received, began) if failed else 0
     stop(processes, grace)
+    return code
   except OSError as error:
     stop(processes, 0)
     say(f'cannot start {command[0]}: {error.strerror}')
@@ -197,26 +239,6 @@ def attempt(command: Sequence[str], count: int | None, grace: float, received: l
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)
-  if not failed:
-    return 0
-  stopped = {code for number in received for code in (-number, 128 + number)}
-  if all(codes[number] in stopped for number in failed):
-    return UNFINISHED
-  # Where several are found dead at once, an abort is not the cause but what came of it.
-  first = min(failed, key=lambda number: codes[number] in (-signal.SIGABRT, 128 + signal.SIGABRT))
-  code, last = codes[first], processes[first].last
-  who = f'process {first} of {len(processes)}' if len(processes) > 1 else shlex.join(command[:3])
-  say(f'{who} (pid {processes[first].child.pid}) {cause(code)}; it ran for {seconds:.0f} s')
-  if last:
-    say('its last lines of stderr:\n' + '\n'.join(f'  {line}' for line in last))
-  others = [str(number) for number, code in enumerate(codes) if code is None]
-  if others:
-    several = len(others) > 1
-    say(
-      f'process{"es" if several else ""} {", ".join(others)} '
-      f'{"were" if several else "was"} stopped: a run cannot go on without one of its processes'
-    )
-  return code if code > 0 else 128 - code
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
