@@ -1,6 +1,9 @@
 """Makes ahead what training needs: `python -m ferjax.prepare data`, `graphs`, `annotations`, ...
 
-`data --name=raf_db --manual_dir=FOLDER` prepares a data set and prints what it holds.
+`data --name=raf_db --manual_dir=FOLDER` prepares a data set and prints what it holds. With
+`--beam_options=runner=DirectRunner,direct_num_workers=8,direct_running_mode=multi_processing` its
+pictures are checked and stored on Apache Beam (the extra `beam`), where workers may be on other
+machines that see the same folders.
 
 `graphs --config=configs/NAME.py` builds the graphs of the config's sampler, beside the prepared
 data; a run that lacks them builds them by itself.
@@ -22,7 +25,7 @@ from absl import app, flags
 
 from ferjax import build, main, manifests, sources
 from ferjax import config as configs
-from ferjax.data import annotations, dataset
+from ferjax.data import annotations, dataset, on_beam
 from ferjax.data.splits import duplicates
 from ferjax.errors import InputError, nearest
 
@@ -34,6 +37,9 @@ PROTOCOL = flags.DEFINE_string('protocol', '', "data: one of the data set's prot
 FOLD = flags.DEFINE_integer('fold', 0, 'data: which fold to show.')
 SKIP_BAD = flags.DEFINE_bool('skip_bad', False, 'data: leave bad rows out.')
 OPTION = flags.DEFINE_multi_string('option', [], "data: one of the data set's own, KEY=VALUE.")
+BEAM_OPTIONS = flags.DEFINE_list(
+  'beam_options', [], "data: Apache Beam's flags without dashes, such as runner=DirectRunner."
+)
 MANIFEST = flags.DEFINE_string('manifest', '', 'subjects, poses: the manifest to start from.')
 OUT = flags.DEFINE_string('out', '', 'annotations, subjects, poses: the manifest to write.')
 FORMAT = flags.DEFINE_string(
@@ -71,6 +77,7 @@ def data(
   fold: int = 0,
   skip_bad: bool = False,
   options: Mapping[str, Any] | None = None,
+  beam_options: Sequence[str] = (),
 ) -> str:
   """Prepares a data set, again where its folder has changed since.
 
@@ -83,17 +90,18 @@ def data(
     fold: Which fold the summary shows.
     skip_bad: Leave bad rows out.
     options: Further keyword arguments of its `make`.
+    beam_options: `KEY=VALUE` of Apache Beam, to prepare it there; none for this process.
 
   Returns:
     The summary.
 
   Raises:
-    InputError: no such data set, or its folder is not as expected.
+    InputError: no such data set, its folder is not as expected, or Apache Beam is not installed.
   """
   given = {'path': path, 'skip_bad': skip_bad, 'refresh': True}
   given |= {'manual_dir': manual_dir, 'protocol': protocol}
   builder = dataset.make_builder(name, dir or None, given, options or {})
-  dataset.prepare(builder)
+  dataset.prepare(builder, on_beam.parse_options(beam_options) if beam_options else None)
   loaded = dataset.load(
     name=name,
     path=path,
@@ -176,6 +184,7 @@ def _data() -> None:
     fold=FOLD.value,
     skip_bad=SKIP_BAD.value,
     options=_options(OPTION.value),
+    beam_options=BEAM_OPTIONS.value,
   )
   print(text)
 

@@ -64,10 +64,58 @@ class FaceBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     )
 
   def _shard_iterators_per_split(self, dl_manager):
+    checking = functools.partial(self._progress, desc=f'Checking {self.name}')
+    shards = self._shards(lambda listing: listings.check_pictures(listing, checking))
+    total = sum(len(rows) for parts in shards.values() for rows in parts)
+    bar = self._progress(total=total, desc=f'Storing {self.name}')
+    return {
+      split: [functools.partial(self._examples, rows, bar) for rows in parts]
+      for split, parts in shards.items()
+    }
+
+  def _download_and_prepare(self, dl_manager, download_config=None):
+    """With Beam not TFDS's own way, which mixes up the lengths of more than ten files, and makes
+    those of one split again with the next."""
+    options = download_config and download_config.beam_options
+    if not options:
+      super()._download_and_prepare(dl_manager, download_config)
+      return
+    from ferjax.data import on_beam  # Apache Beam is an extra
+
+    scratch = Path(self.data_path)
+    shards = self._shards(
+      functools.partial(on_beam.check_pictures, scratch=scratch, options=options)
+    )
+    files, splits = {}, []
+    for split, parts in shards.items():
+      template = self._get_filename_template(split_name=split)
+      lengths = [len(rows) for rows in parts]
+      names = [
+        Path(template.sharded_filepath(shard_index=n, num_shards=len(parts)))
+        for n in range(len(parts))
+      ]
+      files |= zip(names, parts, strict=True)
+      splits.append((split, template, names, lengths))
+    folder = self.builder_config.listing.folder
+    on_beam.write(files, folder, self.info.features, self._example_writer(), scratch, options)
+    self.info.set_splits(
+      tfds.core.SplitDict(
+        tfds.core.SplitInfo(
+          name=split,
+          shard_lengths=lengths,
+          num_bytes=sum(path.stat().st_size for path in names),
+          filename_template=template,
+        )
+        for split, template, names, lengths in splits
+      )
+    )
+
+  def _shards(self, check):
+    """{split: its rows in parts, each of which becomes a file}; bad rows, of which `check` finds
+    those whose picture is broken, are refused or left out."""
     config, metadata = self.builder_config, self.info.metadata
     metadata['listing'] = config.fingerprint
-    checking = functools.partial(self._progress, desc=f'Checking {self.name}')
-    found = listings.check_pictures(config.listing, checking)
+    found = check(config.listing)
     source = found.source or found.folder
     if found.problems:
       text = f'{source} has bad rows:\n{listings.report(found.problems)}'
@@ -93,19 +141,11 @@ class FaceBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     by_split = {}
     for row in found.rows:
       by_split.setdefault(row['split'], []).append(row)
-    bar = self._progress(total=len(found.rows), desc=f'Storing {self.name}')
-    return {
-      split: [
-        functools.partial(self._examples, shard, bar) for shard in _shards(found.folder, rows)
-      ]
-      for split, rows in by_split.items()
-    }
+    return {split: _shards(found.folder, rows) for split, rows in by_split.items()}
 
   def _examples(self, rows, bar):
-    features = set(self.info.features)
-    for number, row in enumerate(rows):
-      example = listings.example(self.builder_config.listing.folder, row)
-      yield number, {name: value for name, value in example.items() if name in features}
+    for pair in listings.examples(self.builder_config.listing.folder, rows, self.info.features):
+      yield pair
       bar.update()
 
   def _progress(self, *items, **options):

@@ -207,14 +207,21 @@ def load(
   )
 
 
-def prepare(builder: tfds.core.DatasetBuilder) -> None:
+def prepare(builder: tfds.core.DatasetBuilder, beam_options: Any = None) -> None:
   """Prepares a data set, unless it is.
 
+  Args:
+    builder: See `make_builder`.
+    beam_options: Of Apache Beam, to prepare it there; see `on_beam.parse_options`.
+
   Raises:
-    InputError: bad rows, or its place cannot be written.
+    InputError: bad rows, its place cannot be written, or it cannot be prepared on Beam.
   """
+  if beam_options and isinstance(builder, tfds.core.GeneratorBasedBuilder):
+    raise InputError(f'{builder.name} is drawn, not read: it cannot be prepared on Beam')
+  download_config = tfds.download.DownloadConfig(beam_options=beam_options)
   try:
-    builder.download_and_prepare(file_format='array_record')
+    builder.download_and_prepare(file_format='array_record', download_config=download_config)
   except OSError as error:
     raise InputError(f'cannot prepare {builder.name} in {builder.data_path}: {error}') from error
 

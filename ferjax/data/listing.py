@@ -271,11 +271,21 @@ def check_pictures(
   def troubles():
     parts = (listing.rows[i : i + 64] for i in range(0, len(listing.rows), 64))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-      for part in pool.map(functools.partial(_picture_troubles, listing.folder), parts):
+      for part in pool.map(functools.partial(picture_troubles, listing.folder), parts):
         yield from part
 
+  return without_broken(listing, progress(troubles(), total=len(listing.rows)))
+
+
+def without_broken(listing: Listing, troubles: Iterable[str]) -> Listing:
+  """The listing whose rows with a trouble became problems.
+
+  Args:
+    listing: As parsed.
+    troubles: Of each row; see `picture_trouble`.
+  """
   good, problems = [], list(listing.problems)
-  for row, trouble in zip(listing.rows, progress(troubles(), total=len(listing.rows)), strict=True):
+  for row, trouble in zip(listing.rows, troubles, strict=True):
     if trouble:
       detail = f'{row.get("path", row.get("name"))}: {trouble}'
       problems.append(Problem(row.get('line', 0), 'broken picture', detail))
@@ -284,7 +294,8 @@ def check_pictures(
   return listing._replace(rows=good, problems=sorted(problems))
 
 
-def _picture_troubles(folder: Path, rows: Sequence[Row]) -> list[str]:
+def picture_troubles(folder: Path, rows: Sequence[Row]) -> list[str]:
+  """`picture_trouble` of each row."""
   return [picture_trouble(folder, row) for row in rows]
 
 
@@ -317,6 +328,15 @@ def picture_trouble(folder: Path, row: Row) -> str:
   except Exception as error:  # Pillow's decoders raise many kinds; each means "cannot be read"
     return str(error) or type(error).__name__
   return ''
+
+
+def examples(
+  folder: Path, rows: Iterable[Row], features: Collection[str]
+) -> Iterator[tuple[int, Row]]:
+  """(number, what `example` makes of a row) of each row, with the given features only."""
+  for number, row in enumerate(rows):
+    found = example(folder, row)
+    yield number, {name: value for name, value in found.items() if name in features}
 
 
 def _clipped(box, size) -> tuple[int, int, int, int]:
