@@ -12,7 +12,7 @@ from ferjax.records import HONEST, Run, is_share, split_name, words
 
 SEEDS = ('seed', 'noise.seed', 'data.seed')
 
-# Where a run lies, how fast it goes, what it draws: two that differ in nothing else compute the same.
+# Where a run lies, how fast it goes, what it draws: runs that differ in nothing else are the same.
 SAME_RESULT = ('data.dir', 'data.manual_dir', 'parallel.', 'reading.', 'profile.', 'log_every')
 SAME_RESULT += ('checkpoint.', 'eval.sheets', 'eval.heatmaps', 'eval.tsne', 'eval.embeddings')
 FEW = 3  # keys that stand in one table with the results

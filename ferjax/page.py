@@ -14,7 +14,8 @@ from ferjax import plots
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
 DPI = 120  # of the pictures in a run's folder; a page has 96 points to the inch
-SMALLEST = 0.66  # how far a picture shrinks on a phone before it scrolls in its box
+# How far a picture shrinks on a phone before it scrolls in its box, and grows on a desk.
+SMALLEST, LARGEST = 0.66, 1.15
 
 
 class Cell(NamedTuple):
@@ -39,14 +40,13 @@ class Section(NamedTuple):
 
 
 def share(
-  value: float | None, *, heat: bool = False, below: str = '', marked: bool = False
+  value: float | None, *, heat: bool = False, below: str = '', marked: bool = False, digits: int = 1
 ) -> Cell:
   """A share of 1 in per cent; an empty cell for None or NaN."""
   if value is None or value != value:
     return Cell('')
-  return Cell(
-    f'{100 * value:.{digits}f}\N{NO-BREAK SPACE}%', below, value if heat else None, marked
-  )
+  words = f'{100 * value:.{digits}f}\N{NO-BREAK SPACE}%'
+  return Cell(words, below, value if heat else None, marked)
 
 
 def text(words: str) -> str:
@@ -173,7 +173,7 @@ def picture(caption: str, alt: str, kind: str, size: tuple[int, int], content: b
   data = base64.b64encode(content).decode()
   image = (
     f'<img alt="{text(alt)}" width="{width}" height="{height}" '
-    f'style="min-width:{round(SMALLEST * shown)}px;max-width:{width}px" '
+    f'style="min-width:{round(SMALLEST * shown)}px;max-width:{round(LARGEST * shown)}px" '
     f'src="data:image/{kind};base64,{data}">\n'
   )
   return _figure(caption, image, region=True)

@@ -72,7 +72,7 @@ class Run(NamedTuple):
     """What it is evaluated on, such as `test`, `test/rotation`, `val`: tests first."""
     names = dict.fromkeys(line['split'] for line in self.lines if line['split'] != 'train')
     names |= dict.fromkeys(f'test/{name}' for name in self.summary.get('sets', ()))
-    return sorted(names, key=lambda name: (not name.startswith('test'), name == 'train'))
+    return sorted(names, key=tests_first)
 
 
 class Picture(NamedTuple):
@@ -150,6 +150,11 @@ def read_summary(path: Path) -> dict[str, Any]:
     whole = isinstance(values, dict) and all(isinstance(value, dict) for value in values.values())
     _require(whole, path, f"'{key}' is {values!r:.60}")
   return summary
+
+
+def tests_first(split: str) -> tuple[bool, bool]:
+  """A key to sort names of splits by: tests, validation, training rows."""
+  return not split.startswith('test'), split == 'train'
 
 
 def is_share(key: str) -> bool:

@@ -7,18 +7,17 @@ holds its pictures itself, and needs neither script nor network.
 import argparse
 import csv
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from ferjax import comparison, files, page, plots, records
+from ferjax import comparison, files, outcome, page, plots, records
 from ferjax import config as configs
 from ferjax.errors import InputError
 from ferjax.logs import NO_TERMS
 from ferjax.page import Cell, Section, share
-from ferjax.records import DIVERGENCE, HONEST, MEASURES, is_share, split_name, words
+from ferjax.records import DIVERGENCE, HONEST, MEASURES, split_name, words
 
 LIMIT = 20e6  # bytes of pictures in a page, above which the largest become JPEG
 
@@ -28,90 +27,6 @@ LABELS = {
   'predicted': 'the predicted distributions',
   'estimated': "the method's estimated distributions",
 }
-
-
-class Kind(NamedTuple):
-  """A kind of picture in a run's folder.
-
-  Attributes:
-    stem: The beginning of its file's name; the rest names the split.
-    section: Where it belongs.
-    caption: What it shows.
-    alt: What is to be seen.
-  """
-
-  stem: str
-  section: str
-  caption: str
-  alt: str
-
-
-KINDS = (
-  Kind('confusion_pose', 'Poses', 'Confusion matrix of the pose (yaw)', 'a table of shares'),
-  Kind('confusion', 'Classes', 'Confusion matrix', 'a table of shares'),
-  Kind('expression_by_pose', 'Poses', 'Accuracy by expression and pose', 'a table of shares'),
-  Kind(
-    'mistakes',
-    'Mistakes',
-    'Mistakes that the model was surest of',
-    'faces with the given class, the predicted one, and its probability',
-  ),
-  Kind(
-    'cross_entropy',
-    'Labels',
-    'Cross-entropy of the given labels, right and wrong ones',
-    'two histograms of training rows',
-  ),
-  Kind(
-    'label_distributions',
-    'Labels',
-    'Label distributions beside pictures, training rows',
-    'faces, each with a bar for every class',
-  ),
-  Kind(
-    'predicted',
-    'Labels',
-    'Predicted distributions beside pictures',
-    'faces, each with a bar for every class',
-  ),
-  Kind(
-    'mislabels',
-    'Labels',
-    'Suspected mislabels',
-    'for every class the faces farthest from its mean, with the class predicted for them',
-  ),
-  Kind(
-    'auxiliary_spaces',
-    'Labels',
-    'Auxiliary label spaces',
-    'points of training rows in the plane, coloured by class',
-  ),
-  Kind('tsne', 'Embeddings', 't-SNE', 'points of rows in the plane, coloured by what they are'),
-  Kind('identities', 'Embeddings', 't-SNE of one expression', 'points coloured by subject'),
-  Kind('retrieval', 'Embeddings', 'Search by number of results', 'curves'),
-  Kind(
-    'search',
-    'Embeddings',
-    'Search',
-    'in every line a face and the five nearest to it, with their classes',
-  ),
-  Kind(
-    'subclasses',
-    'Embeddings',
-    'Sub-classes',
-    'in every line the faces nearest to the medoid of a sub-class',
-  ),
-  Kind('response', 'Where the network looks', 'Feature response', 'faces, each beside its map'),
-  Kind(
-    'grad_cam',
-    'Where the network looks',
-    'Grad-CAM of the predicted class',
-    'faces, each beside its map',
-  ),
-  Kind('learning_curves', 'Training', 'Learning curves', 'curves of loss and accuracy'),
-  Kind('terms', 'Training', 'Terms of the training loss', 'a curve for every term'),
-)
-REST = 'Other pictures'
 
 
 def write(workdirs: Sequence[Path], out: Path) -> None:
@@ -135,16 +50,19 @@ def one(run: records.Run) -> str:
   """The page of a run."""
   evaluations = [path.parent for path in sorted((run.workdir / 'eval').glob('*/summary.json'))]
   pictures, reduced = _pictures([run.workdir, *evaluations])
-  outcome = _outcome(run.workdir, run, pictures, level=3)
+  if run.lines:
+    for name in ('learning_curves', 'terms'):  # they are drawn anew
+      pictures.pop(run.workdir / 'report' / f'{name}.png', None)
+  found = outcome.sections(run.workdir, run.record['classes'], run.splits, pictures, level=3)
   sections = [
     Section('Results', _results(run)),
     Section('Robustness', _robustness(run)),
     Section('Training', _training(run)),
-    Section('Classes', outcome.pop('Classes')),
-    Section('Poses', outcome.pop('Poses')),
-    Section('Labels', _labels(run) + outcome.pop('Labels')),
-    Section('Embeddings', _embeddings(run.summary) + outcome.pop('Embeddings')),
-    *(Section(*part) for part in outcome.items()),
+    Section('Classes', found.pop('Classes')),
+    Section('Poses', found.pop('Poses')),
+    Section('Labels', _labels(run) + found.pop('Labels')),
+    Section('Embeddings', outcome.embeddings(run.summary) + found.pop('Embeddings')),
+    *(Section(*part) for part in found.items()),
     *(_evaluation(folder, run, pictures) for folder in evaluations),
     Section('Where it comes from', _provenance(run)),
   ]
@@ -210,7 +128,10 @@ def _results(run):
   for split in (name for name in ('val', 'test') if name in run.results['last']):
     keys = [key for key in run.results['last'][split] if not key.startswith(('recall/', 'acc/'))]
     groups[split_name(split)] = [
-      (_measure(key), *(_number(one.get(split, {}).get(key), key) for one in found.values()))
+      (
+        outcome.measure(key),
+        *(outcome.number(one.get(split, {}).get(key), key) for one in found.values()),
+      )
       for key in keys
     ]
   note = HONEST if run.results['best_by_test'] else 'There is no test split.'
@@ -219,29 +140,8 @@ def _results(run):
   html = page.table('Evaluations worth naming', ['', *found], groups, note=note)
   path = run.workdir / 'report' / 'sets.csv'
   if path.is_file():
-    html += _sets(path)
+    html += outcome.sets(path)
   return html
-
-
-def _measure(key):
-  part, _, name = key.rpartition('/')
-  return f'{part}: {MEASURES.get(name, name)}' if part else MEASURES.get(name, name)
-
-
-def _number(value, key):
-  if is_share(key):
-    return share(value)
-  return Cell('' if value is None else f'{value:.4g}')
-
-
-def _sets(path):
-  head, rows = records.table(path, 'set')
-  cells = [
-    (name, Cell(count), *(share(records.value(path, cell)) for cell in values))
-    for name, count, *values in rows
-  ]
-  names = ['data set', 'rows', *(MEASURES.get(key, key) for key in head[2:])]
-  return page.table('Test on each data set, and means over sets', names, cells)
 
 
 def _robustness(run):
@@ -333,103 +233,6 @@ def _line(found, key, name, *, smooth=True):
   return plots.Line(name, steps, plots.running_mean(values), raw=values)
 
 
-def _outcome(folder: Path, run, pictures: dict, *, level: int) -> dict[str, str]:
-  """{section: HTML} of what an evaluation left in a folder; takes its pictures from `pictures`."""
-  found = {kind.section: '' for kind in KINDS if kind.section != 'Training'} | {REST: ''}
-  names = {name.replace('/', '_'): name for name in run.splits}
-  for path in _in_order((folder / 'predictions').glob('*.csv'), names):
-    split = names.get(path.stem, path.stem)
-    counts = records.confusion(path, run.record['classes'])
-    found['Classes'] += page.heading(split_name(split), level) + _confusion(
-      counts, run.record['classes'], f'Confusion matrix, {split_name(split)}'
-    )
-    pictures.pop(folder / 'report' / f'confusion_{path.stem}.png', None)
-    table = folder / 'report' / f'classes_{path.stem}.csv'
-    if table.is_file():
-      found['Classes'] += _per_class(table, split_name(split))
-  for path in _in_order((folder / 'report').glob('expression_by_pose_*.csv'), names):
-    stem = path.stem.removeprefix('expression_by_pose_')
-    found['Poses'] += _by_pose(path, split_name(names.get(stem, stem)))
-    pictures.pop(path.with_suffix('.png'), None)
-  if run.lines:
-    for name in ('learning_curves', 'terms'):
-      pictures.pop(folder / 'report' / f'{name}.png', None)
-  for kind in KINDS:
-    own = [path for path in pictures if path.parent == folder / 'report']
-    own = [p for p in own if p.stem == kind.stem or p.stem.startswith(f'{kind.stem}_')]
-    for path in _in_order(own, names, kind.stem):
-      of = path.stem.removeprefix(kind.stem).lstrip('_')
-      caption = f'{kind.caption}, {_of(of, names)}' if of else kind.caption
-      section = REST if kind.section == 'Training' else kind.section
-      found[section] += page.picture(caption, f'{caption}: {kind.alt}', *pictures.pop(path))
-  for path in [path for path in pictures if path.parent == folder / 'report']:
-    found[REST] += page.picture(path.stem, f'the picture {path.name}', *pictures.pop(path))
-  return found
-
-
-def _of(stem, names):
-  """What the rest of a file's name says: a split, or a split and a class."""
-  if stem in names:
-    return split_name(names[stem])
-  split = max((name for name in names if stem.startswith(f'{name}_')), key=len, default='')
-  rest = stem.removeprefix(f'{split}_') if split else stem
-  return f'{split_name(names[split])}, {rest}' if split else split_name(rest)
-
-
-def _in_order(paths, names, prefix=''):
-  """Test splits first, then validation, then the rest."""
-  order = list(names)
-
-  def place(path):
-    stem = path.stem.removeprefix(prefix).lstrip('_')
-    split = max((n for n in order if (stem + '_').startswith(f'{n}_')), key=len, default='')
-    return (order.index(split) if split else len(order), path.name)
-
-  return sorted(paths, key=place)
-
-
-def _confusion(counts, classes, caption):
-  totals = counts.sum(1)
-  rows = []
-  for i, name in enumerate(classes):
-    shares = counts[i] / totals[i] if totals[i] else [None] * len(classes)
-    cells = [
-      share(value, heat=True, below=str(count), marked=i == j)
-      for j, (value, count) in enumerate(zip(shares, counts[i], strict=True))
-    ]
-    rows.append((name, *cells, Cell(str(totals[i]))))
-  total = counts.sum()
-  right = f'{100 * np.trace(counts) / total:.1f} % of {total} right. ' if total else ''
-  note = f'{right}In each cell the share of the given class, and the number of rows below it.'
-  head = ['given', *classes, 'rows']
-  return page.table(caption, head, rows, above='predicted', note=note, kind='heat')
-
-
-def _per_class(path, split):
-  head, rows = records.table(path, 'class', (5,))
-  cells = [
-    (name, Cell(count), *(share(records.value(path, cell)) for cell in values))
-    for name, count, *values in rows
-  ]
-  return page.table(f'Every class, {split}', ['class', *head[1:4], 'F1'], cells, kind='last-mean')
-
-
-def _by_pose(path, split):
-  head, rows = records.table(path, 'expression')
-  cells = [
-    (name, *(share(records.value(path, cell), heat=True) for cell in values))
-    for name, *values in rows
-  ]
-  names = ['expression', *(f'{name}°' for name in head[1:-1]), 'mean']
-  return page.table(
-    f'Accuracy by expression and pose, {split}',
-    names,
-    cells,
-    above='pose (yaw)',
-    kind='heat last-mean',
-  )
-
-
 def _labels(run):
   html, measured = '', run.summary.get('training_labels', {})
   path = run.workdir / 'noise.csv'
@@ -441,82 +244,28 @@ def _labels(run):
       f'Label noise ({config["noise.kind"]}): {100 * wrong / total:.2f} % of {counts.sum()} '
       'training labels are wrong.'
     )
-    html += _noise(counts, run.record['classes'])
+    html += outcome.confusion(
+      counts,
+      run.record['classes'],
+      'Training labels before the noise and after it',
+      corner='before',
+      above='given to the method',
+      note='',
+    )
   if measured:
     divergence = any('jensen_shannon' in values for values in measured.values())
     rows = [
       (
         LABELS.get(name, name),
         share(values.get('acc')),
-        *([_number(values.get('jensen_shannon'), '')] if divergence else []),
+        *([outcome.number(values.get('jensen_shannon'), '')] if divergence else []),
       )
-      for name, values in measured.items()
+      for name, values in ((name, records.numbers(values)) for name, values in measured.items())
     ]
     head = ['', 'likeliest class is the label before the noise']
     head += [MEASURES['jensen_shannon']] if divergence else []
     html += page.table('What is known of the training labels', head, rows)
   return html
-
-
-def _noise(counts, classes):
-  totals = counts.sum(1)
-  rows = [
-    (
-      name,
-      *(
-        share(count / max(totals[i], 1), heat=True, below=str(count), marked=i == j)
-        for j, count in enumerate(counts[i])
-      ),
-    )
-    for i, name in enumerate(classes)
-  ]
-  return page.table(
-    'Training labels before the noise and after it',
-    ['before', *classes],
-    rows,
-    above='given to the method',
-    kind='heat',
-  )
-
-
-def _embeddings(summary: Mapping[str, Any]) -> str:
-  html = ''
-  for split, values in summary.get('embeddings', {}).items():
-    values = records.numbers(values)
-    counts = [key.partition('@')[2] for key in values if key.startswith('recall@')]
-    if counts:
-      rows = [
-        (name, *(share(values.get(f'{key}@{k}')) for k in counts))
-        for key, name in (
-          ('recall', 'Recall@K: one of the K is of the same class'),
-          ('acc', 'Acc@K: share of the same class'),
-        )
-      ]
-      html += page.table(
-        f'Search among the other rows, {split_name(split)}',
-        ['K nearest', *counts],
-        rows,
-      )
-    others = [
-      (_embedding_name(key), _number(value, key)) for key, value in values.items() if '@' not in key
-    ]
-    if others:
-      html += page.table(f'Embeddings, {split_name(split)}', ['measure', 'value'], others)
-  return html
-
-
-def _embedding_name(key):
-  names = {
-    'nmi': 'normalised mutual information of clusters and classes',
-    'pairwise_f1': 'F1 of “same cluster” for “same class”',
-    'knn': '11 nearest training rows',
-    'nearest_mean': 'nearest mean of a training class',
-    'f1_of_means': 'F1 of the mean precision and recall',
-    'subject_in_expression': 'subjects within an expression',
-  }
-  part, _, name = key.rpartition('/')
-  name = names.get(name, MEASURES.get(name, name))
-  return f'{names.get(part, part)}: {name}' if part else name
 
 
 def _evaluation(folder, run, pictures):
@@ -529,7 +278,7 @@ def _evaluation(folder, run, pictures):
   rows = [
     (
       split_name(name),
-      *(_number(values.get(key), key) for key in MEASURES),
+      *(outcome.number(values.get(key), key) for key in MEASURES),
     )
     for name, values in splits.items()
   ]
@@ -539,12 +288,14 @@ def _evaluation(folder, run, pictures):
     ('classes_without_rows', 'Means are over the other classes; there is no row of'),
   ):
     if summary.get(key):
-      html += page.paragraph(f'{what}: {", ".join(map(str, summary[key]))}.', 'note')
+      html += page.paragraph(f'{what}: {words(summary[key])}.', 'note')
   path = folder / 'report' / 'sets.csv'
   if path.is_file():
-    html += _sets(path)
-  parts = _outcome(folder, run, pictures, level=4)
-  parts['Embeddings'] = _embeddings(summary) + parts['Embeddings']
+    html += outcome.sets(path)
+  names = [*splits, *(f'test/{name}' for name in summary.get('sets', ()))]
+  names.sort(key=records.tests_first)
+  parts = outcome.sections(folder, run.record['classes'], names, pictures, level=4)
+  parts['Embeddings'] = outcome.embeddings(summary) + parts['Embeddings']
   for title, part in parts.items():
     html += page.heading(title, 3) + part if part else ''
   return Section(f'Evaluated on {summary.get("data", folder.name)}, {folder.name}', html)
