@@ -249,12 +249,12 @@ def _curve(line, split, key):
   ]
   by_run = [found for found in by_run if found]
   steps = sorted(set.intersection(*map(set, by_run))) if by_run else []
-  values = np.array([[found[step] for step in steps] for found in by_run]).reshape(-1, len(steps))
-  if split == 'train' and steps:
-    values = np.array([plots.running_mean(one) for one in values])
   name = f'{line.name} (n = {len(by_run)})'
   if not steps:
     return plots.Line(name, [], [])
+  values = np.array([[found[step] for step in steps] for found in by_run])
+  if split == 'train':
+    values = np.array([plots.running_mean(one) for one in values])
   mean, points = values.mean(0), split != 'train'
   if len(values) < 2:
     return plots.Line(name, steps, mean, points=points)
@@ -409,7 +409,5 @@ def _runs(lines):
         )
       )
   head = ['line', 'folder', *SEEDS, 'step', 'test accuracy', 'data', 'state', 'git revision']
-  note = (
-    'Of the fingerprint of the data, the sha256 of the state and the revision the first twelve.'
-  )
+  note = 'Of fingerprint, sha256 and revision the first twelve digits.'
   return page.table('Every run', head, rows, note=note)

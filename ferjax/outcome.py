@@ -91,6 +91,14 @@ KINDS = (
   ),
 )
 REST = 'Other pictures'
+SECTIONS = ('Classes', 'Poses', 'Mistakes', 'Labels', 'Embeddings', 'Where the network looks', REST)
+
+
+def shown(folder: Path) -> list[Path]:
+  """The pictures of a folder that no table here takes the place of."""
+  replaced = {f'confusion_{path.stem}.png' for path in (folder / 'predictions').glob('*.csv')}
+  replaced |= {f'{path.stem}.png' for path in (folder / 'report').glob('expression_by_pose_*.csv')}
+  return [p for p in sorted((folder / 'report').glob('*.png')) if p.name not in replaced]
 
 
 def sections(
@@ -103,8 +111,6 @@ def sections(
 ) -> dict[str, str]:
   """Tables of the CSV files in a folder, and its pictures.
 
-  A confusion matrix or a table by pose takes the place of its picture.
-
   Args:
     folder: The run's or the evaluation's.
     classes: Class names of the model.
@@ -113,12 +119,12 @@ def sections(
     level: Of the headings.
 
   Returns:
-    {section: HTML}, of every section of `KINDS` and of `Other pictures`; empty where nothing is.
+    {section: HTML}, of all `SECTIONS`; empty where there is nothing.
 
   Raises:
     InputError: a file is damaged.
   """
-  found = {kind.section: '' for kind in KINDS} | {REST: ''}
+  found = dict.fromkeys(SECTIONS, '')
   names = {name.replace('/', '_'): name for name in splits}
   for path in _in_order((folder / 'predictions').glob('*.csv'), names):
     split = names.get(path.stem, path.stem)
@@ -132,14 +138,12 @@ def sections(
       above='predicted',
       note=f'{100 * np.trace(counts) / total:.1f} % of {total} right. ' if total else '',
     )
-    pictures.pop(folder / 'report' / f'confusion_{path.stem}.png', None)
     table = folder / 'report' / f'classes_{path.stem}.csv'
     if table.is_file():
       found['Classes'] += _per_class(table, split_name(split))
   for path in _in_order((folder / 'report').glob('expression_by_pose_*.csv'), names):
     stem = path.stem.removeprefix('expression_by_pose_')
     found['Poses'] += _by_pose(path, split_name(names.get(stem, stem)))
-    pictures.pop(path.with_suffix('.png'), None)
   for kind in KINDS:
     own = [path for path in pictures if path.parent == folder / 'report']
     own = [p for p in own if p.stem == kind.stem or p.stem.startswith(f'{kind.stem}_')]

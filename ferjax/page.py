@@ -53,6 +53,11 @@ def text(words: str) -> str:
   return html.escape(words)
 
 
+def breakable(words: str) -> str:
+  """Text that may be broken after the marks within a name, such as `noise.rate` or `a/b_c`."""
+  return re.sub(r'(?<=[A-Za-z])([_/.-])(?=\w)', r'\1<wbr>', text(words))
+
+
 def paragraph(words: str, kind: str = '') -> str:
   return f'<p{_class(kind)}>{text(words)}</p>\n'
 
@@ -103,7 +108,7 @@ def table(
       f'<tr><td></td><th scope="colgroup" colspan="{len(head) - 1}">{text(above)}</th></tr>'
     )
   names = ''.join(
-    f'<th scope="col"{_class("number" if number else "")}>{text(name)}</th>'
+    f'<th scope="col"{_class("number" if number else "")}>{breakable(name)}</th>'
     for name, number in zip(head, numbers, strict=True)
   )
   body = ''
@@ -133,12 +138,12 @@ def facts(caption: str, rows: Iterable[tuple[str, str]]) -> str:
 def _row(row):
   name, *cells = row
   head = name.text if isinstance(name, Cell) else name
-  return f'<th scope="row">{text(head)}</th>' + ''.join(map(_cell, cells))
+  return f'<th scope="row">{breakable(head)}</th>' + ''.join(map(_cell, cells))
 
 
 def _cell(cell):
   if isinstance(cell, str):
-    return f'<td>{text(cell)}</td>'
+    return f'<td>{breakable(cell)}</td>'
   kind = ' '.join(['number', *(['marked'] if cell.marked else [])])
   tint = ''
   if cell.heat is not None:
@@ -332,7 +337,7 @@ summary { cursor: pointer; font-size: .9rem; font-weight: 600; margin-bottom: .5
 @media (max-width: 40rem) {
   .heat { font-size: .78rem; }
   .heat th, .heat td { padding: .25rem .3rem; }
-  tbody th { max-width: 9rem; overflow-wrap: anywhere; }
+  th, td { padding: .3rem .45rem; }
 }
 @media print {
   @page { size: A4; margin: 14mm 12mm; }

@@ -70,6 +70,8 @@ def svg(
       axes.plot(line.x, line.raw, color=colour, alpha=0.3, linewidth=0.7)
     if line.low is not None:
       axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
+      if len(line.x) == 1:
+        axes.vlines(line.x, line.low, line.high, color=colour, linewidth=1)
     marker = '.' if line.points or len(line.x) == 1 else ''
     axes.plot(line.x, line.y, color=colour, linewidth=1.4, marker=marker, dashes=dashes or (1, 0))
   if x_ticks:

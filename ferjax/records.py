@@ -159,8 +159,8 @@ def tests_first(split: str) -> tuple[bool, bool]:
 
 def is_share(key: str) -> bool:
   """Whether a measure, such as `recall/fear`, `pose/acc` or `acc@4`, is told in per cent."""
-  part, _, name = key.partition('@')[0].rpartition('/')
-  return name in SHARES or part in ('recall', 'acc')
+  parts = key.partition('@')[0].split('/')
+  return parts[0] in ('recall', 'acc') or parts[-1] in SHARES
 
 
 def split_name(name: str) -> str:

@@ -19,6 +19,7 @@ from ferjax.logs import NO_TERMS
 from ferjax.page import Cell, Section, share
 from ferjax.records import DIVERGENCE, HONEST, MEASURES, split_name, words
 
+DRAWN_ANEW = ('learning_curves', 'terms')
 LIMIT = 20e6  # bytes of pictures in a page, above which the largest become JPEG
 
 RESULTS = {'last': 'last', 'best_by_val': 'best by validation', 'best_by_test': 'best by test'}
@@ -49,10 +50,10 @@ def write(workdirs: Sequence[Path], out: Path) -> None:
 def one(run: records.Run) -> str:
   """The page of a run."""
   evaluations = [path.parent for path in sorted((run.workdir / 'eval').glob('*/summary.json'))]
-  pictures, reduced = _pictures([run.workdir, *evaluations])
+  shown = [path for folder in (run.workdir, *evaluations) for path in outcome.shown(folder)]
   if run.lines:
-    for name in ('learning_curves', 'terms'):  # they are drawn anew
-      pictures.pop(run.workdir / 'report' / f'{name}.png', None)
+    shown = [path for path in shown if path.stem not in DRAWN_ANEW]
+  pictures, reduced = _pictures(shown)
   found = outcome.sections(run.workdir, run.record['classes'], run.splits, pictures, level=3)
   sections = [
     Section('Results', _results(run)),
@@ -103,10 +104,9 @@ def _missing(run):
   return found
 
 
-def _pictures(folders):
-  """{path: picture} of every folder, the largest as JPEG where they are too large for a page; and
-  what to say of it."""
-  paths = [path for folder in folders for path in sorted((folder / 'report').glob('*.png'))]
+def _pictures(paths):
+  """{path: picture}, the largest as JPEG where they are too large for a page; and what to say of
+  it."""
   found = {path: records.picture(path) for path in paths}
   total, changed = sum(len(one.content) for one in found.values()), 0
   for path in sorted(found, key=lambda path: -len(found[path].content)):
@@ -116,7 +116,7 @@ def _pictures(folders):
     total -= len(found[path].content) - len(smaller.content)
     found[path] = smaller
     changed += 1
-  note = f'{changed} large pictures are JPEG here; the files in the folder of the run are PNG.'
+  note = f'To keep the page small, {changed} of its pictures are JPEG; those in the folder are PNG.'
   return found, [note] if changed else []
 
 
@@ -137,7 +137,7 @@ def _results(run):
   note = HONEST if run.results['best_by_test'] else 'There is no test split.'
   if any('jensen_shannon' in (run.results['last'].get(name) or {}) for name in ('val', 'test')):
     note += f' {DIVERGENCE}'
-  html = page.table('Evaluations worth naming', ['', *found], groups, note=note)
+  html = page.table('The last evaluation and the best ones', ['', *found], groups, note=note)
   path = run.workdir / 'report' / 'sets.csv'
   if path.is_file():
     html += outcome.sets(path)
@@ -272,7 +272,7 @@ def _evaluation(folder, run, pictures):
   summary = records.read_summary(folder / 'summary.json')
   splits = {
     name: records.numbers(values)
-    for name, values in summary.items()
+    for name, values in sorted(summary.items(), key=lambda item: records.tests_first(item[0]))
     if isinstance(values, dict) and 'acc' in values
   }
   rows = [
@@ -282,7 +282,9 @@ def _evaluation(folder, run, pictures):
     )
     for name, values in splits.items()
   ]
-  html = page.table(f'Results at step {summary["step"]}', ['split', *MEASURES.values()], rows)
+  html = page.table(
+    f'Results at step {summary["step"]}, of eval/{folder.name}', ['split', *MEASURES.values()], rows
+  )
   for key, what in (
     ('without', 'The data set has none of these, which the method can look at'),
     ('classes_without_rows', 'Means are over the other classes; there is no row of'),
@@ -298,7 +300,7 @@ def _evaluation(folder, run, pictures):
   parts['Embeddings'] = outcome.embeddings(summary) + parts['Embeddings']
   for title, part in parts.items():
     html += page.heading(title, 3) + part if part else ''
-  return Section(f'Evaluated on {summary.get("data", folder.name)}, {folder.name}', html)
+  return Section(f'Evaluated on {summary.get("data", folder.name)}', html)
 
 
 def _provenance(run):
