@@ -1,6 +1,7 @@
 """Several runs in one page: those that differ in their seeds only are one line, with its spread."""
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -309,7 +310,7 @@ def _recalls(lines):
 def _poses(lines):
   html = ''
   for split in ('test', 'val'):
-    keys = [key for key in _last_keys(lines, split) if key.startswith('acc/pose_')]
+    keys = [key for key in _last_keys(lines, split) if re.fullmatch(r'acc/pose_-?\d+', key)]
     keys.sort(key=lambda key: int(key.removeprefix('acc/pose_')))
     columns = {f'{key.removeprefix("acc/pose_")}°': _measured(split, key) for key in keys}
     columns |= {
@@ -401,7 +402,7 @@ def _runs(lines):
           line.name,
           str(run.workdir),
           *(words(run.record['config'][key]) for key in SEEDS),
-          f'{run.step}\N{NO-BREAK SPACE}of\N{NO-BREAK SPACE}{run.record["steps"]}',
+          Cell(f'{run.step} of {run.record["steps"]}'),
           page.share(acc),
           run.record['fingerprint'][:12],
           str(run.summary.get('state_sha256', ''))[:12],

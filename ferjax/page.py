@@ -14,8 +14,7 @@ from ferjax import plots
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
 DPI = 120  # of the pictures in a run's folder; a page has 96 points to the inch
-# How far a picture shrinks on a phone before it scrolls in its box, and grows on a desk.
-SMALLEST, LARGEST = 0.66, 1.15
+SMALLEST = 0.66  # how far a picture shrinks on a phone before it scrolls in its box
 
 
 class Cell(NamedTuple):
@@ -178,7 +177,7 @@ def picture(caption: str, alt: str, kind: str, size: tuple[int, int], content: b
   data = base64.b64encode(content).decode()
   image = (
     f'<img alt="{text(alt)}" width="{width}" height="{height}" '
-    f'style="min-width:{round(SMALLEST * shown)}px;max-width:{round(LARGEST * shown)}px" '
+    f'style="min-width:{round(SMALLEST * shown)}px;max-width:min(100%,{shown}px)" '
     f'src="data:image/{kind};base64,{data}">\n'
   )
   return _figure(caption, image, region=True)
@@ -321,7 +320,8 @@ td small { display: block; font-size: .75rem; color: #333; }
 .marked { outline: 1.5px solid var(--ink); outline-offset: -2px; }
 .last-mean tbody tr:last-child > * { border-top: 1px solid var(--ink); }
 .facts th { width: 13rem; min-width: 7rem; white-space: normal; color: var(--soft); }
-.facts td { overflow-wrap: anywhere; }
+.facts td, .keys td { overflow-wrap: anywhere; }
+.keys tbody th { min-width: 9rem; }
 .curves { display: grid; gap: 0 2rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); }
 .curves svg { display: block; width: 100%; max-width: 31rem; height: auto; }
@@ -348,11 +348,13 @@ summary { cursor: pointer; font-size: .9rem; font-weight: 600; margin-bottom: .5
   figure, tr { break-inside: avoid; }
   nav a { color: inherit; text-decoration: none; }
   .scroll { overflow: visible; }
-  img { min-width: 0 !important; max-width: 100% !important; max-height: 225mm;
+  img { min-width: 0 !important; max-height: 225mm;
     object-fit: contain; object-position: left top; }
   table { font-size: 8pt; max-width: 100%; }
-  th, td { padding: .2rem .35rem; overflow-wrap: anywhere; }
+  th, td { padding: .2rem .35rem; }
+  td:not(.number) { overflow-wrap: anywhere; }
   tbody th { position: static; }
   .curves { grid-template-columns: 1fr 1fr; }
+  details:not([open]) { display: none; }
 }
 """

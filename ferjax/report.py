@@ -101,6 +101,9 @@ def _missing(run):
     found.append('Nothing was evaluated yet: no results.')
   if run.summary and not (run.workdir / 'predictions').is_dir():
     found.append('There is no folder predictions: confusion matrices are pictures.')
+  for folder in sorted((run.workdir / 'eval').glob('*/')):
+    if not (folder / 'summary.json').is_file():
+      found.append(f'The evaluation eval/{folder.name} did not come to its end: it is left out.')
   return found
 
 
@@ -305,10 +308,9 @@ def _evaluation(folder, run, pictures):
 
 def _provenance(run):
   record, summary = run.record, run.summary
-  devices = (
-    f'{record.get("device_count", "?")} × {record.get("device_kind", "?")} in '
-    f'{record.get("process_count", "?")} processes'
-  )
+  devices = f'{record.get("device_count", "?")} × {record.get("device_kind", "?")}'
+  if record.get('process_count', 1) != 1:
+    devices += f', {record["process_count"]} processes'
   speeds = [
     line['images_per_s']
     for line in run.lines

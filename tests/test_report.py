@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from html.parser import HTMLParser
 
 import cv2
@@ -309,6 +310,34 @@ def test_a_damaged_file_is_told_by_its_name(folder, tmp_path, name, damage, told
   assert not (tmp_path / 'out.html').exists()
 
 
+def test_whatever_is_damaged_is_told_or_shown(folder, tmp_path, monkeypatch):
+  """Bytes changed, cut or doubled at random places of files drawn at random."""
+  monkeypatch.setattr(plots, 'svg', lambda lines, **_: '<svg></svg>')
+  rng = np.random.default_rng(0)
+  copy = tmp_path / 'run'
+  shutil.copytree(folder, copy)
+  paths = sorted(p for p in copy.rglob('*') if p.suffix in ('.json', '.jsonl', '.csv', '.png'))
+  told = 0
+  for number in range(60):
+    path = paths[rng.integers(len(paths))]
+    whole = path.read_bytes()
+    place = int(rng.integers(len(whole)))
+    damaged = (
+      whole[:place],
+      whole[:place] + bytes([rng.integers(256)]) + whole[place + 1 :],
+      whole[:place] + whole[place // 2 :],
+    )[number % 3]
+    path.write_bytes(damaged)
+    try:
+      report.main([f'--workdir={copy}', f'--out={tmp_path}/out.html'])
+      check_page(tmp_path / 'out.html')
+    except InputError as error:
+      assert path.name in str(error)
+      told += 1
+    path.write_bytes(whole)
+  assert 15 < told < 60
+
+
 def test_a_cut_picture_is_told(folder, tmp_path):
   copy = tmp_path / 'run'
   shutil.copytree(folder, copy)
@@ -402,6 +431,20 @@ def test_arguments_that_do_not_fit(folder, tmp_path):
     report.main([f'--workdir={folder}', f'--out={tmp_path}/file/out.html'])
   (tmp_path / 'a,b').mkdir()
   assert report.folders([f'{tmp_path}/a,b']) == [tmp_path / 'a,b']
+
+
+def test_the_command(tmp_path):
+  code = (
+    'import runpy, sys; '
+    "sys.argv = ['report', '--workdir=nowhere']; "
+    "sys.modules.update(dict.fromkeys(('sklearn', 'ferjax.train', 'ferjax.build'))); "
+    "runpy.run_module('ferjax.report', run_name='__main__')"
+  )
+  done = subprocess.run(
+    (sys.executable, '-c', code), capture_output=True, text=True, env=os.environ, timeout=120
+  )
+  assert done.returncode == 1
+  assert done.stderr.strip() == 'ferjax: nowhere is no run: it has no config.json'
 
 
 def test_all_that_the_end_of_a_run_writes_has_its_place(tmp_path):
