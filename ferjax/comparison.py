@@ -228,7 +228,7 @@ def _curves(lines):
   shown = [
     page.Curves(caption, found, 'step', label)
     for caption, found, label in drawings
-    if any(len(line.x) for line in found)
+    if any(len(line.x) > 1 for line in found)  # a single point is in the tables
   ]
   if not shown:
     return ''
