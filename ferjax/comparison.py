@@ -16,7 +16,7 @@ SEEDS = ('seed', 'noise.seed', 'data.seed')
 # Where a run lies, how fast it goes, what it draws: runs that differ in nothing else are the same.
 SAME_RESULT = ('data.dir', 'data.manual_dir', 'parallel.', 'reading.', 'profile.', 'log_every')
 SAME_RESULT += ('checkpoint.', 'eval.sheets', 'eval.heatmaps', 'eval.tsne', 'eval.embeddings')
-FEW = 3  # keys that stand in one table with the results
+FEW, MANY = 3, 8  # keys that stand in one table with the results, and in one of their own
 PERCENT = '\N{NO-BREAK SPACE}%'
 
 
@@ -204,9 +204,14 @@ def _results(lines):
   else:
     rows = [[n, *b] for n, b in zip(names, results, strict=True)]
     html += page.table('Results', ['line', *measures], rows, note=same)
-    rows = [[n, *a] for n, a in zip(names, settings, strict=True)]
-    note = 'The config keys that are not the same in all lines; empty: the line has no such key.'
-    html += page.table('What differs', ['line', *keys], rows, note=note, kind='settings')
+    for start in range(0, len(keys), MANY):
+      some = slice(start, start + MANY)
+      rows = [[n, *a[some]] for n, a in zip(names, settings, strict=True)]
+      caption = f'What differs{", continued" if start else ""}'
+      html += page.table(caption, ['line', *keys[some]], rows)
+    html += page.paragraph(
+      'The config keys that are not the same in all lines; empty: the line has no such key.', 'note'
+    )
   if any(result == 'best_by_test' for _, result, *_ in columns):
     html += page.paragraph(HONEST, 'note')
   return html

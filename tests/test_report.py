@@ -415,6 +415,14 @@ def test_what_a_comparison_says_of_its_runs(tmp_path):
   assert 'two of its runs have the same seeds' in text
   assert 'What differs line batch epochs model. width noise. rate optimizer. lr' in text
   assert 'B b 1 50.0 %' in text
+  assert 'continued' not in text
+  names = ('rotation', 'brightness', 'contrast', 'saturation', 'erasing')
+  many = {f'augment.{key}': 0.5 for key in names}
+  runs.append(seeded(tmp_path, 'd', 0, 0.5, **keys, **many))
+  report.main([*(f'--workdir={run}' for run in runs), f'--out={out}'])
+  text = check_page(out).text
+  # nine keys: the first eight are in one table, the last in another
+  assert 'What differs, continued line optimizer. lr A' in text.replace('\xa0', ' ')
 
 
 def test_arguments_that_do_not_fit(folder, tmp_path):
