@@ -17,14 +17,13 @@ from threadpoolctl import threadpool_limits
 
 from ferjax import clusters, files, metrics
 from ferjax.evaluate import Predictions
+from ferjax.plots import COLOURS
 
 NEIGHBOURS = (1, 3, 5, 7, 11, 15, 21, 31, 51, 101)
 USUAL = 11  # neighbours that classify
 SILHOUETTE_ROWS = 3000  # their cost is quadratic
 
-# Okabe and Ito's colours, which colour-blind people tell apart, each with a marker of its own.
-COLOURS = ('#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#D55E00', '#F0E442', '#000000')
-MARKERS = 'os^DvP*X'
+MARKERS = 'os^DvP*X'  # one for each of COLOURS
 
 
 def write(

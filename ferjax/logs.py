@@ -6,8 +6,9 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,6 +19,10 @@ from tensorboardX import SummaryWriter
 from ferjax import files
 
 LOGGER = logging.getLogger(__name__)
+
+# What a line of metrics.jsonl says of a training step, other than the terms of its loss.
+NO_TERMS = {'step', 'split', 'loss', 'acc', 'l2_grads', 'l2_params', 'l2_updates'}
+NO_TERMS |= {'lr', 'images_per_s'}
 
 
 class NonFiniteError(FloatingPointError):
@@ -40,6 +45,22 @@ def read_lines(path: Path) -> list[dict]:
       except json.JSONDecodeError:
         LOGGER.warning('%s: a line that was cut off is dropped', path)
   return lines
+
+
+def summarise(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+  """The evaluations worth naming, each {'step', 'val', 'test'}, from lines of metrics.jsonl."""
+  evaluations = {}
+  for line in lines:
+    if line['split'] != 'train':
+      values = {k: v for k, v in line.items() if k not in ('step', 'split')}
+      evaluations.setdefault(line['step'], {'step': line['step']})[line['split']] = values
+  found = list(evaluations.values())
+  summary = {'last': found[-1] if found else None}
+  for split, key in (('val', 'best_by_val'), ('test', 'best_by_test')):
+    measured = [one for one in found if split in one]
+    summary[key] = max(measured, key=lambda one: one[split]['acc']) if measured else None
+  summary['note'] = 'best_by_test chooses on the test set, as in the literature: too good'
+  return summary
 
 
 def cut_back(path: Path, step: int) -> None:

@@ -8,7 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from ferjax import checkpoint, embeddings, evaluate, files, heatmaps, logs, sheets, tables
+from ferjax import (
+  checkpoint,
+  embeddings,
+  evaluate,
+  files,
+  heatmaps,
+  logs,
+  plots,
+  sheets,
+  tables,
+)
 from ferjax.core import TrainState
 from ferjax.data import dataset, distort
 from ferjax.losses.cross_entropy import cross_entropy
@@ -16,10 +26,6 @@ from ferjax.losses.divergence import jensen_shannon
 
 COLOURS = {'train': 'tab:blue', 'val': 'tab:orange', 'test': 'tab:green'}
 COLOURS |= {f'test/{name}': f'C{number}' for number, name in enumerate(distort.DISTORTIONS, 3)}
-
-# What a line of metrics.jsonl says of a training step, other than the terms of its loss.
-NO_TERMS = {'step', 'split', 'loss', 'acc', 'l2_grads', 'l2_params', 'l2_updates'}
-NO_TERMS |= {'lr', 'images_per_s'}
 
 
 class TrainingRows(NamedTuple):
@@ -85,7 +91,7 @@ def finish(
     heatmaps.write(workdir / 'report', looks, data.classes)
   learning_curves(workdir / 'report' / 'learning_curves.png', lines, workdir.name)
   terms(workdir / 'report' / 'terms.png', lines, workdir.name)
-  summary = summarise(lines) | {
+  summary = logs.summarise(lines) | {
     'step': int(state.step),
     'stopped_early': stopped_early,
     'data': data.name,
@@ -110,22 +116,6 @@ def finish(
   return summary
 
 
-def summarise(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-  """The evaluations worth naming, each {'step', 'val', 'test'}, from lines of metrics.jsonl."""
-  evaluations = {}
-  for line in lines:
-    if line['split'] != 'train':
-      values = {k: v for k, v in line.items() if k not in ('step', 'split')}
-      evaluations.setdefault(line['step'], {'step': line['step']})[line['split']] = values
-  found = list(evaluations.values())
-  summary = {'last': found[-1] if found else None}
-  for split, key in (('val', 'best_by_val'), ('test', 'best_by_test')):
-    measured = [one for one in found if split in one]
-    summary[key] = max(measured, key=lambda one: one[split]['acc']) if measured else None
-  summary['note'] = 'best_by_test chooses on the test set, as in the literature: too good'
-  return summary
-
-
 def learning_curves(path: Path, lines: Iterable[Mapping], title: str) -> None:
   """PNG of loss and accuracy by step for every split, from the lines of `metrics.jsonl`."""
   by_split = {}
@@ -143,7 +133,7 @@ def learning_curves(path: Path, lines: Iterable[Mapping], title: str) -> None:
       if split == 'train':
         colour = COLOURS[split]
         axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-        axes.plot(steps, _running_mean(values), color=colour, label='train (running mean)')
+        axes.plot(steps, plots.running_mean(values), color=colour, label='train (running mean)')
       else:
         axes.plot(steps, values, color=COLOURS[split], marker='.', label=split)
     axes.set_xlabel('step')
@@ -158,7 +148,7 @@ def terms(path: Path, lines: Iterable[Mapping], title: str) -> None:
   """PNG of every term of the training loss by step, unweighted, and of the terms' weights where
   they move (`weight/<term>`; DML-Net, figure 15); none when there is only one term."""
   found = [line for line in lines if line['split'] == 'train']
-  names = [name for name in (found[0] if found else ()) if name not in NO_TERMS]
+  names = [name for name in (found[0] if found else ()) if name not in logs.NO_TERMS]
   weights = [name for name in names if name.startswith('weight/')]
   names = [name for name in names if '/' not in name and any(line[name] for line in found)]
   if len(names) < 2:
@@ -171,7 +161,7 @@ def terms(path: Path, lines: Iterable[Mapping], title: str) -> None:
     values = np.array([line[name] for line in found], float)
     axes = figure.add_subplot(1, panels, number + 1)
     axes.plot(steps, values, color=COLOURS['train'], alpha=0.25, linewidth=0.8)
-    axes.plot(steps, _running_mean(values), color=COLOURS['train'])
+    axes.plot(steps, plots.running_mean(values), color=COLOURS['train'])
     axes.set_title(name, fontsize=10)
     axes.set_xlabel('step')
     axes.grid(alpha=0.3)
@@ -186,14 +176,6 @@ def terms(path: Path, lines: Iterable[Mapping], title: str) -> None:
     axes.legend(fontsize=8)
   figure.tight_layout()
   files.save_figure(path, figure)
-
-
-def _running_mean(values: np.ndarray) -> np.ndarray:
-  width = max(1, len(values) // 20)
-  sums = np.cumsum(np.concatenate([[0.0], values]))
-  ends = np.arange(1, len(values) + 1)
-  starts = np.maximum(0, ends - width)
-  return (sums[ends] - sums[starts]) / (ends - starts)
 
 
 def confident_mistakes(

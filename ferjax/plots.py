@@ -1,0 +1,105 @@
+"""Curves as SVG to put into a page: text stays text, and no line is told by its colour alone."""
+
+import io
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# Okabe and Ito's colours, which colour-blind people tell apart.
+COLOURS = ('#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#D55E00', '#F0E442', '#000000')
+DASHES = ((), (5, 1.6), (1.6, 1.2), (6, 1.4, 1.4, 1.4), (9, 2.5))
+SIZE = (4.3, 2.7)  # inches, so that 9 points are read well at the width of a phone
+
+
+class Line(NamedTuple):
+  """A curve.
+
+  Attributes:
+    name: What it is.
+    x, y: f[n].
+    low, high: f[n], the edges of a band about it, or None.
+    raw: f[n], values that `y` smooths, drawn faintly, or None.
+    points: Whether to mark every point.
+  """
+
+  name: str
+  x: Sequence[float]
+  y: Sequence[float]
+  low: Sequence[float] | None = None
+  high: Sequence[float] | None = None
+  raw: Sequence[float] | None = None
+  points: bool = False
+
+
+def style(number: int) -> tuple[str, tuple[float, ...]]:
+  """Colour and dashes (points of line and gap; empty for a whole line) of the n-th line: the first
+  40 are different."""
+  return COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
+
+
+def running_mean(values: np.ndarray) -> np.ndarray:
+  """f[n]: the mean of each value and those before it, of a twentieth of them in all."""
+  width = max(1, len(values) // 20)
+  sums = np.cumsum(np.concatenate([[0.0], values]))
+  ends = np.arange(1, len(values) + 1)
+  starts = np.maximum(0, ends - width)
+  return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def svg(
+  lines: Sequence[Line], *, x_label: str, y_label: str, prefix: str, x_ticks: Sequence[int] = ()
+) -> str:
+  """An `<svg>` element of lines, in the order of `style`; their names belong beside it.
+
+  Args:
+    lines: The curves.
+    x_label, y_label: Of the axes, with their units; the project's own words.
+    prefix: Of the ids in it, another one for every figure of a page.
+    x_ticks: Where given, the x axis is logarithmic to base 2 and marked there.
+  """
+  figure = Figure(figsize=SIZE, layout='constrained')
+  axes = figure.add_subplot()
+  for number, line in enumerate(lines):
+    colour, dashes = style(number)
+    if line.raw is not None:
+      axes.plot(line.x, line.raw, color=colour, alpha=0.3, linewidth=0.7)
+    if line.low is not None:
+      axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
+      if len(line.x) == 1:
+        axes.vlines(line.x, line.low, line.high, color=colour, linewidth=1)
+    marker = '.' if line.points or len(line.x) == 1 else ''
+    axes.plot(line.x, line.y, color=colour, linewidth=1.4, marker=marker, dashes=dashes or (1, 0))
+  if x_ticks:
+    axes.set_xscale('log', base=2)
+    axes.set_xticks(x_ticks, [str(x) for x in x_ticks])
+    axes.minorticks_off()
+  else:
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+  axes.set_xlabel(x_label, fontsize=9)
+  axes.set_ylabel(y_label, fontsize=9)
+  axes.tick_params(labelsize=9, color='#999999')
+  axes.spines[['top', 'right']].set_visible(False)
+  axes.spines[['left', 'bottom']].set_color('#999999')
+  axes.grid(color='#e4e4e4', linewidth=0.6)
+  text = io.StringIO()
+  with matplotlib.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': prefix}):
+    nothing = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
+    figure.savefig(text, format='svg', metadata=nothing, transparent=True)
+  return _inline(text.getvalue(), prefix)
+
+
+def _inline(text, prefix):
+  """The `<svg>` of a file, without what names the network, and with ids of its own."""
+  text = text[text.index('<svg') :]
+  text = re.sub(r'\s*<style.*?</style>', '', text, flags=re.DOTALL)
+  text = re.sub(r'\s*<!--.*?-->', '', text, flags=re.DOTALL)
+  text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', '', text)
+  text = text.replace('xlink:href="#', 'href="#')
+  text = re.sub(r'(\bid="|href="#|url\(#)', rf'\g<1>{prefix}-', text)
+  text = re.sub(r'(?<=<svg) [^>]*?(viewBox="[^"]*")[^>]*>', r' \1 aria-hidden="true">', text)
+  return text.strip()
