@@ -225,16 +225,16 @@ def _differences(triple, outputs, batch, directions: int = 4, width: float = 1e-
     )
     measured = (ahead - behind) / (2 * width)
     told = sum(jax.tree.leaves(jax.tree.map(lambda g, d: (g * d).sum(), grads, along)))
-    if abs(measured - told) > 1e-4 * max(1.0, abs(measured), abs(told)):
+    if not abs(measured - told) <= 1e-4 * max(1.0, abs(measured), abs(told)):  # NaN too
       return f'{ALONG} the loss changes by {measured:.6g}, the gradient says {told:.6g}'
   return ''
 
 
 def _permuted(triple, outputs, batch) -> str:
   order = np.random.default_rng(2).permutation(len(batch['label']))
-  losses, state = _whole(triple)(outputs, batch)
-  mixed = jax.tree.map(lambda x: x[order], (outputs, batch))
-  others, moved = _whole(triple)(*mixed)
+  run = jax.jit(_whole(triple))
+  losses, state = run(outputs, batch)
+  others, moved = run(*jax.tree.map(lambda x: x[order], (outputs, batch)))
   if not _equal(others, losses[order], 1e-8):
     return 'the loss of a row depends on its place in the batch'
   if not _equal(state, moved, 1e-8):
@@ -262,7 +262,7 @@ def _sharded(triple, outputs, batch, shards) -> str:
     whole = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]) / count, by_outputs)
     return jax.tree.map(lambda x: x[0], (value, by_params, moved)), whole
 
-  one, several = on(1), on(shards)
+  one, several = (jax.jit(on, static_argnums=0)(count) for count in (1, shards))
   for what, place in (('loss, parameters or state', 0), ('gradient', 1)):
     if not _equal(one[place], several[place], 1e-8):
       return f'the {what} depends on the number of devices'
