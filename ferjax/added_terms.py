@@ -1,6 +1,5 @@
 """From a section of `config.terms` to a loss: found, given its arguments, and tried on shapes."""
 
-import functools
 import hashlib
 import importlib
 import inspect
@@ -14,11 +13,11 @@ import jax
 from ferjax import terms
 from ferjax.data import pipeline
 from ferjax.errors import InputError, nearest
-from ferjax.losses.stateful import StatefulLoss
+from ferjax.losses import StatefulLoss
 
 Term = StatefulLoss | Callable[..., jax.Array]
 RESERVED = ('weight', 'name', 'path')
-POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+GIVEN = ('outputs', 'batch', 'where')  # never from a config
 
 
 def find(where: str, path: str) -> Callable:
@@ -59,22 +58,13 @@ def builtin(where: str, name: str) -> Callable:
   Raises:
     InputError: there is none; lists those that exist.
   """
-  known = names()
-  if name not in known:
+  if name not in terms.__all__:
     raise InputError(
-      f"{where}: there is no term '{name}'.{nearest(name, known)} There are: {', '.join(known)}. "
+      f"{where}: there is no term '{name}'.{nearest(name, terms.__all__)} "
+      f'There are: {", ".join(terms.__all__)}. '
       "For a function of your own, give its path: {'path': 'my_losses.island'}"
     )
   return getattr(terms, name)
-
-
-def names() -> list[str]:
-  """Names of the built-in terms."""
-  return sorted(
-    name
-    for name, value in vars(terms).items()
-    if inspect.isfunction(value) and value.__module__ == terms.__name__ and name[0] != '_'
-  )
 
 
 def function_of(name: str, section: Mapping[str, Any]) -> Callable:
@@ -89,60 +79,54 @@ def function_of(name: str, section: Mapping[str, Any]) -> Callable:
 
 
 def make(where: str, function: Callable, options: Mapping[str, Any], **counts: int) -> Term:
-  """A loss with its arguments.
+  """A loss with its arguments, which are filled by their names.
+
+  `options` and `counts` fill those that they name. Of the others that have no default, `outputs`
+  and `batch` are all outputs of the method and all labels of the batch, and any other is the output
+  or label of that name, such as `embedding` or `label`. Where no such argument is left the function
+  is none of outputs: it makes a `StatefulLoss`, and is called here.
 
   Args:
-    where: Where the arguments stand, for errors, such as `config.terms.sgm`.
-    function: A loss if its first two arguments are called `outputs` and `batch`; else what makes a
-      `StatefulLoss`.
-    options: Its other arguments.
-    **counts: Further ones, given where it has such an argument.
+    where: Where the options stand, for errors, such as `config.terms.sgm`.
+    function: Such as `island(outputs, batch, margin=1.0)`, `island(embedding, label, margin=1.0)`,
+      or `islands(num_classes, rate=0.5)`, which makes a `StatefulLoss`.
+    options: Arguments from the config.
+    **counts: Arguments that are given where it has them.
 
   Returns:
     (outputs, batch) -> f[b], or a `StatefulLoss`.
 
   Raises:
-    InputError: an argument that it does not have or that is lacking, or a function that is neither.
+    InputError: an argument that it does not have, or a function that makes something else.
   """
   parameters = inspect.signature(function).parameters
-  first = [name for name, p in parameters.items() if p.kind in POSITIONAL][:2]
-  is_loss = first == ['outputs', 'batch']
-  accepted = {
-    name: parameter
-    for name, parameter in parameters.items()
-    if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    and not (is_loss and name in first)
-  }
+  named = [k for k, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
   anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+  settings = [name for name in named if name not in GIVEN]
   for key in options:
-    if key not in accepted and not anything:
+    if key in GIVEN or not (key in settings or anything):
       raise InputError(
-        f'unknown key {where}.{key}.{nearest(key, accepted)} {_name(function)} has '
-        f'{", ".join(sorted(accepted)) or "no further arguments"}'
+        f'unknown key {where}.{key}.{nearest(key, settings)} {_name(function)} has the arguments '
+        f'{", ".join(settings) or "(none)"}'
       )
-  arguments = {k: v for k, v in counts.items() if k in accepted} | dict(options)
-  lacking = [k for k, p in accepted.items() if p.default is p.empty and k not in arguments]
-  if lacking:
-    raise InputError(
-      f"{where} lacks '{lacking[0]}', an argument of {_name(function)}. {_rule(is_loss, first)}"
-    )
-  if is_loss:
-    return functools.partial(function, **arguments)
-  made = function(**arguments)
+  known = {k: v for k, v in counts.items() if k in named} | dict(options)
+  asked = [k for k in named if parameters[k].default is inspect.Parameter.empty and k not in known]
+  if asked:
+
+    def loss(outputs, batch):
+      whole = {'outputs': outputs, 'batch': batch}
+      seen = {**batch, **outputs, **whole}
+      return function(**{name: seen[name] for name in asked}, **known)
+
+    return loss
+  made = function(**known)
   if not isinstance(made, StatefulLoss):
     raise InputError(
-      f'{where}: {_name(function)} returned {type(made).__name__}. {_rule(is_loss, first)}'
+      f'{where}: {_name(function)} takes neither outputs nor labels, so it must make a '
+      f'ferjax.losses.StatefulLoss; it makes {_shape(made)}. A loss is a function of outputs and '
+      'batch, by these names'
     )
   return made
-
-
-def _rule(is_loss, first):
-  if is_loss:
-    return 'Give it as a further key'
-  return (
-    'A loss has outputs and batch as its first two arguments, by these names (here: '
-    f'{", ".join(first) or "none"}); any other function makes a ferjax.losses.stateful.StatefulLoss'
-  )
 
 
 def stateful(term: Term) -> StatefulLoss:
@@ -201,21 +185,30 @@ def check(where: str, function: Callable, term: Term, outputs, batch) -> frozens
     )
   if (a := jax.tree.map(_shape, state)) != (b := jax.tree.map(_shape, moved)):
     raise InputError(f'{where}: the update of {_name(function)} makes {b} of a state {a}')
-  read = {id(variable) for equation in traced.jaxpr.eqns for variable in equation.invars}
-  read |= {id(variable) for variable in traced.jaxpr.outvars}
   paths = [path for path, _ in jax.tree_util.tree_flatten_with_path((outputs, batch))[0]]
-  return frozenset(
-    path[1].key
-    for path, variable in zip(paths, traced.jaxpr.invars, strict=True)
-    if path[0].idx == 1 and id(variable) in read
-  )
+  found = zip(paths, _used(traced.jaxpr), strict=True)
+  return frozenset(path[1].key for path, used in found if path[0].idx == 1 and used)
+
+
+def _used(jaxpr):
+  """Which arguments of a traced function it looks at."""
+  used = {id(variable) for variable in jaxpr.outvars}
+  for equation in jaxpr.eqns:
+    inner = getattr(equation.params.get('jaxpr'), 'jaxpr', None)
+    known = inner is not None and len(inner.invars) == len(equation.invars)
+    looks = _used(inner) if known else [True] * len(equation.invars)
+    used |= {id(v) for v, look in zip(equation.invars, looks, strict=True) if look}
+  return [id(variable) in used for variable in jaxpr.invars]
 
 
 def _lacking(where, function, error, outputs, batch):
   name = error.args[0] if error.args else ''
-  told = f"{where}: {_name(function)} reads '{name}'{_line(function, error)}, which is not there"
+  told = (
+    f"{where}: {_name(function)} reads '{name}'{_line(function, error)}, which is no output of the "
+    f'method and no label of the data set.{nearest(name, {**outputs, **batch})}'
+  )
   if name in pipeline.COLUMNS:
-    told += f'. A manifest brings it to the batch by its columns {pipeline.COLUMNS[name]}'
+    told += f' A manifest brings it by its columns {pipeline.COLUMNS[name]}'
   return f'{told}\n{_seen(outputs, batch)}'
 
 

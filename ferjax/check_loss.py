@@ -20,7 +20,7 @@ import numpy as np
 from ferjax import added_terms
 from ferjax.benchmark import measure
 from ferjax.errors import InputError
-from ferjax.losses.stateful import StatefulLoss
+from ferjax.losses import StatefulLoss
 from ferjax.parallel import AXIS, gather
 
 LANDMARKS, ACTION_UNITS, SUBJECTS = 68, 17, 4
