@@ -103,12 +103,13 @@ def inputs(sizes: Sizes) -> dict[str, tuple[dict, dict]]:
 def check(term: added_terms.Term, sizes: Sizes) -> list[Result]:
   """Every check of a loss; see `added_terms.make`."""
   triple = added_terms.stateful(term)
+  step = jax.jit(_step(triple))
   results = [
-    Result('finite, float32', name, _tried(_finite, triple, *_typed(*given, jnp.float32)))
+    Result('finite, float32', name, _tried(_finite, step, triple, *_typed(*given, jnp.float32)))
     for name, given in inputs(sizes).items()
   ]
   given = drawn(sizes, ROWS)
-  bfloat16 = _tried(_finite, triple, *_typed(*given, jnp.bfloat16))
+  bfloat16 = _tried(_finite, step, triple, *_typed(*given, jnp.bfloat16))
   results.append(Result('finite, bfloat16', 'random', bfloat16))
   with jax.enable_x64(True):
     given = _typed(*given, jnp.float64)
@@ -160,13 +161,29 @@ def _whole(triple):
   return run
 
 
-def _finite(triple: StatefulLoss, outputs, batch) -> str:
+def _step(triple):
+  """(params, state, outputs, batch) -> losses f[b], the gradients of their mean by parameters and
+  outputs, and the next state."""
+
+  def mean(params, state, outputs, batch):
+    losses = triple.apply(params, state, outputs, batch)
+    return losses.mean(), losses
+
+  def step(params, state, outputs, batch):
+    (_, losses), grads = jax.value_and_grad(mean, (0, 2), has_aux=True)(
+      params, state, outputs, batch
+    )
+    return losses, grads, triple.update(state, outputs, batch)
+
+  return step
+
+
+def _finite(step, triple: StatefulLoss, outputs, batch) -> str:
   """At the first state, and after an update."""
   rows = len(batch['label'])
   params, state = _start(triple, outputs, batch)
-  step = jax.jit(jax.value_and_grad(_mean(triple), (0, 2), has_aux=True))
   for when in ('', ' after an update'):
-    (_, losses), (by_params, by_outputs) = step(params, state, outputs, batch)
+    losses, (by_params, by_outputs), state = step(params, state, outputs, batch)
     if losses.shape != (rows,) or not jnp.issubdtype(losses.dtype, jnp.floating):
       return f'{losses.dtype}{list(losses.shape)} for {rows} rows'
     bad = np.flatnonzero(~np.isfinite(losses.astype(jnp.float32)))
@@ -174,19 +191,10 @@ def _finite(triple: StatefulLoss, outputs, batch) -> str:
       return f'the loss is not finite{when}, in {len(bad)} of {rows} rows'
     grads = {f'gradient by {name}': value for name, value in by_outputs.items()}
     grads |= {'gradient by the parameters': by_params}
-    state = triple.update(state, outputs, batch)
     for what, tree in (grads | {'state': state}).items():
       if not all(np.isfinite(leaf.astype(jnp.float32)).all() for leaf in jax.tree.leaves(tree)):
         return f'the {what} is not finite{when}'
   return ''
-
-
-def _mean(triple):
-  def mean(params, state, outputs, batch):
-    losses = triple.apply(params, state, outputs, batch)
-    return losses.mean(), losses
-
-  return mean
 
 
 def _pure(triple, outputs, batch) -> str:
@@ -276,8 +284,7 @@ def costs(term: added_terms.Term, sizes: Sizes, rows: Iterable[int] = COSTS) -> 
   for count in rows:
     outputs, batch = _typed(*drawn(sizes, count), jnp.float32)
     params, state = _start(triple, outputs, batch)
-    step = jax.jit(jax.value_and_grad(_mean(triple), (0, 2), has_aux=True))
-    step = step.lower(params, state, outputs, batch).compile()
+    step = jax.jit(_step(triple)).lower(params, state, outputs, batch).compile()
     jax.block_until_ready(step(params, state, outputs, batch))
     seconds = []
     for _ in range(REPEATS):
