@@ -104,9 +104,9 @@ def test_centres_reach_the_means_and_leave_them_for_others():
   for name in ('centers', 'islands'):
     made = getattr(class_centers, name)(num_classes=2)
     _, state = made.init(jax.random.key(0), outputs, batch)
-    state = jax.jit(
-      lambda s: jax.lax.fori_loop(0, 40, lambda i, s: made.update(s, outputs, batch), s)
-    )(state)
+    update = jax.jit(made.update)
+    for _ in range(40):
+      state = update(state, outputs, batch)
     angles[name] = np.degrees(np.arccos(cosine(*np.asarray(state, float))))
     if name == 'centers':
       np.testing.assert_allclose(state, outputs['embedding'], atol=1e-4)
