@@ -66,6 +66,12 @@ def pairs(label: Array, where: Array | None = None) -> tuple[Array, Array]:
 
   Returns:
     same, other: bool[b, b]; a row makes no pair with itself or with one that does not count.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> same, other = pairs(jnp.array([0, 0, 1, 1]), jnp.array([True, True, True, False]))
+    >>> print(same.sum(1), other.sum(1))
+    [1 1 0 0] [1 1 2 0]
   """
   pair = ~jnp.eye(len(label), dtype=bool)
   if where is not None:
