@@ -11,8 +11,18 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from ferjax import (
+  added_terms,
+  core,
+  evaluate,
+  heatmaps,
+  models,
+  parallel,
+  schedules,
+  weights,
+  wrap,
+)
 from ferjax import config as configs
-from ferjax import core, evaluate, heatmaps, models, parallel, weights, wrap
 from ferjax.data import augment, dataset, distort, graphs, noise, pipeline, samplers
 from ferjax.data.splits import take
 from ferjax.errors import InputError, nearest
@@ -49,6 +59,67 @@ def make_method(
   counts = {k: v for k, v in counts.items() if k in inspect.signature(make).parameters}
   method = configs.call(make, 'method', options, model, **counts)
   return wrap.ema(method, config.ema, config.ema_statistics) if config.ema else method
+
+
+def with_terms(
+  config: ml_collections.ConfigDict,
+  method: core.Method,
+  split: dataset.Split,
+  sampler: samplers.Plan,
+  num_classes: int,
+  num_poses: int = 0,
+) -> core.Method:
+  """The method with the terms of `config.terms` beside its own, each tried on shapes; it needs the
+  columns of the training rows that they read, too.
+
+  Raises:
+    InputError: see `added_terms`.
+  """
+  if not config.terms:
+    return method
+  every = tuple(name for name, column in split.table.items() if column.dtype.kind in 'biuf')
+  batch = example_batch(config, split, every, sampler)
+  params, extra = jax.eval_shape(
+    lambda rng, batch: method.init(rng, batch, split.table), jax.random.key(0), batch
+  )
+  outputs, seen = wrap.example(method, params, extra, batch)
+  terms, needs = {}, method.needs
+  for name, section in sorted(config.terms.to_dict().items()):
+    where, function = f'config.terms.{name}', added_terms.function_of(name, section)
+    options = {k: v for k, v in section.items() if k not in added_terms.RESERVED}
+    counts = {'num_classes': num_classes, 'num_poses': num_poses}
+    terms[name] = added_terms.make(where, function, options, **counts)
+    read = added_terms.check(where, function, terms[name], outputs, seen)
+    needs |= read & set(split.table) - {'label'}
+  return wrap.with_terms(method, terms)._replace(needs=needs)
+
+
+def make_weights(config: ml_collections.ConfigDict, steps_per_epoch: int) -> dict[str, core.Weight]:
+  """{term: its weight, a number or a schedule of the step} of `config.weights` and `config.terms`.
+
+  Raises:
+    InputError: a weight that is neither, or that both sections give; see `schedules`.
+  """
+  given = {f'weights.{name}': value for name, value in config.weights.to_dict().items()}
+  for name, section in config.terms.to_dict().items():
+    if f'weights.{name}' in given and 'weight' in section:
+      raise InputError(f'give config.weights.{name} or config.terms.{name}.weight, not both')
+    if 'weight' in section:
+      given[f'terms.{name}.weight'] = section['weight']
+  return {where.split('.')[1]: _weight(where, v, steps_per_epoch) for where, v in given.items()}
+
+
+def _weight(where, value, steps_per_epoch):
+  if isinstance(value, dict) and 'schedule' in value:
+    make = configs.named(schedules, value['schedule'], where, 'schedule')
+    options = {key: number for key, number in value.items() if key != 'schedule'}
+    return configs.call(make, where, options, steps_per_epoch)
+  if isinstance(value, bool) or not isinstance(value, int | float):
+    raise InputError(
+      f"config.{where} is {value!r}: give a number, or a dict such as {{'schedule': 'linear', "
+      "'start': 0.0, 'end': 0.1, 'epochs': 2}"
+    )
+  return value
 
 
 def make_model(config: ml_collections.ConfigDict) -> nn.Module:
@@ -116,9 +187,15 @@ def in_precision(config: ml_collections.ConfigDict, extra: core.PyTree) -> core.
   return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, extra)
 
 
-def example_batch(config, split: dataset.Split, columns: tuple[str, ...]) -> core.Batch:
-  """One row as a batch of one, its picture normalised: what a method is initialised with."""
+def example_batch(
+  config, split: dataset.Split, columns: tuple[str, ...], sampler: samplers.Plan
+) -> core.Batch:
+  """One row as a batch of one, its picture normalised: what a method is initialised with. Where
+  terms are added, whose functions see all that travels with a row, with what the sampler plans."""
   plan = pipeline.in_order(1, 1)
+  if config.terms:
+    plan = sampler(0, 1, config.seed, split.table, config.batch)
+    plan = {name: values[:1, :1] for name, values in plan.items()}
   host_batch = next(pipeline.batches(split, plan, columns, config.data.image_size, threads=1))
   batch = {name: jnp.asarray(value) for name, value in host_batch.items()}
   return augment.evaluation(batch, picture_dtype(config))

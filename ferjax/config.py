@@ -71,7 +71,8 @@ def base() -> ml_collections.ConfigDict:
       'log_every': 20,  # steps
       'ema': 0.0,  # wrap.ema: largest decay; 0 for none
       'ema_statistics': False,  # of BatchNorm's statistics too
-      'weights': {},  # core.weighted_sum: {term: weight}
+      'terms': {},  # build.with_terms: {term: {'weight': 0.1, ...}}, beside the method's own
+      'weights': {},  # build.make_weights: {term: weight, or {'schedule': 'linear', ...}}
       'weighting': {  # losses.weighting.make
         'name': 'constant',  # constant | dynamic | uncertainty
         'total': 0.0,
@@ -216,6 +217,16 @@ def check(config: ml_collections.ConfigDict) -> None:
     for key in config[section]:
       if key not in known[section]:
         raise InputError(f'unknown key config.{section}.{key}.{nearest(key, known[section])}')
+  for name, section in config.terms.items():
+    if not isinstance(section, Mapping | ml_collections.ConfigDict):
+      raise InputError(
+        f"config.terms.{name} is {section!r}: give a dict, such as {{'weight': 0.1}} for the term "
+        f"'{name}' of ferjax.terms, or {{'path': 'my_losses.island', 'weight': 0.1}}"
+      )
+    if {'name', 'path'} <= set(section):
+      raise InputError(
+        f'config.terms.{name}: give path, of a function of yours, or name, of one of ferjax.terms'
+      )
   values = flat(config.to_dict())
   for key, (low, high) in LIMITS.items():
     if key in values and not low <= values[key] <= high:
@@ -248,7 +259,7 @@ def call(factory: Callable, where: str, section: Mapping[str, Any], *args, **kwa
   return factory(*args, **section, **kwargs)
 
 
-def named(module, kind: str, where: str) -> Callable:
+def named(module, kind: str, where: str, key: str = 'name') -> Callable:
   """The public function of a module that a config names.
 
   Raises:
@@ -261,7 +272,7 @@ def named(module, kind: str, where: str) -> Callable:
   }
   if kind not in functions:
     raise InputError(
-      f"config.{where}.name is '{kind}'.{nearest(kind, functions)} "
+      f"config.{where}.{key} is '{kind}'.{nearest(kind, functions)} "
       f'There are: {", ".join(sorted(functions))}'
     )
   return functions[kind]
@@ -386,6 +397,15 @@ def check_same_run(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Path
   for what in ('versions', 'git_revision'):
     if old.get(what) != new[what]:
       LOGGER.warning('%s: %s were %s, now %s', workdir, what, old.get(what), new[what])
+  for term, file in new.get('term_sources', {}).items():
+    if old.get('term_sources', {}).get(term) != file:
+      LOGGER.warning(
+        '%s: %s, which has the loss config.terms.%s, has changed since; the run goes on with what '
+        'it says now',
+        workdir,
+        file['file'],
+        term,
+      )
 
 
 def git_revision() -> str:

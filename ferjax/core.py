@@ -16,6 +16,7 @@ from ferjax.parallel import AXIS, example_keys, gather, mean
 
 PyTree = Any
 Batch = dict[str, Array]
+Weight = float | optax.Schedule
 EQUAL = weightings.make()
 
 
@@ -80,7 +81,12 @@ class TrainState:
   weighting: PyTree = ()  # see `losses/weighting.py`
 
 
-def weighted_sum(terms: Mapping[str, Array], weights: Mapping[str, float]) -> Array:
+def weights_at(weights: Mapping[str, Weight], step: Array) -> dict[str, float | Array]:
+  """The weights of a step: numbers as they are, schedules at the step."""
+  return {name: w(step) if callable(w) else w for name, w in weights.items()}
+
+
+def weighted_sum(terms: Mapping[str, Array], weights: Mapping[str, float | Array]) -> Array:
   """The loss f32[]: terms f32[] times their weights; a term without a weight counts once.
 
   Raises:
@@ -100,6 +106,33 @@ def own(params: PyTree) -> PyTree:
   return {name: value for name, value in params.items() if name != weightings.LEARNED}
 
 
+def labels(batch: Batch) -> Batch:
+  """What the loss sees of a batch: all but the pictures."""
+  return {name: value for name, value in batch.items() if not name.endswith('image')}
+
+
+def example_outputs(
+  method: Method,
+  augment: Callable[[Array, Batch], Batch],
+  params: PyTree,
+  extra: PyTree,
+  batch: Batch,
+) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, jax.ShapeDtypeStruct]]:
+  """Names, shapes and types of what the loss sees, outputs and labels, of a global batch; nothing
+  is computed, and `params`, `extra` and `batch` may be shapes themselves."""
+
+  def run(params, extra, batch):
+    keys = example_keys(jax.random.key(0), batch['position'])
+    batch = augment(keys, batch)
+    outputs, _ = method.forward(params, extra, batch, keys)
+    return outputs, labels(batch)
+
+  one_device = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), batch)
+  mapped = jax.vmap(run, (None, None, 0), axis_name=AXIS)
+  found = jax.eval_shape(mapped, params, extra, one_device)
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), found)
+
+
 def example_terms(
   method: Method,
   augment: Callable[[Array, Batch], Batch],
@@ -108,16 +141,13 @@ def example_terms(
   batch: Batch,
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Names, shapes and types of a method's terms on a global batch; nothing is computed."""
-
-  def terms(batch):
-    keys = example_keys(jax.random.key(0), batch['position'])
-    batch = augment(keys, batch)
-    outputs, _ = method.forward(params, extra, batch, keys)
-    return method.loss(params, extra, outputs, batch, 0)[0]
-
-  one_device = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), batch)
+  outputs, seen = example_outputs(method, augment, params, extra, batch)
   return jax.eval_shape(
-    lambda batch: jax.tree.map(lambda x: x[0], jax.vmap(terms, axis_name=AXIS)(batch)), one_device
+    lambda params, extra, *given: method.loss(params, extra, *given, 0)[0],
+    params,
+    extra,
+    outputs,
+    seen,
   )
 
 
@@ -125,13 +155,13 @@ def make_train_step(
   method: Method,
   tx: optax.GradientTransformation,
   augment: Callable[[Array, Batch], Batch],
-  weights: Mapping[str, float],
+  weights: Mapping[str, Weight],
   weighting: weightings.Weighting = EQUAL,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
   """The step of every method: (state, this device's share of a batch) -> state, metrics f32[].
 
-  Terms count `weights` times what `weighting` says, which is among the metrics as `weight/<term>`
-  where it varies.
+  Terms count `weights`, numbers or schedules of the step, times what `weighting` says. The product
+  is among the metrics as `weight/<term>` where it varies.
 
   Outputs are gathered and the loss sees the whole global batch, so the result does not depend on
   the number of devices: each of R devices computes the same loss, the transpose of `all_gather`
@@ -147,10 +177,11 @@ def make_train_step(
       learned, params = params.get(weightings.LEARNED), own(params)
       outputs, carry = method.forward(params, state.extra, batch, keys)
       outputs = gather(outputs)
-      seen = gather({name: value for name, value in batch.items() if not name.endswith('image')})
+      seen = gather(labels(batch))
       terms, aux = method.loss(params, state.extra, outputs, seen, state.step)
       factors, penalty = weighting.weigh(learned, state.weighting, terms, state.step)
-      loss = weighted_sum({k: factors[k] * v for k, v in terms.items()}, weights) + penalty
+      now = weights_at(weights, state.step)
+      loss = weighted_sum({k: factors[k] * v for k, v in terms.items()}, now) + penalty
       return loss, (terms, factors, aux, carry, outputs, seen)
 
     (loss, seen_and_done), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
@@ -170,8 +201,9 @@ def make_train_step(
       metrics['acc'] = jnp.mean(outputs['logits'].argmax(-1) == seen['label'])
     if isinstance(aux, dict):
       metrics |= aux.get('metrics', {})
-    if weighting.varies:
-      metrics |= {f'weight/{k}': v * weights.get(k, 1.0) for k, v in factors.items()}
+    now = weights_at(weights, state.step)
+    varying = factors if weighting.varies else [k for k in terms if callable(weights.get(k))]
+    metrics |= {f'weight/{k}': factors[k] * now.get(k, 1.0) for k in varying}
     history = weighting.update(state.weighting, terms)
     state = TrainState(state.step + 1, params, opt_state, extra, state.rng, history)
     return state, metrics

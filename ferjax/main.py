@@ -31,6 +31,14 @@ def cache_folder() -> Path:
   return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'ferjax'
 
 
+def find_modules_here() -> None:
+  """Lets `config.terms` name functions of the working directory, as under `python -m`, when the
+  console script runs."""
+  here = os.getcwd()
+  if not {'', here} & set(sys.path):
+    sys.path.append(here)
+
+
 def show_messages() -> None:
   """Shows ferjax's own messages as plain lines, and only the errors of the libraries below it."""
   absl_logging.set_verbosity(absl_logging.ERROR)
@@ -47,6 +55,7 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unexpected argument: {argv[1]}')
   show_messages()
+  find_modules_here()
   if not jax.config.jax_compilation_cache_dir:
     jax.config.update('jax_compilation_cache_dir', str(cache_folder() / 'xla'))
   parallel.keep_freed_memory()

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from ferjax import (
+  added_terms,
   auxiliary,
   build,
   checkpoint,
@@ -63,11 +64,14 @@ def _train(config, workdir):
   data = build.derive(method, build.corrupt_labels(config, data))
 
   split = data.splits['train']
+  sampler = build.make_sampler(config, split.table)
+  counts = len(data.classes), len(data.poses)
+  method = build.with_terms(config, method, split, sampler, *counts)
   columns = ('label', *sorted(method.needs), *sorted(method.derived))
   steps_per_epoch = len(split.rows) // config.batch
   steps = config.steps or config.epochs * steps_per_epoch
   init_rng, rng = jax.random.split(jax.random.key(config.seed))
-  example = build.example_batch(config, split, columns)
+  example = build.example_batch(config, split, columns, sampler)
   params, extra = method.init(init_rng, example, split.table)
   extra = build.in_precision(config, extra)
   if pretrained:
@@ -82,7 +86,6 @@ def _train(config, workdir):
     flip_poses=dataset.flip_poses(data) if 'pose' in columns and flips else None,
     dtype=build.picture_dtype(config),
   )
-  sampler = build.make_sampler(config, split.table)
   weighting = configs.call(weightings.make, 'weighting', config.weighting, steps_per_epoch)
   history = ()
   if weighting.varies:
@@ -97,7 +100,8 @@ def _train(config, workdir):
   step = jnp.zeros((), jnp.int32)
   state = core.TrainState(step, params, tx.init(params), extra, rng, history)
   state = devices.replicate(state)
-  train_step = core.make_train_step(method, tx, augmentation, config.weights.to_dict(), weighting)
+  term_weights = build.make_weights(config, steps_per_epoch)
+  train_step = core.make_train_step(method, tx, augmentation, term_weights, weighting)
   train_step = devices.compile(train_step, donate=0)
   predict = build.make_predict(config, method, devices)
   refresh, enroll = (
@@ -231,6 +235,8 @@ def _record(config, data, tests, clean, steps, pretrained, workdir):
     'duplicates': copies,
     'steps': steps,
   }
+  if config.terms:
+    facts['term_sources'] = added_terms.sources(config.terms.to_dict())
   if pretrained:
     facts['weights'] = weights.facts(pretrained, config.model.weights)
   configs.write(workdir, config, facts)

@@ -20,6 +20,7 @@ from ferjax import (
   parallel,
   results,
   sources,
+  wrap,
 )
 from ferjax import config as configs
 from ferjax.data import dataset, pipeline
@@ -72,6 +73,7 @@ def _load(workdir, which, config):
   classes, poses = tuple(record['classes']), tuple(record.get('poses', ()))
   devices = parallel.make(backend=config.parallel.backend)
   method = build.make_method(config, len(classes), len(poses))
+  method = wrap.with_terms(method, {})  # the terms of its loss, of which prediction knows nothing
   saved = checkpoint.restore(workdir, which)
   state = core.TrainState(
     jnp.asarray(saved['step']), saved['params'], (), saved['extra'], jax.random.key(config.seed)

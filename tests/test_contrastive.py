@@ -3,7 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferjax.losses.contrastive import cross_view_contrast, pseudo_labels
+from ferjax.errors import InputError
+from ferjax.losses.contrastive import (
+  cross_view_contrast,
+  pseudo_labels,
+  supervised_contrastive,
+)
 
 
 def test_pseudo_labels_by_hand():
@@ -61,3 +66,54 @@ def test_by_hand():
     x, x, jnp.array([0]), jnp.array([[0.0, 1.0]]), jnp.array([1]), jnp.array([True]), 1.0
   )
   np.testing.assert_allclose(loss, [np.log(1 + np.exp(-1))], rtol=1e-6)
+
+
+def test_rows_that_do_not_count_are_as_if_they_were_not_there():
+  rng = np.random.default_rng(1)
+  query, key, queue = (jnp.asarray(rng.normal(size=(n, 4)), jnp.float32) for n in (6, 6, 5))
+  label, queue_label = jnp.array([0, 1, 0, 2, 1, 0]), jnp.array([0, 1, 2, 0, 1])
+  where = jnp.array([True, True, False, True, True, True])
+  rest = (queue, queue_label, jnp.ones(5, bool), 0.5, True)
+  kept = [np.asarray(x)[np.asarray(where)] for x in (query, key, label)]
+  few = jax.jit(lambda *x: cross_view_contrast(*x, *rest))(*kept)
+  loss = jax.jit(lambda q, where: cross_view_contrast(q, key, label, *rest, where=where))
+  found = loss(query, where)
+  np.testing.assert_allclose(np.asarray(found)[np.asarray(where)], few, rtol=1e-5)
+  assert found[2] == 0
+  value, gradient = jax.value_and_grad(lambda q: loss(q, where & False).sum())(query)
+  assert value == 0 and not gradient.any()
+
+
+def slow_supervised(x, label, where, temperature):
+  z, rows = x / np.linalg.norm(x, axis=1, keepdims=True), np.flatnonzero(where)
+  found = np.zeros(len(x))
+  for i in rows:
+    below = sum(np.exp(z[i] @ z[a] / temperature) for a in rows if a != i)
+    positives = [p for p in rows if p != i and label[p] == label[i]]
+    losses = [-np.log(np.exp(z[i] @ z[p] / temperature) / below) for p in positives]
+    found[i] = np.mean(losses) if losses else 0
+  return found
+
+
+@pytest.mark.parametrize('temperature', [0.1, 1.0])
+def test_supervised_contrast_by_a_slow_loop(temperature):
+  x, label = np.random.default_rng(0).normal(size=(8, 3)), np.array([0, 1, 1, 0, 2, 1, 0, 3])
+  with jax.enable_x64(True):
+    loss = jax.jit(
+      lambda *x: supervised_contrastive(x[0], label, temperature=temperature, where=x[1])
+    )
+    for where in (np.ones(8, bool), np.arange(8) != 3, np.arange(8) == 0):
+      expected = slow_supervised(x, label, where, temperature)
+      np.testing.assert_allclose(loss(x, where), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_supervised_contrast_does_not_see_lengths():
+  x, label = np.random.default_rng(0).normal(size=(6, 3)), np.arange(6) % 2
+  lengths = np.array([1, 10, 0.1, 5, 2, 1])[:, None]
+  loss = jax.jit(lambda x: supervised_contrastive(x, label))
+  np.testing.assert_allclose(loss(x * lengths), loss(x), rtol=1e-4)
+
+
+def test_a_temperature_of_0_is_told():
+  with pytest.raises(InputError, match='temperature=0: it must be above 0'):
+    supervised_contrastive(jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32), temperature=0)

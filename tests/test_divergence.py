@@ -2,7 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ferjax.losses.divergence import jensen_shannon, kl_divergence, neighbour_guidance
+from ferjax.losses.divergence import (
+  distribution_divergence,
+  jensen_shannon,
+  kl_divergence,
+  neighbour_guidance,
+)
 
 
 def test_kl_by_hand():
@@ -56,3 +61,21 @@ def test_guidance_of_extreme_neighbours_is_finite():
   logits, others = jnp.array([[1e4, -1e4]]), jnp.array([[[-1e4, 1e4], [0.0, 0.0]]])
   value, gradient = jax.value_and_grad(lambda x: neighbour_guidance(x, others, 1.0).sum())(logits)
   assert np.isfinite(value) and np.isfinite(gradient).all()
+
+
+def test_divergence_from_known_distributions_by_a_slow_loop():
+  rng = np.random.default_rng(0)
+  logits, shares = rng.normal(size=(5, 4)), rng.dirichlet(np.ones(4), 5)
+  where = np.arange(5) != 1
+  with jax.enable_x64(True):
+    found = jax.jit(distribution_divergence)(logits, shares, where=where)
+  for i in range(5):
+    p = np.exp(logits[i]) / np.exp(logits[i]).sum()
+    expected = sum(shares[i, c] * np.log(shares[i, c] / p[c]) for c in range(4)) * where[i]
+    np.testing.assert_allclose(found[i], expected, rtol=1e-9)
+
+
+def test_guidance_of_rows_that_count():
+  logits, others = jnp.array([[1.0, 0.0], [0.0, 2.0]]), jnp.zeros((2, 3, 2))
+  found = neighbour_guidance(logits, others, 1.0, where=jnp.array([False, True]))
+  np.testing.assert_allclose(found, [0, neighbour_guidance(logits, others, 1.0)[1]])

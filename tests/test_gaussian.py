@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ferjax.errors import InputError
 from ferjax.losses import gaussian
 
 
@@ -167,3 +168,42 @@ def test_an_absent_class_is_no_reference():
   expected = 1 / (1 + np.exp(-apart * (apart + 1800) / (2 * sigma**2)))
   np.testing.assert_allclose(found[0], expected, rtol=2e-7)
   assert found[2] == 0
+
+
+@pytest.mark.parametrize('leave_one_out', [False, True])
+def test_rows_of_a_batch_by_a_slow_loop(leave_one_out):
+  z, label = drawn(4, 12, 1, 0.7)
+  where = np.arange(12) % 5 != 2
+  with jax.enable_x64(True):
+    options = {'num_classes': 5, 'sigma': 0.8, 'leave_one_out': leave_one_out}
+    loss = jax.jit(lambda *x: gaussian.gaussian_manifold(*x[:2], where=x[2], **options))
+    found = loss(z, label, where)
+  for i in range(12):
+    densities = np.zeros(5)
+    for c in range(5):
+      rows = [j for j in np.flatnonzero(where) if label[j] == c]
+      others = [j for j in rows if j != i] if leave_one_out and len(rows) > 1 else rows
+      if rows:
+        densities[c] = np.exp(-((z[i] - z[others].mean(0)) ** 2).sum() / (2 * 0.8**2))
+    expected = ((densities / densities.sum() - (np.arange(5) == label[i])) ** 2).sum() * where[i]
+    np.testing.assert_allclose(found[i], expected, rtol=1e-9)
+
+
+def test_means_without_gradient_are_constants():
+  z, label = drawn(3, 8, 0)
+  z, label = jnp.asarray(z, jnp.float32), jnp.asarray(label)
+  options = {'num_classes': 3, 'gradient_through_means': False}
+  total = lambda z: gaussian.gaussian_manifold(z, label, **options).sum()  # noqa: E731
+  found = jax.jit(jax.grad(total))(z)
+  means, rows = gaussian.class_means(z, label, 3)
+
+  def of_fixed_means(z):
+    posterior = gaussian.log_posterior(z, means, rows > 0, 0.5)
+    return gaussian.structured_gaussian(posterior, label).sum()
+
+  np.testing.assert_allclose(found, jax.jit(jax.grad(of_fixed_means))(z), rtol=1e-5, atol=1e-7)
+
+
+def test_a_width_of_0_is_told():
+  with pytest.raises(InputError, match='sigma=0: above 0'):
+    gaussian.gaussian_manifold(jnp.zeros((2, 3)), jnp.arange(2), num_classes=2, sigma=0)

@@ -132,3 +132,28 @@ def test_unknown_names_are_told():
     triplet.batch_hard(distance, *masks, 0.2, hinge='max')
   with pytest.raises(InputError, match="no reduction 'none'"):
     triplet.semi_hard(distance, *masks, 0.2, reduction='none')
+
+
+@pytest.mark.parametrize('hinge', FORMS)
+def test_rows_of_triplets_are_those_of_the_reduced_losses(hinge):
+  """Over the rows that count: the sum over anchors, and each anchor's mean over its positives."""
+  z, label, _ = drawn(3)
+  where = np.arange(len(z)) % 4 != 1
+  few, few_label = jnp.asarray(z[where]), jnp.asarray(label[where])
+  distance, masks = triplet.squared_distances(few), triplet.class_masks(few_label)
+  options = {'hinge': hinge, 'where': jnp.asarray(where)}
+  hard, found = jax.jit(
+    lambda z: (
+      triplet.batch_hard_triplet(z, label, margin=0.5, **options),
+      triplet.semi_hard_triplet(z, label, margin=0.5, **options),
+    )
+  )(jnp.asarray(z))
+  expected = triplet.batch_hard(distance, *masks, 0.5, hinge=hinge, reduction='sum')
+  np.testing.assert_allclose(hard.sum(), expected, rtol=1e-5)
+  reduced = jax.jit(lambda d, only: triplet.semi_hard(d, only, masks[1], 0.5, hinge=hinge))
+  for place, anchor in enumerate(np.flatnonzero(where)):
+    only = masks[0] & (jnp.arange(len(few)) == place)[:, None]
+    np.testing.assert_allclose(found[anchor], reduced(distance, only), rtol=1e-5, atol=1e-6)
+  assert not hard[~where].any() and not found[~where].any()
+  with pytest.raises(InputError, match="no hinge 'max'"):
+    triplet.batch_hard_triplet(few, few_label, hinge='max')

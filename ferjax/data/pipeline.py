@@ -13,6 +13,16 @@ from ferjax.errors import InputError
 
 Batch = dict[str, np.ndarray]
 
+COLUMNS = {  # of a manifest, that bring a feature
+  'landmarks': 'x_0 ... x_67, y_0 ... y_67',
+  'au': 'AU01_r ...',
+  'subject': 'subject',
+  'pose': 'yaw_bin',
+  'yaw_bin': 'yaw_bin',
+  'yaw': 'pose_Rx, pose_Ry, pose_Rz',
+  'distribution': 'p_<class> or votes_<class>',
+}
+
 
 class Planned:
   """Random access to the batches of a plan."""
@@ -136,18 +146,9 @@ def check_features(data: dataset.Dataset, needs: frozenset[str]) -> None:
   Raises:
     InputError: names the feature, the split, and the columns that would bring it.
   """
-  columns = {
-    'landmarks': 'x_0 ... x_67, y_0 ... y_67',
-    'au': 'AU01_r ...',
-    'subject': 'subject',
-    'pose': 'yaw_bin',
-    'yaw_bin': 'yaw_bin',
-    'yaw': 'pose_Rx, pose_Ry, pose_Rz',
-    'distribution': 'p_<class> or votes_<class>',
-  }
   for name, split in data.splits.items():
     for feature in sorted(needs - set(split.table)):
-      hint = f' (columns {columns[feature]})' if feature in columns else ''
+      hint = f' (columns {COLUMNS[feature]})' if feature in COLUMNS else ''
       raise InputError(
         f"the method needs '{feature}', which {data.name} ({name}) does not have. Add it to a "
         f'manifest{hint} and use --config.data.name=manifest --config.data.path=FILE.csv'

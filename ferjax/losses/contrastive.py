@@ -1,13 +1,56 @@
-"""Supervised contrast between two views of the same faces.
+"""Supervised contrast: within a batch (SupCon), or between two views of the same faces.
 
-Reference: LA-Net (Wu and Cui, ICCV 2023), equations 8 to 13.
+The latter is from LA-Net (Wu and Cui, ICCV 2023), equations 8 to 13.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ferjax.errors import InputError
+from ferjax.losses import rows
+from ferjax.ops.distances import unit_length
+
 ABSENT = -1e30  # a similarity whose exponential is 0
+
+
+def supervised_contrastive(
+  embedding: Array, label: Array, *, temperature: float = 0.1, where: Array | None = None
+) -> Array:
+  """Each row is drawn to the others of its class, and away from all others.
+
+  The mean over the positives p of -log(exp(z_i . z_p / tau) / sum_{a != i} exp(z_i . z_a / tau)),
+  z being the embeddings at length 1. Reference: Khosla et al., "Supervised Contrastive Learning",
+  NeurIPS 2020, equation 2 (the sum outside the logarithm).
+
+  Args:
+    embedding: f[b, d], of any length; it is scaled to 1 here.
+    label: i32[b].
+    temperature: tau, above 0.
+    where: bool[b], rows that count; the others give 0 and are neither positives nor negatives.
+
+  Returns:
+    f[b], nats; 0 for a row without another of its class.
+
+  Raises:
+    InputError: `temperature` not above 0, or other shapes or types.
+
+  Example:
+    >>> import jax.numpy as jnp, numpy as np
+    >>> embedding = jnp.array([[2.0, 0.0], [1.0, 0.0], [0.0, 3.0]])
+    >>> loss = supervised_contrastive(embedding, jnp.array([0, 0, 1]), temperature=1.0)
+    >>> print(np.asarray(loss).round(4))  # log(1 + exp(-1)) twice, and a row that has no positive
+    [0.3133 0.3133 0.    ]
+  """
+  if temperature <= 0:
+    raise InputError(f'supervised contrast at temperature={temperature}: it must be above 0')
+  embedding, label = rows.take(embedding, label, where)
+  unit = unit_length(embedding)
+  positive, negative = rows.pairs(label, where)
+  similarity = jnp.matmul(unit, unit.T, precision='highest') / temperature
+  compared = jnp.where(positive | negative, similarity, ABSENT)
+  losses = jax.nn.logsumexp(compared, axis=1, keepdims=True) - compared
+  return jnp.where(positive, losses, 0).sum(1) / jnp.maximum(positive.sum(1), 1)
 
 
 def pseudo_labels(distribution: Array, index: Array, threshold: float) -> Array:
@@ -34,6 +77,8 @@ def cross_view_contrast(
   queue_filled: Array,
   temperature: float,
   in_batch_negatives: bool = False,
+  *,
+  where: Array | None = None,
 ) -> Array:
   """Pulls each query to the keys of its label and pushes it from those of others (equation 11).
 
@@ -50,16 +95,30 @@ def cross_view_contrast(
     queue_filled: bool[n], which slots of the queue hold a key.
     temperature: Above 0.
     in_batch_negatives: Whether keys of the batch with another label are negatives too.
+    where: bool[B], rows that count; the others give 0, and their keys are not looked at.
 
   Returns:
-    f[B].
+    f[B], nats.
+
+  Example:
+    >>> import jax.numpy as jnp, numpy as np
+    >>> query, label = jnp.array([[1.0, 0.0]]), jnp.array([0])
+    >>> queue, filled = jnp.array([[0.0, 1.0]]), jnp.array([True])
+    >>> found = cross_view_contrast(query, query, label, queue, label + 1, filled, 1.0)
+    >>> print(np.asarray(found).round(4))
+    [0.3133]
   """
   similarity = query @ key.T / temperature
   positive = label[:, None] == label[None]
+  if where is not None:
+    similarity = jnp.where(where, similarity, ABSENT)
+    positive &= where
   is_negative = queue_filled & (label[:, None] != queue_label[None])
   negatives = jnp.where(is_negative, query @ queue_key.T / temperature, ABSENT)
   if in_batch_negatives:
     negatives = jnp.concatenate([negatives, jnp.where(positive, ABSENT, similarity)], 1)
   negative = jax.nn.logsumexp(negatives, axis=1, keepdims=True)
   losses = jnp.where(positive, jax.nn.softplus(negative - similarity), 0)
-  return losses.sum(1) / positive.sum(1)
+  if where is None:
+    return losses.sum(1) / positive.sum(1)
+  return rows.counted(losses.sum(1) / jnp.maximum(positive.sum(1), 1), where)

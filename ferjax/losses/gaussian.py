@@ -6,23 +6,31 @@ Recognition", 2022, equations 1 to 4.
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
+
+from ferjax.errors import InputError
+from ferjax.losses import rows as counting
 
 ABSENT = -1e30  # a log-density whose exponential is 0
 
 
-def class_means(embedding: Array, label: Array, num_classes: int) -> tuple[Array, Array]:
+def class_means(
+  embedding: Array, label: Array, num_classes: int, *, where: Array | None = None
+) -> tuple[Array, Array]:
   """The mean embedding of every class of a batch.
 
   Args:
     embedding: f[B, d].
     label: i32[B].
     num_classes: C.
+    where: bool[B], rows that count; None for all.
 
   Returns:
     means f[C, d] (zeros for a class without rows), and rows i32[C].
   """
   member = label[:, None] == jnp.arange(num_classes)
+  if where is not None:
+    member &= where[:, None]
   rows = member.sum(0)
   sums = jnp.matmul(member.astype(embedding.dtype).T, embedding, precision='highest')
   return sums / jnp.maximum(rows, 1)[:, None], rows
@@ -84,9 +92,60 @@ def structured_gaussian(log_posterior: Array, label: Array) -> Array:
 
   Returns:
     f[B].
+
+  Example:
+    >>> import jax.numpy as jnp, numpy as np
+    >>> found = structured_gaussian(jnp.log(jnp.array([[0.75, 0.25]])), jnp.array([0]))
+    >>> print(np.asarray(found).round(4))
+    [0.125]
   """
   truth = jax.nn.one_hot(label, log_posterior.shape[1], dtype=log_posterior.dtype)
   return jnp.square(jnp.exp(log_posterior) - truth).sum(-1)
+
+
+def gaussian_manifold(
+  embedding: Array,
+  label: Array,
+  *,
+  num_classes: int,
+  sigma: float = 0.5,
+  gradient_through_means: bool = True,
+  leave_one_out: bool = False,
+  where: Array | None = None,
+) -> Array:
+  """The SGM loss of a batch: `structured_gaussian` of the posterior from the batch's own means.
+
+  Args:
+    embedding: f[b, d].
+    label: i32[b].
+    num_classes: C.
+    sigma: Standard deviation of every class along every axis, above 0.
+    gradient_through_means: Whether the means carry gradient.
+    leave_one_out: See `leave_one_out_means`.
+    where: bool[b], rows that count; the others give 0 and are in no mean.
+
+  Returns:
+    f[b], within 0..2; 0 where there is one class alone.
+
+  Raises:
+    InputError: `sigma` not above 0, or other shapes or types.
+
+  Example:
+    >>> import jax.numpy as jnp, numpy as np
+    >>> embedding, label = jnp.array([[0.0], [1.0], [3.0]]), jnp.array([0, 0, 1])
+    >>> print(np.asarray(gaussian_manifold(embedding, label, num_classes=2, sigma=1.0)).round(4))
+    [0.0003 0.0354 0.0035]
+  """
+  if sigma <= 0:
+    raise InputError(f'the structured Gaussian manifold loss with sigma={sigma}: above 0')
+  embedding, label = counting.take(embedding, label, where)
+  means, rows = class_means(embedding, label, num_classes, where=where)
+  if leave_one_out:
+    means = leave_one_out_means(embedding, label, means, rows)
+  if not gradient_through_means:
+    means = lax.stop_gradient(means)
+  found = log_posterior(embedding, means, rows > 0, sigma)
+  return counting.counted(structured_gaussian(found, label), where)
 
 
 def of_classes(log_posterior: Array, num_classes: int) -> Array:

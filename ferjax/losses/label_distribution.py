@@ -47,6 +47,12 @@ def neighbour_distribution(score: Array, probabilities: Array, exists: Array) ->
 
   Returns:
     f[B, C]; zeros where an example has no neighbour.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> probabilities = jnp.array([[[0.5, 0.5], [1.0, 0.0]]])
+    >>> print(neighbour_distribution(jnp.zeros((1, 2)), probabilities, jnp.array([[True, True]])))
+    [[0.75 0.25]]
   """
   log_weight = jnp.where(exists, jax.nn.log_sigmoid(score), -1e30)
   weight = jnp.where(exists, jax.nn.softmax(log_weight), 0)

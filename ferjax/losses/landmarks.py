@@ -22,6 +22,12 @@ def coordinate_error(predicted: Array, target: Array, seen: Array) -> Array:
 
   Returns:
     f[b]; 0 where no landmark is seen.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> predicted = jnp.array([[[0.5, 0.5], [0.0, 0.0]]])
+    >>> print(coordinate_error(predicted, jnp.zeros((1, 2, 2)), jnp.array([[True, False]])))
+    [0.25]
   """
   error = jnp.where(seen, ((predicted - target) ** 2).mean(-1), 0)
   return error.sum(-1) / jnp.maximum(seen.sum(-1), 1)
@@ -45,6 +51,11 @@ def adaptive_wing(
 
   Reference: Wang et al., "Adaptive Wing Loss for Robust Face Alignment via Heatmap Regression",
   ICCV 2019, equations 3 and 4.
+
+  Example:
+    >>> import jax.numpy as jnp, numpy as np
+    >>> print(np.asarray(adaptive_wing(jnp.array([0.5, 0.9]), jnp.array([0.5, 0.0]))).round(3))
+    [0.    7.384]
   """
   error = jnp.abs(predicted - target)
   power = alpha - target

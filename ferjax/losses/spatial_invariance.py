@@ -63,6 +63,13 @@ def spatial_invariance(
 
   Returns:
     f[], the mean over cells and channels. Both maps have a gradient.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> row = jnp.array([[[1.0], [2.0], [4.0]]])
+    >>> mirror = jnp.diag(jnp.array([-1.0, 1.0, 1.0]))
+    >>> print(spatial_invariance(row, row[:, ::-1], mirror), spatial_invariance(row, row, mirror))
+    0.0 6.0
   """
   restored, inside = back(transformed, output_to_input)
   error = ((original - restored) ** 2).mean(-1)

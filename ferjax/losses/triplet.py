@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ferjax.errors import InputError
+from ferjax.losses import rows
 
 HINGES = {
   'relu': jax.nn.relu,
@@ -83,13 +84,18 @@ def batch_hard(
 
   Raises:
     InputError: an unknown hinge or reduction.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> distance = squared_distances(jnp.array([[0.0], [1.0], [3.0]]))
+    >>> masks = class_masks(jnp.array([0, 0, 1]))
+    >>> print(batch_hard(distance, *masks, 4.0))  # relu(4 + 1 - 9) and relu(4 + 1 - 4)
+    0.5
   """
-  farthest = jnp.where(positive, distance, -jnp.inf).max(1)
-  nearest = jnp.where(negative, distance, jnp.inf).min(1)
-  valid = positive.any(1) & negative.any(1)
+  difference, valid = _hardest(distance, positive, negative)
   if anchor is not None:
     valid &= anchor
-  return _reduce(jnp.where(valid, farthest - nearest, 0), valid, margin, hinge, reduction)
+  return _reduce(difference, valid, margin, hinge, reduction)
 
 
 def semi_hard(
@@ -112,13 +118,91 @@ def semi_hard(
   Returns:
     f[].
   """
+  difference, valid = _semi_hard(distance, positive, negative)
+  return _reduce(difference, valid, margin, hinge, reduction)
+
+
+def batch_hard_triplet(
+  embedding: Array,
+  label: Array,
+  *,
+  margin: float = 0.2,
+  hinge: str = 'relu',
+  where: Array | None = None,
+) -> Array:
+  """`batch_hard` of classes, row by row: hinge(margin + D+ - D-) of each anchor.
+
+  Args:
+    embedding: f[b, d].
+    label: i32[b].
+    margin: m, between squared distances.
+    hinge: `relu`, `softplus` or `none`.
+    where: bool[b], rows that count; the others give 0 and are in no triplet.
+
+  Returns:
+    f[b]; 0 where a row has no positive or no negative. (`batch_hard` leaves those out of its mean.)
+
+  Raises:
+    InputError: an unknown hinge, or other shapes or types.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> embedding = jnp.array([[0.0], [1.0], [3.0]])
+    >>> print(batch_hard_triplet(embedding, jnp.array([0, 0, 1]), margin=4.0))
+    [0. 1. 0.]
+  """
+  check(hinge, 'mean')
+  embedding, label = rows.take(embedding, label, where)
+  difference, valid = _hardest(squared_distances(embedding), *rows.pairs(label, where))
+  return jnp.where(valid, HINGES[hinge](margin + difference), 0)
+
+
+def semi_hard_triplet(
+  embedding: Array,
+  label: Array,
+  *,
+  margin: float = 0.2,
+  hinge: str = 'relu',
+  where: Array | None = None,
+) -> Array:
+  """`semi_hard` of classes, row by row: of each anchor the mean over its positives.
+
+  Args, errors and rows without triplets as for `batch_hard_triplet`; it takes memory for b^3
+  distances. FaceNet's embeddings have length 1.
+
+  Returns:
+    f[b].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> embedding = jnp.array([[0.0], [1.0], [3.0]])
+    >>> print(semi_hard_triplet(embedding, jnp.array([0, 0, 1]), margin=4.0))
+    [0. 1. 0.]
+  """
+  check(hinge, 'mean')
+  embedding, label = rows.take(embedding, label, where)
+  difference, valid = _semi_hard(squared_distances(embedding), *rows.pairs(label, where))
+  losses = jnp.where(valid, HINGES[hinge](margin + difference), 0)
+  return losses.sum(1) / jnp.maximum(valid.sum(1), 1)
+
+
+def _hardest(distance, positive, negative):
+  """D+ - D- of each anchor f[B], and which anchors have both bool[B]."""
+  farthest = jnp.where(positive, distance, -jnp.inf).max(1)
+  nearest = jnp.where(negative, distance, jnp.inf).min(1)
+  valid = positive.any(1) & negative.any(1)
+  return jnp.where(valid, farthest - nearest, 0), valid
+
+
+def _semi_hard(distance, positive, negative):
+  """D+ - D- of each anchor and positive f[B, B], and which of these there are bool[B, B]."""
   to_negative = distance[:, None, :]  # of anchor, positive, negative
   farther = negative[:, None, :] & (to_negative > distance[:, :, None])
   nearest = jnp.where(farther, to_negative, jnp.inf).min(2)
   farthest = jnp.where(negative, distance, -jnp.inf).max(1, keepdims=True)
   chosen = jnp.where(farther.any(2), nearest, farthest)
   valid = positive & negative.any(1, keepdims=True)
-  return _reduce(jnp.where(valid, distance - chosen, 0), valid, margin, hinge, reduction)
+  return jnp.where(valid, distance - chosen, 0), valid
 
 
 def _reduce(difference, valid, margin, hinge, reduction):

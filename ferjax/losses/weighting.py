@@ -76,6 +76,15 @@ def make(
   Raises:
     InputError: an unknown name or a number out of range; from the functions: a rule that matches no
       term.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> terms = {'cross_entropy': jnp.array(2.0), 'contrastive': jnp.array(6.0)}
+    >>> made = make(name='uncertainty')
+    >>> learned, state = made.init(terms)
+    >>> weights, penalty = made.weigh(learned, state, terms, 0)
+    >>> print({name: float(weight) for name, weight in weights.items()}, penalty)
+    {'cross_entropy': 1.0, 'contrastive': 1.0} 0.0
   """
   if name not in NAMES:
     raise InputError(

@@ -1,0 +1,84 @@
+"""What losses of rows share: the precision they compute in, and which rows count."""
+
+import jax.numpy as jnp
+from jax import Array
+
+from ferjax.errors import InputError
+
+
+def wide(x: Array) -> Array:
+  """float64 as it is, any narrower float as float32."""
+  x = jnp.asarray(x)
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def take(x: Array, label: Array, where: Array | None = None) -> tuple[Array, Array]:
+  """The rows in the precision of the computation; zeros in those that do not count.
+
+  Args:
+    x: f[b, d], logits or embeddings of any float type.
+    label: i[b].
+    where: bool[b], rows that count; None for all.
+
+  Returns:
+    f[b, d], and i[b].
+
+  Raises:
+    InputError: other shapes or types.
+  """
+  x, label = jnp.asarray(x), jnp.asarray(label)
+  if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.floating):
+    raise InputError(f'a loss got {_named(x)}: give logits or an embedding f32[b, d], a row a face')
+  if label.shape != x.shape[:1] or not jnp.issubdtype(label.dtype, jnp.integer):
+    raise InputError(
+      f'a loss got labels {_named(label)} for {_named(x)}: give class numbers i32[{len(x)}]'
+    )
+  x = wide(x)
+  if where is None:
+    return x, label
+  check_where(where, len(x))
+  return jnp.where(where[:, None], x, 0), jnp.where(where, label, 0)
+
+
+def check_where(where: Array, count: int) -> None:
+  """Refuses a mask that is not bool[count].
+
+  Raises:
+    InputError: says what it is.
+  """
+  if where.shape != (count,) or where.dtype != bool:
+    raise InputError(
+      f'a loss got where={_named(where)}: give bool[{count}], True for rows that count'
+    )
+
+
+def counted(losses: Array, where: Array | None = None) -> Array:
+  """f[b] with 0 in the rows that do not count."""
+  return losses if where is None else jnp.where(where, losses, 0)
+
+
+def pairs(label: Array, where: Array | None = None) -> tuple[Array, Array]:
+  """Which pairs of different rows have a label in common.
+
+  Args:
+    label: i[b].
+    where: bool[b], rows that count; None for all.
+
+  Returns:
+    same, other: bool[b, b]; a row makes no pair with itself or with one that does not count.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> same, other = pairs(jnp.array([0, 0, 1, 1]), jnp.array([True, True, True, False]))
+    >>> print(same.sum(1), other.sum(1))
+    [1 1 0 0] [1 1 2 0]
+  """
+  pair = ~jnp.eye(len(label), dtype=bool)
+  if where is not None:
+    pair &= where[:, None] & where[None]
+  same = label[:, None] == label[None]
+  return pair & same, pair & ~same
+
+
+def _named(x):
+  return f'{x.dtype}{list(x.shape)}'

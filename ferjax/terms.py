@@ -1,0 +1,73 @@
+"""The losses that `config.terms` knows by name: any method can have them beside its own terms.
+
+They are those of `ferjax.losses` that can be told from outputs and labels, and some that this file
+defines; `added_terms.make` says how their arguments are filled.
+"""
+
+from jax import Array
+
+from ferjax.errors import InputError
+from ferjax.losses import (
+  arcface_head,
+  batch_hard_triplet,
+  centers,
+  contrastive_pair,
+  cosface_head,
+  focal,
+  generalised_cross_entropy,
+  islands,
+  label_smoothing,
+  semi_hard_triplet,
+  supervised_contrastive,
+  symmetric_cross_entropy,
+)
+from ferjax.losses import distribution_divergence as label_distribution
+from ferjax.losses import gaussian_manifold as sgm
+from ferjax.losses import softmax_cross_entropy as cross_entropy
+from ferjax.losses import triplet as triplets
+
+__all__ = [
+  'arcface_head',
+  'batch_hard_triplet',
+  'centers',
+  'contrastive_pair',
+  'cosface_head',
+  'cross_entropy',
+  'focal',
+  'generalised_cross_entropy',
+  'islands',
+  'label_distribution',
+  'label_smoothing',
+  'nuisance_triplet',
+  'semi_hard_triplet',
+  'sgm',
+  'supervised_contrastive',
+  'symmetric_cross_entropy',
+]
+
+
+def nuisance_triplet(
+  outputs, batch, *, against: str = 'pose', margin: float = 0.2, hinge: str = 'relu'
+) -> Array:
+  """DML-Net's triplets against the pose or the person (equations 2 to 5): of each anchor the
+  farthest positive and the nearest negative; see `losses/triplet.py`.
+
+  Args:
+    outputs: `embedding` f[b, d].
+    batch: `label` i32[b], and `pose` or `subject` i32[b].
+    against: `pose` or `subject`.
+    margin: Between squared distances.
+    hinge: `relu`, `softplus` or `none`.
+
+  Returns:
+    f[b], in every row the mean over the anchors that have a positive and a negative.
+
+  Raises:
+    InputError: an unknown name.
+  """
+  if against not in ('pose', 'subject'):
+    raise InputError(f"nuisance_triplet against '{against}': use pose or subject")
+  distance = triplets.squared_distances(outputs['embedding'])
+  masks = triplets.nuisance_masks(batch['label'], batch[against])
+  loss = triplets.batch_hard(distance, *masks, margin, hinge=hinge)
+  return loss + 0 * outputs['embedding'][:, 0]

@@ -1,0 +1,157 @@
+"""What `check_loss` says of good and bad losses."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from ferjax import added_terms, check_loss, losses
+from ferjax.errors import InputError
+
+SMALL = check_loss.Sizes(num_classes=3, dim=4)
+EXAMPLES = Path(__file__).parent.parent / 'configs' / 'examples'
+
+
+def lone_rows(embedding, label):
+  """Divides by the other rows of a class, of which there may be none."""
+  same = label[:, None] == label[None]
+  distance = ((embedding[:, None] - embedding[None]) ** 2).sum(-1)
+  return (distance * same).sum(1) / (same.sum(1) - 1)
+
+
+def lengths(embedding, label):
+  """A square root at 0, whose gradient is not finite."""
+  return jnp.sqrt((embedding**2).sum(1))
+
+
+def place(embedding, label):
+  return ((embedding - embedding[::-1]) ** 2).sum(1)
+
+
+def stopped(embedding, label):
+  return ((embedding - jax.lax.stop_gradient(embedding.mean(0))) ** 2).sum(1)
+
+
+@jax.custom_vjp
+def halved(x):
+  return (x**2).sum(1)
+
+
+halved.defvjp(lambda x: (halved(x), x), lambda x, g: (g[:, None] * x,))
+
+
+def wrong_gradient(embedding, label):
+  return halved(embedding)
+
+
+CALLS = []
+
+
+def impure(embedding, label):
+  CALLS.append(1)
+  return len(CALLS) * (embedding**2).sum(1)
+
+
+def one_device(embedding, label):
+  return (embedding**2).sum(1) * (1 + jax.lax.axis_index('data') if in_a_step() else 1)
+
+
+def in_a_step():
+  try:
+    return jax.lax.axis_size('data') > 1
+  except NameError:
+    return False
+
+
+def of_loss(function):
+  """{(check, input): failure or note} of what is not in order."""
+  term = added_terms.make('here', function, {}, num_classes=3, num_poses=3)
+  found = check_loss.check(term, SMALL)
+  assert len({(r.check, r.input) for r in found}) == len(found) > 15
+  return {(r.check, r.input): r.failure or r.note for r in found if r.failure or r.note}
+
+
+@pytest.mark.parametrize(
+  'function, expected',
+  [
+    (
+      lone_rows,
+      {
+        ('finite, float32', 'every class once'): 'the loss is not finite, in 3 of 3 rows',
+        ('finite, float32', 'a batch of 1'): 'the loss is not finite, in 1 of 1 rows',
+        ('finite, float32', 'a batch of 2, two classes'): 'the loss is not finite, in 2 of 2 rows',
+      },
+    ),
+    (
+      lengths,
+      {('finite, float32', 'all outputs 0'): 'the gradient by embedding is not finite'},
+    ),
+    (
+      place,
+      {('order of the rows', 'random'): 'the loss of a row depends on its place in the batch'},
+    ),
+    (
+      one_device,
+      {
+        (f'{count} devices as one', 'random'): 'the gradient depends on the number of devices'
+        for count in (2, 4, 8)
+      },
+    ),
+  ],
+)
+def test_what_fails_is_told_with_its_input(function, expected):
+  assert of_loss(function) == expected
+
+
+def test_gradients_that_are_wrong_or_stopped():
+  direction = ('gradient against finite differences', 'random')
+  found = of_loss(wrong_gradient)
+  assert set(found) == {direction} and found[direction].startswith('along a direction')
+  before, after = found[direction].split('changes by ')[1].split(', the gradient says ')
+  assert abs(float(before) / float(after) - 2) < 1e-3
+  found = of_loss(stopped)
+  assert set(found) == {direction} and found[direction].startswith('it stops a gradient: along')
+
+
+def test_a_loss_that_is_not_pure():
+  found = of_loss(impure)
+  assert found['pure', 'random'] == 'two calls with the same arguments differ'
+
+
+@pytest.mark.parametrize('function', [losses.islands, losses.cosface_head])
+def test_losses_of_the_toolbox_pass(function):
+  assert not of_loss(function)
+
+
+def test_costs_by_batch_size():
+  term = added_terms.make('here', losses.supervised_contrastive, {})
+  found = check_loss.costs(term, SMALL, (4, 8))
+  assert found['rows'] == [4, 8] and min(found['ms']) > 0
+  assert 0 < found['MFLOP'][0] < found['MFLOP'][1]
+
+
+def test_flags():
+  assert check_loss.parse(['a.b', '--dim=5', '--margin=0.2', '--kind=relu']) == (
+    'a.b',
+    check_loss.Sizes(dim=5),
+    {'margin': 0.2, 'kind': 'relu'},
+  )
+  _, sizes, _ = check_loss.parse(['a.b', '--outputs={"pose_logits": (5,)}'])
+  assert check_loss.drawn(sizes, 3)[0]['pose_logits'].shape == (3, 5)
+  with pytest.raises(InputError, match="'--margin': give arguments of the loss as --key=value"):
+    check_loss.parse(['a.b', '--margin', '0.2'])
+
+
+def test_the_example_passes_and_mistakes_are_told_in_a_line(capsys, monkeypatch):
+  monkeypatch.syspath_prepend(EXAMPLES)
+  assert check_loss.main(['my_loss.island', '--dim=8', '--apart=0.5'])
+  text = capsys.readouterr().out
+  assert 'island of my_loss.py reads of the batch: label' in text and 'all checks passed' in text
+  assert text.count('| ok') == 21 and '512' in text
+  command = [sys.executable, '-m', 'ferjax.check_loss']
+  result = subprocess.run([*command, 'my_loss.island'], capture_output=True, text=True, cwd='/')
+  assert result.returncode == 1 and 'Traceback' not in result.stderr
+  assert "there is no module 'my_loss'" in result.stderr

@@ -1,0 +1,537 @@
+"""Further terms of any method: by name, by path, with state; their weights; whole runs."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import pytest
+from conftest import strip_landmarks
+from test_parallel import check_ten_steps_in_float64, run
+
+from ferjax import added_terms, build, core, logs, losses, parallel, terms, train, trained, wrap
+from ferjax import config as configs
+from ferjax.errors import InputError
+from ferjax.losses import cross_entropy, weighting
+from ferjax.losses import triplet as triplets
+from ferjax.methods import dmlnet, ldl_alsg, sgm, softmax
+from ferjax.models import resnet
+
+EXAMPLE = Path(__file__).parent.parent / 'configs' / 'examples' / 'my_loss.py'
+
+MINE = '''
+import jax.numpy as jnp
+from ferjax.losses import StatefulLoss
+
+def subjects(outputs, batch, width=1.0):
+  """Embeddings of a person come together."""
+  z, subject = outputs['embedding'], batch['subject']
+  same = (subject[:, None] == subject[None]).astype(z.dtype)
+  return width * ((z - same @ z / same.sum(1, keepdims=True)) ** 2).mean(1)
+
+def running_mean(rate=0.5):
+  return StatefulLoss(
+    init=lambda rng, outputs, batch: (
+      {'scale': jnp.ones((), outputs['embedding'].dtype)},
+      jnp.zeros(outputs['embedding'].shape[-1], outputs['embedding'].dtype),
+    ),
+    apply=lambda params, state, outputs, batch: (
+      params['scale'] * ((outputs['embedding'] - state) ** 2).mean(-1)
+    ),
+    update=lambda state, outputs, batch: (
+      state + rate * (outputs['embedding'].mean(0) - state)
+    ),
+  )
+
+def total(outputs, batch):
+  return outputs['embedding'].sum()
+
+def two_columns(outputs, batch):
+  return outputs['embedding'][:, :2]
+
+def right(outputs, batch):
+  return outputs['logits'].argmax(-1) == batch['label']
+
+def votes(outputs, batch):
+  return -(batch['distribution'] * outputs['logits']).sum(1)
+
+def misspelt(embeding, label):
+  return embeding.sum(1)
+
+def neither(rate=0.5):
+  return rate
+
+def broken(outputs, batch):
+  return outputs['embedding'] @ outputs['logits']
+'''
+
+
+@pytest.fixture
+def my_losses(tmp_path, monkeypatch):
+  """The path of a module of losses, importable as a user's own."""
+  path = tmp_path / 'my_losses.py'
+  path.write_text(MINE)
+  monkeypatch.syspath_prepend(tmp_path)
+  yield path
+  sys.modules.pop('my_losses', None)
+
+
+def narrow(dtype=jnp.float32):
+  return resnet.ResNet(resnet.BasicBlock, (1, 1), 4, dtype=dtype, param_dtype=dtype)
+
+
+def drawn(rows=12, width=5, num_classes=7, seed=0):
+  rng = np.random.default_rng(seed)
+  outputs = {
+    'embedding': jnp.asarray(rng.normal(size=(rows, width)), jnp.float32),
+    'logits': jnp.asarray(rng.normal(size=(rows, num_classes)), jnp.float32),
+  }
+  return outputs, {
+    'label': jnp.asarray(rng.integers(0, num_classes, rows), jnp.int32),
+    'index': jnp.arange(rows),
+    'pose': jnp.asarray(rng.integers(0, 3, rows), jnp.int32),
+    'subject': jnp.asarray(rng.integers(0, 3, rows), jnp.int32),
+  }
+
+
+def made(name, **options):
+  return added_terms.make(name, getattr(terms, name), options, num_classes=7, num_poses=3)
+
+
+@pytest.mark.parametrize('options', [{}, {'gradient_through_means': False, 'leave_one_out': True}])
+def test_sgm_as_a_term_is_the_loss_of_the_method(options):
+  method = sgm.make(narrow(), num_classes=7, embedding_width=5, sigma=0.8, **options)
+  extra = {'subclass': jnp.asarray(drawn()[1]['label'])}
+  term = made('sgm', sigma=0.8, **options)
+  outputs, batch = drawn()
+
+  def of_method(z):
+    return method.loss({}, extra, {'embedding': z}, batch, 0)[0]['sgm']
+
+  def of_term(z):
+    return term({'embedding': z}, batch).mean()
+
+  for f, g in ((of_method, of_term), (jax.grad(of_method), jax.grad(of_term))):
+    np.testing.assert_allclose(g(outputs['embedding']), f(outputs['embedding']), rtol=1e-6)
+  assert of_term(outputs['embedding']) > 0.1
+
+
+def test_every_built_in_term_gives_a_loss_of_each_row():
+  outputs, batch = drawn()
+  batch |= {'distribution': jax.nn.softmax(outputs['logits'][::-1])}
+  read = {name: set() for name in terms.__all__}
+  for name in terms.__all__:
+    term = made(name)
+    read[name] = added_terms.check(name, getattr(terms, name), term, outputs, batch)
+    triple = added_terms.stateful(term)
+    params, state = triple.init(jax.random.key(0), outputs, batch)
+    found = triple.apply(params, state, outputs, batch)
+    assert found.shape == (12,) and np.isfinite(found).all() and found.max() > 0, name
+  assert read.pop('label_distribution') == {'distribution'}
+  assert read.pop('nuisance_triplet') == {'label', 'pose'}
+  assert set(map(frozenset, read.values())) == {frozenset({'label'})}
+
+
+def with_own_terms_added(dtype):
+  """DML-Net, two of whose terms are not its own."""
+  method = small_dmlnet(dtype)
+
+  def loss(params, extra, outputs, batch, step):
+    own, aux = method.loss(params, extra, outputs, batch, step)
+    return {'expression': own['expression']}, aux
+
+  def pose(outputs, batch):
+    return cross_entropy.cross_entropy(outputs['pose_logits'], batch['pose'])
+
+  def triplet(outputs, batch):
+    return sum(
+      terms.nuisance_triplet(outputs, batch, against=nuisance) for nuisance in ('pose', 'subject')
+    )
+
+  return wrap.with_terms(method._replace(loss=loss), {'pose': pose, 'triplet': triplet})
+
+
+def small_dmlnet(dtype):
+  return dmlnet.make(
+    narrow(dtype),
+    num_classes=7,
+    num_poses=3,
+    regions=False,
+    fusion_width=8,
+    head_width=8,
+    embedding_width=6,
+  )
+
+
+def test_dynamic_weights_of_added_terms_are_those_of_a_methods_own():
+  options = {'weights': {'pose': 0.1, 'triplet': optax.linear_schedule(0.0, 1.0, 4)}}
+  options['weighting'] = weighting.make(name='dynamic', total=2.0, window=1)
+  own, state = run(1, 'pmap', jnp.float32, 5, small_dmlnet, **options)
+  added, other = run(1, 'pmap', jnp.float32, 5, with_own_terms_added, **options)
+  for ours, theirs in zip(own, added, strict=True):
+    for name, value in ours.items():
+      np.testing.assert_allclose(theirs[name], value, rtol=1e-4, err_msg=name)
+  assert len({float(metrics['weight/pose']) for metrics in own}) > 2
+  assert own[0]['weight/triplet'] == 0 and own[4]['weight/triplet'] > 0.1
+  chex.assert_trees_all_equal_shapes(state, other)
+
+
+def with_states(dtype):
+  """Centres, learned class weights, and an average of the network's parameters alone."""
+  inner = wrap.ema(softmax.make(narrow(dtype), num_classes=7), 0.9, statistics=True)
+  added = {
+    'islands': losses.islands(num_classes=7),
+    'head': losses.arcface_head(num_classes=7, scale=8.0),
+    'sgm': made('sgm'),
+  }
+  return wrap.with_terms(inner, added)
+
+
+def test_terms_with_a_state_are_the_same_on_any_number_of_devices():
+  weights = {'islands': 0.01, 'sgm': optax.linear_schedule(0.0, 1.0, 5)}
+  metrics, state = check_ten_steps_in_float64([(8, 'shard_map')], with_states, weights)
+  extra = state['extra']
+  assert set(extra) == {'method', 'average', 'updates', 'terms'}
+  assert set(extra['terms']) == {'islands'} and np.abs(extra['terms']['islands']).max() > 0.1
+  assert set(state['params']['terms']) == {'head'} and 'terms' not in extra['average']['params']
+  assert metrics[0]['weight/sgm'] == 0 and metrics[9]['weight/sgm'] == 1
+  assert not any(name.startswith('weight/') and name != 'weight/sgm' for name in metrics[0])
+  for values in metrics:
+    parts = values['cross_entropy'] + 0.01 * values['islands'] + values['head']
+    np.testing.assert_allclose(values['loss'], parts + values['weight/sgm'] * values['sgm'])
+
+
+def linear_method():
+  network = nn.Dense(3)
+
+  def init(rng, batch, table):
+    return network.init(rng, batch['image'])['params'], {}
+
+  def forward(params, extra, batch, keys):
+    found = network.apply({'params': params}, batch['image'])
+    return {'embedding': found, 'logits': found}, None
+
+  return core.Method(
+    needs=frozenset(),
+    predict_needs=frozenset(),
+    init=init,
+    forward=forward,
+    loss=lambda params, extra, outputs, batch, step: ({'own': outputs['logits'].mean()}, None),
+    update=lambda extra, params, carry, outputs, batch, aux: {},
+    predict=lambda params, extra, batch, delta=None: {
+      'logits': network.apply({'params': params}, batch['image']),
+      'params': sorted(params),
+      'extra': sorted(extra),
+    },
+  )
+
+
+def started(method):
+  rng = np.random.default_rng(0)
+  batch = {
+    'image': jnp.asarray(rng.normal(size=(6, 2)), jnp.float32),
+    'label': jnp.asarray(rng.integers(0, 3, 6), jnp.int32),
+    'position': jnp.arange(6, dtype=jnp.int32),
+  }
+  params, extra = linear_method().init(jax.random.key(0), batch, {})
+  outputs, _ = linear_method().forward(params, extra, batch, None)
+  return batch, outputs, params
+
+
+def test_parameters_and_states_stand_apart_and_prediction_passes_them_by():
+  added = {'centers': losses.centers(num_classes=3), 'head': losses.cosface_head(num_classes=3)}
+  method = wrap.with_terms(linear_method(), added)
+  batch, outputs, own = started(method)
+  params = own | {'terms': {'head': {'kernel': jnp.ones((3, 3))}}}
+  extra = {'terms': {'centers': jnp.zeros((3, 3))}}
+  values, _ = method.loss(params, extra, outputs, batch, 0)
+  by_hand = (np.asarray(outputs['embedding'], float) ** 2).sum(1).mean() / 2
+  np.testing.assert_allclose(values['centers'], by_hand, rtol=1e-6)
+  moved = method.update(extra, params, None, outputs, batch, None)
+  assert set(moved) == {'terms'} and np.abs(moved['terms']['centers']).max() > 0
+  for other in (method, wrap.with_terms(linear_method(), {})):
+    found = other.predict(params, extra, batch)
+    np.testing.assert_allclose(found['logits'], outputs['logits'])
+    assert found['params'] == ['bias', 'kernel'] and found['extra'] == []
+  assert (
+    wrap.with_terms(linear_method(), {'sgm': made('sgm')}).update(
+      {}, own, None, outputs, batch, None
+    )
+    == {}
+  )
+  clashing = wrap.with_terms(linear_method(), {'own': made('sgm')})
+  with pytest.raises(InputError, match="config.terms.own: the method has a term 'own'"):
+    clashing.loss(own, {}, outputs, batch, 0)
+
+
+def test_a_new_term_costs_no_retrace():
+  method = wrap.with_terms(linear_method(), {'centers': losses.centers(num_classes=3)})
+  batch, _, params = started(method)
+  extra = {'terms': {'centers': jnp.zeros((3, 3))}}
+  tx = optax.adam(1e-3)
+  devices = parallel.make(devices=2)
+  chex.clear_trace_counter()
+  step = chex.assert_max_traces(
+    core.make_train_step(
+      method, tx, lambda keys, batch: batch, {'centers': optax.linear_schedule(0.0, 0.1, 3)}
+    ),
+    n=1,
+  )
+  step = devices.compile(step, donate=0)
+  state = core.TrainState(jnp.int32(0), params, tx.init(params), extra, jax.random.key(0))
+  state = devices.replicate(state)
+  for number in range(4):
+    state, metrics = step(state, devices.shard(jax.device_get(batch)))
+    np.testing.assert_allclose(metrics['weight/centers'], min(number, 3) / 30, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  'section, by_step',
+  [
+    (0.3, {0: 0.3, 99: 0.3}),
+    ({'schedule': 'constant', 'value': 0.2}, {0: 0.2, 99: 0.2}),
+    (
+      {'schedule': 'linear', 'end': 0.1, 'epochs': 2, 'begin': 1},
+      {0: 0, 10: 0, 15: 0.025, 20: 0.05, 30: 0.1, 99: 0.1},
+    ),
+    (
+      {'schedule': 'cosine', 'start': 1.0, 'end': 3.0, 'begin': 1.0},
+      {5: 1, 10: 1, 15: 2, 12: 2 - np.cos(np.pi / 5), 20: 3, 99: 3},
+    ),
+    ({'schedule': 'exponential', 'start': 8.0, 'end': 2.0}, {0: 8, 5: 4, 10: 2, 99: 2}),
+    ({'schedule': 'exponential', 'start': 2.0, 'end': 8.0}, {0: 2, 5: 4, 10: 8, 99: 8}),
+    ({'schedule': 'polynomial', 'start': 4.0, 'end': 0.0, 'power': 2.0}, {0: 4, 5: 1, 10: 0}),
+    ({'schedule': 'step', 'begin': 2.0}, {0: 0, 19: 0, 20: 1, 99: 1}),
+  ],
+)
+def test_weights_by_number_and_by_schedule(section, by_step):
+  config = configs.base()
+  config.weights = {'pose': section}
+  config.terms = {'sgm': {'weight': section, 'sigma': 1.0}, 'focal': {}}
+  found = build.make_weights(config, steps_per_epoch=10)
+  assert set(found) == {'pose', 'sgm'}
+  for step, expected in by_step.items():
+    now = core.weights_at(found, jnp.int32(step))
+    np.testing.assert_allclose(now['pose'], expected, atol=1e-6)
+    np.testing.assert_allclose(now['sgm'], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  'weight, message',
+  [
+    ('high', "config.terms.sgm.weight is 'high': give a number"),
+    (True, 'give a number'),
+    ({'start': 1.0}, 'give a number'),
+    ({'schedule': 'linaer'}, "config.terms.sgm.weight.schedule is 'linaer'.* 'linear'"),
+    ({'schedule': 'linear', 'epoch': 2}, "unknown key config.terms.sgm.weight.epoch.*'epochs'"),
+    ({'schedule': 'linear', 'epochs': 0}, 'epochs=0, which must be above 0'),
+    ({'schedule': 'exponential', 'end': 0.0}, 'numbers above 0, not 1.0 and 0.0'),
+  ],
+)
+def test_weights_that_are_none_are_refused(weight, message):
+  config = configs.base()
+  config.terms = {'sgm': {'weight': weight}}
+  with pytest.raises(InputError, match=message):
+    build.make_weights(config, 10)
+
+
+def test_sections_that_are_none_are_refused():
+  config = configs.base()
+  config.weights = {'sgm': 0.1}
+  config.terms = {'sgm': {'weight': 0.1}}
+  with pytest.raises(InputError, match='config.weights.sgm or config.terms.sgm.weight, not both'):
+    build.make_weights(config, 10)
+  config.terms = {'sgm': 0.1}
+  with pytest.raises(InputError, match='config.terms.sgm is 0.1: give a dict'):
+    configs.check(config)
+  config.terms = {'mine': {'name': 'sgm', 'path': 'a.b'}}
+  with pytest.raises(InputError, match='config.terms.mine: give path'):
+    configs.check(config)
+
+
+@pytest.mark.parametrize(
+  'section, message',
+  [
+    ({'path': 'my_losses.subject'}, "my_losses.py has no function 'subject'.* 'subjects'"),
+    ({'path': 'my_loses.subjects'}, "no module 'my_loses' in .* or on PYTHONPATH"),
+    ({'path': 'my_losses.py'}, 'give module.function'),
+    ({'path': 'subjects'}, 'give module.function'),
+    ({'name': 'sgn'}, "no term 'sgn'. Did you mean 'sgm'.*(.|\n)*'path': 'my_losses.island'"),
+    ({'name': 'sgm', 'sigm': 1.0}, "config.terms.mine.sigm. Did you mean 'sigma'.*num_classes"),
+    ({'name': 'sgm', 'where': True}, 'unknown key config.terms.mine.where'),
+    ({'path': 'my_losses.total'}, r'total of my_losses.py returns float32\[\]; give f.12.*mean'),
+    ({'path': 'my_losses.two_columns'}, r'returns float32\[12, 2\]; give f\[12\]'),
+    ({'path': 'my_losses.right'}, r'returns bool\[12\]: give .* of a floating type'),
+    (
+      {'path': 'my_losses.votes'},
+      r"votes of my_losses.py reads 'distribution' \(line 35\), .*columns p_<class> or (.|\n)*"
+      r'embedding float32\[12, 5\](.|\n)*label int32\[12\]',
+    ),
+    ({'path': 'my_losses.misspelt'}, "reads 'embeding', .*Did you mean 'embedding'"),
+    ({'path': 'my_losses.neither'}, 'must make a ferjax.losses.StatefulLoss; it makes float'),
+    (
+      {'path': 'my_losses.broken'},
+      r'broken of my_losses.py fails \(line 44\): TypeError: (.|\n)*:',
+    ),
+  ],
+)
+def test_functions_that_are_no_loss_are_refused_with_a_hint(my_losses, section, message):
+  options = {k: v for k, v in section.items() if k not in added_terms.RESERVED}
+  with pytest.raises(InputError, match=message):
+    function = added_terms.function_of('mine', section)
+    term = added_terms.make('config.terms.mine', function, options, num_classes=7)
+    added_terms.check('config.terms.mine', function, term, *drawn())
+
+
+def test_only_what_a_loss_looks_at_is_read(my_losses):
+  outputs, batch = drawn()
+  subjects = added_terms.find('here', 'my_losses.subjects')
+  for function in (subjects, jax.jit(subjects)):
+    assert added_terms.check('here', subjects, function, outputs, batch) == {'subject'}
+  both = added_terms.make('here', lambda embedding, pose, k: k * embedding.sum(1) + pose, {'k': 2})
+  assert added_terms.check('here', subjects, both, outputs, batch) == {'pose'}
+  np.testing.assert_allclose(
+    both(outputs, batch), 2 * outputs['embedding'].sum(1) + batch['pose'], rtol=1e-6
+  )
+  growing = losses.StatefulLoss(
+    init=lambda rng, outputs, batch: ({}, jnp.zeros(1)),
+    apply=lambda params, state, outputs, batch: outputs['embedding'].sum(1),
+    update=lambda state, outputs, batch: jnp.append(state, 0),
+  )
+  with pytest.raises(InputError, match=r'makes float32\[2\] of a state float32\[1\]'):
+    added_terms.check('here', subjects, growing, outputs, batch)
+
+
+@pytest.fixture
+def config_with_terms(small_config, my_losses):
+  """With a user's two, one of which needs subjects and one of which learns; an average; two of the
+  method's own kind."""
+  small_config.terms = {
+    'mine': {'path': 'my_losses.subjects', 'weight': 0.1, 'width': 2.0},
+    'running': {'path': 'my_losses.running_mean', 'weight': 0.01, 'rate': 0.1},
+    'smooth': {'name': 'label_smoothing', 'smoothing': 0.2},
+    'centers': {'weight': {'schedule': 'linear', 'end': 0.01, 'epochs': 1}},
+  }
+  small_config.ema = 0.9
+  small_config.weighting.name = 'uncertainty'
+  small_config.model.width = 4
+  small_config.parallel.devices = 2
+  small_config.checkpoint.update(every=3, keep=100)
+  return small_config
+
+
+def test_a_run_with_terms_resumes_to_the_bit_and_is_read_without_them(
+  config_with_terms, my_losses, tmp_path, caplog
+):
+  whole = train.train(config_with_terms, tmp_path / 'whole')
+  shutil.copytree(tmp_path / 'whole', tmp_path / 'cut')
+  for step in (9, 10):
+    shutil.rmtree(tmp_path / 'cut' / 'checkpoints' / str(step))
+  my_losses.write_text(MINE + '\n# changed\n')
+  caplog.clear()
+  assert train.train(config_with_terms, tmp_path / 'cut')['state_sha256'] == whole['state_sha256']
+  assert 'my_losses.py, which has the loss config.terms.mine, has changed since' in caplog.text
+
+  lines = logs.read_lines(tmp_path / 'whole' / 'metrics.jsonl')
+  first, *_, last = (line for line in lines if line['split'] == 'train')
+  for name in ('cross_entropy', 'mine', 'running', 'smooth', 'centers'):
+    assert first[name] > 0 and f'weight/{name}' in first
+  assert first['weight/centers'] == 0 and last['weight/centers'] > 0.009
+  record = json.loads((tmp_path / 'whole' / 'config.json').read_text())
+  assert record['config']['terms']['mine']['width'] == 2.0
+  assert record['term_sources']['mine']['file'] == 'my_losses.py'
+  assert len(record['term_sources']['running']['sha256']) == 64
+  assert set(record['term_sources']) == {'mine', 'running'}
+  config_with_terms.terms.mine.width = 3.0
+  with pytest.raises(InputError, match='config.terms.mine.width: 2.0 there, 3.0 now'):
+    train.train(config_with_terms, tmp_path / 'whole')
+
+  my_losses.unlink()
+  sys.modules.pop('my_losses')
+  assert trained.evaluate_run(tmp_path / 'whole')['test']['acc'] == whole['last']['test']['acc']
+  model = trained.load(tmp_path / 'whole')
+  assert set(model.state.params['terms']) == {'running'}
+  assert set(model.state.extra['terms']) == {'running', 'centers'}
+  assert 'my_losses' not in sys.modules
+
+
+def test_a_term_sees_what_the_sampler_plans_and_both_views(manifest, data_dir, small_config):
+  """Of a method whose forward looks at neighbours; `needs` grow by what the term reads."""
+  small_config.terms = {'nuisance_triplet': {'against': 'subject'}}
+  small_config.data.path = str(strip_landmarks(manifest, manifest.with_name('no_landmarks.csv')))
+  data = train.sources.load(small_config).data
+  split = data.splits['train']
+  index = np.arange(32).reshape(2, 16)
+  plan = {'index': index, 'neighbours': index[..., None] + np.arange(3), 'affinity': None}
+  plan['affinity'] = np.ones(plan['neighbours'].shape, np.float32)
+  method = ldl_alsg.make(narrow(), num_classes=7)
+  found = build.with_terms(small_config, method, split, lambda *_: plan, 7, 3)
+  assert found.needs == {'subject'}
+  twice = softmax.make(narrow(), num_classes=7)
+  forward = twice.forward
+
+  def second_view(params, extra, batch, keys):
+    return forward(params, extra, batch | {'image': batch['image'][:, 1]}, keys)
+
+  twice = twice._replace(forward=second_view, views=2)
+  assert build.with_terms(small_config, twice, split, lambda *_: plan, 7, 3).needs == {'subject'}
+  small_config.terms = {'label_distribution': {}}
+  del split.table['distribution']
+  with pytest.raises(InputError, match="reads 'distribution'.*p_<class>"):
+    build.with_terms(small_config, method, split, lambda *_: plan, 7, 3)
+
+
+def test_weights_that_name_no_term_are_still_refused(small_config, tmp_path):
+  small_config.terms = {'sgm': {}}
+  small_config.weights = ml_collections.ConfigDict({'sgmm': 0.1})
+  with pytest.raises(InputError, match="config.weights names 'sgmm'.* Did you mean 'sgm'"):
+    train.train(small_config, tmp_path)
+
+
+def test_ten_lines_outside_the_repository(manifest, data_dir, tmp_path):
+  """As a newcomer types them, with the console script, which does not look in the folder itself."""
+  shutil.copy(EXAMPLE, tmp_path / 'my_loss.py')
+  assert sum(bool(line.strip()) for line in ten_lines(EXAMPLE.read_text())) <= 10
+  command = [sys.executable, '-P', '-c', 'from ferjax.main import run; run()']
+  section = "{'mine': {'path': 'my_loss.island', 'weight': 0.02, 'apart': 0.5}}"
+  flags = [
+    '--config=my_loss.py:smoke',
+    f'--config.terms={section}',
+    '--workdir=run',
+    '--config.steps=2',
+    '--config.data.name=manifest',
+    f'--config.data.path={manifest}',
+    f'--config.data.dir={data_dir}',
+    '--config.eval.sheets=False',
+    '--config.eval.embeddings=False',
+    '--config.eval.heatmaps=0',
+  ]
+  result = subprocess.run([*command, *flags], cwd=tmp_path, capture_output=True, text=True)
+  assert result.returncode == 0, result.stderr
+  line = logs.read_lines(tmp_path / 'run' / 'metrics.jsonl')[0]
+  assert line['mine'] > 0 and 'island' not in line
+  np.testing.assert_allclose(line['loss'], line['cross_entropy'] + 0.02 * line['mine'], rtol=1e-5)
+
+
+def ten_lines(source):
+  """The function `island` of a file, as its lines."""
+  start = source.index('def island')
+  return source[start : source.index('\n\n\n', start)].splitlines()
+
+
+def test_triplets_against_a_nuisance_are_the_means_of_the_batch():
+  outputs, batch = drawn()
+  distance = triplets.squared_distances(outputs['embedding'])
+  masks = triplets.nuisance_masks(batch['label'], batch['subject'])
+  found = made('nuisance_triplet', against='subject', margin=0.5)(outputs, batch)
+  np.testing.assert_allclose(found, triplets.batch_hard(distance, *masks, 0.5), rtol=1e-6)
+  with pytest.raises(InputError, match="against 'person': use pose or subject"):
+    made('nuisance_triplet', against='person')(outputs, batch)
