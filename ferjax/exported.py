@@ -94,9 +94,10 @@ def describe(folder: Path) -> dict[str, Any]:
     shapes = [tuple(part['shape']) for part in record['inputs'].values()]
     sizes = [size for shape in shapes for size in shape[1:]]
     precision, size = record['config']['precision'], record['config']['data']['image_size']
-    record['config']['data']['image_size'] = int(size)
     sha256, convention = record['files'][PROGRAM]['sha256'], record['calling_convention']
-    right = all(isinstance(x, int) for x in (*sizes, convention)) and 'image' in record['inputs']
+    right = (
+      all(isinstance(x, int) for x in (*sizes, size, convention)) and 'image' in record['inputs']
+    )
     right = right and isinstance(precision, str) and isinstance(sha256, str)
     right = right and all(isinstance(x, str) for x in record['classes'])
     right = right and isinstance(record['poses'], list) and isinstance(record['outputs'], dict)

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import onnx
 from jax import lax
+from jax.extend.core import Literal
 from onnx import helper, numpy_helper
 
 from ferjax.errors import InputError
@@ -121,7 +122,7 @@ class _Graph:
     known |= dict(zip(jaxpr.invars, given, strict=True))
 
     def read(atom):
-      literal = isinstance(atom, jax.extend.core.Literal)
+      literal = isinstance(atom, Literal)
       return Value(np.shape(atom.val), '', atom.val) if literal else known[atom]
 
     for equation in jaxpr.eqns:
@@ -533,7 +534,9 @@ def _gather(graph, values, equation):
   found = graph.node('GatherND', [x, inside], found_shape, batch_dims=len(batching))
   if params['mode'] == lax.GatherScatterMode.FILL_OR_DROP:
     same = graph.node('Equal', [index, inside], index.shape)
-    count = graph.node('ReduceMin', [graph.cast(same, np.int32), graph.integers(-1)], (), keepdims=0)
+    count = graph.node(
+      'ReduceMin', [graph.cast(same, np.int32), graph.integers(-1)], (), keepdims=0
+    )
     held = (*index.shape[:-1], *(1 for _ in rest))
     good = graph.reshape(Value(index.shape[:-1], graph.cast(count, bool).name), held)
     fill = Value((), '', np.asarray(params['fill_value'], equation.outvars[0].aval.dtype))

@@ -156,10 +156,10 @@ def load(path: str | os.PathLike, which: str = 'last') -> Predictor:
 
 def _load_export(path):
   model = exported.read(path)
-  config = configs.base()
-  config.update(configs.with_tuples(model.record['config']))
   derive = _unchanged
   if model.derived:
+    config = configs.base()
+    config.update(configs.with_tuples(model.record['config']))
     classes, poses = len(model.record['classes']), len(model.record['poses'])
     derive = deriver(build.make_method(config, classes, poses))
   return make(model.record, model.run, needs=model.needs, derive=derive)
