@@ -58,8 +58,10 @@ def metrics(workdir: Path, step: int, classes: Sequence[str]) -> dict[str, Any]:
 
 def _per_class(path, classes):
   with path.open(newline='', encoding='utf-8') as file:
-    rows = [(row['label'], row['prediction']) for row in csv.DictReader(file)]
-  label, prediction = (np.array([classes.index(x) for x in column]) for column in zip(*rows))
+    rows = list(csv.DictReader(file))
+  label, prediction = (
+    np.array([classes.index(row[column]) for row in rows]) for column in ('label', 'prediction')
+  )
   return measures.per_class(label, prediction, len(classes))
 
 

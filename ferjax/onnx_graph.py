@@ -10,7 +10,7 @@ be held as one row, since ONNX's elementwise operators broadcast as NumPy's do.
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax

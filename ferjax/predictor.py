@@ -97,7 +97,8 @@ class Predictor(NamedTuple):
     if 'landmarks' in features:
       table['landmarks'] = self._landmarks(features['landmarks'], shapes)
     for name, column in (self.derive(table) if table else {}).items():
-      batch[name] = np.concatenate([column, np.repeat(column[:1], size - rows, 0)])
+      column = column if rows else np.zeros((1, *column.shape[1:]), column.dtype)
+      batch[name] = np.concatenate([column, np.repeat(column[:1], size - len(column), 0)])
     outputs = {name: value[:rows] for name, value in self.run(batch).items()}
     logits = outputs['logits'].astype(np.float64)
     return outputs | {'probabilities': special.softmax(logits, axis=1).astype(np.float32)}
