@@ -6,6 +6,7 @@ arithmetic on its inputs: a call of anything outside (a StableHLO `custom_call`)
 the check of input shapes that JAX itself puts in. Nothing in the folder is a pickle.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -15,7 +16,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ferjax import weights
 from ferjax.errors import InputError
 
 FORMAT, FORMAT_VERSION = 'ferjax-export', 1
@@ -116,7 +116,8 @@ def _program(folder, record):
   path = folder / PROGRAM
   if not path.is_file():
     raise InputError(f'{folder} lacks {PROGRAM}: copy the whole folder')
-  if weights.sha256(path) != record['files'][PROGRAM]['sha256']:
+  content = path.read_bytes()
+  if hashlib.sha256(content).hexdigest() != record['files'][PROGRAM]['sha256']:
     raise InputError(f'{path} is not the file that {DESCRIPTION} names: it is cut short or changed')
   low = jax.export.minimum_supported_calling_convention_version
   high = jax.export.maximum_supported_calling_convention_version
@@ -126,7 +127,7 @@ def _program(folder, record):
       f'{path} was written by JAX {made} (calling convention {convention}); JAX {jax.__version__} '
       f'reads {low} to {high}: use a JAX of about that age, or export the run again'
     )
-  return program(path.read_bytes(), path, record)
+  return program(content, path, record)
 
 
 def program(data: bytes, path: Path, record: dict[str, Any]) -> jax.export.Exported:

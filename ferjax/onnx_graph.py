@@ -53,7 +53,7 @@ def model(
     inputs: Shapes and types of one row, [1, ...]; in the graph the first axis is free.
 
   Raises:
-    InputError: names a primitive that has no ONNX node here.
+    InputError: names a primitive that has no ONNX node here, or not for such arrays.
   """
   (batch,) = jax.export.symbolic_shape(BATCH)
   specs = {k: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype) for k, x in inputs.items()}
@@ -90,7 +90,10 @@ def model(
     ir_version=IR_VERSION,
     producer_name='ferjax',
   )
-  onnx.checker.check_model(made, full_check=True)
+  try:
+    onnx.checker.check_model(made, full_check=True)
+  except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    raise _unsupported(f'something of types ({str(error).splitlines()[0][:200]})') from error
   return made
 
 
@@ -122,8 +125,9 @@ class _Graph:
     known |= dict(zip(jaxpr.invars, given, strict=True))
 
     def read(atom):
-      literal = isinstance(atom, Literal)
-      return Value(np.shape(atom.val), '', atom.val) if literal else known[atom]
+      if isinstance(atom, Literal):
+        return Value(np.shape(atom.val), '', np.asarray(atom.val, atom.aval.dtype))
+      return known[atom]
 
     for equation in jaxpr.eqns:
       results = self._equation(equation, [read(atom) for atom in equation.invars])
@@ -151,7 +155,7 @@ class _Graph:
       out = self.node(ELEMENTWISE[name], values, _joint_shape(values))
       return [out]
     if name in WRITTEN:
-      return [WRITTEN[name](self, values, params)]
+      return [WRITTEN[name](self, values, equation)]
     if name not in OPERATIONS:
       raise _unsupported(f"the primitive '{name}'")
     whole = [self.full(v, atom.aval) for v, atom in zip(values, equation.invars, strict=True)]
@@ -301,62 +305,66 @@ ELEMENTWISE = {
 
 
 def _logical(kind):
-  def write(graph, values, params):
-    del params
+  def write(graph, values, equation):
+    if equation.outvars[0].aval.dtype != bool:
+      raise _unsupported(f"the primitive '{equation.primitive.name}' of numbers")
     return graph.node(kind, values, _joint_shape(values))
 
   return write
 
 
-def _rsqrt(graph, values, params):
+def _rsqrt(graph, values, equation):
   root = graph.node('Sqrt', values, values[0].shape)
   return graph.node('Reciprocal', [root], root.shape)
 
 
-def _square(graph, values, params):
+def _square(graph, values, equation):
   return graph.node('Mul', values * 2, values[0].shape)
 
 
-def _integer_pow(graph, values, params):
-  if params['y'] == 2:
-    return _square(graph, values, params)
-  power = Value((), '', np.float32(params['y']))
+def _integer_pow(graph, values, equation):
+  if equation.params['y'] == 2:
+    return _square(graph, values, equation)
+  power = Value((), '', np.float32(equation.params['y']))
   return graph.node('Pow', [values[0], power], values[0].shape)
 
 
-def _ne(graph, values, params):
+def _ne(graph, values, equation):
   equal = graph.node('Equal', values, _joint_shape(values))
   return graph.node('Not', [equal], equal.shape)
 
 
-def _is_finite(graph, values, params):
+def _is_finite(graph, values, equation):
   shape = values[0].shape
   bad = [graph.node(kind, values, shape) for kind in ('IsInf', 'IsNaN')]
   return graph.node('Not', [graph.node('Or', bad, shape)], shape)
 
 
-def _rem(graph, values, params):
+def _rem(graph, values, equation):
   return graph.node('Mod', values, _joint_shape(values), fmod=1)
 
 
-def _clamp(graph, values, params):
+def _clamp(graph, values, equation):
   low, x, high = values
   x = graph.node('Max', [x, low], _joint_shape([x, low]))
   return graph.node('Min', [x, high], _joint_shape([x, high]))
 
 
-def _select(graph, values, params):
+def _select(graph, values, equation):
   which, no, *yes = values
   if len(yes) != 1:
     raise _unsupported('a choice among other than two')
-  return graph.node('Where', [which, yes[0], no], _joint_shape(values))
+  if equation.outvars[0].aval.dtype != bool:
+    return graph.node('Where', [which, yes[0], no], _joint_shape(values))
+  numbers = [graph.cast(value, np.int32) for value in (yes[0], no)]
+  return graph.cast(graph.node('Where', [which, *numbers], _joint_shape(values)), bool)
 
 
-def _convert(graph, values, params):
-  return graph.cast(values[0], params['new_dtype'])
+def _convert(graph, values, equation):
+  return graph.cast(values[0], equation.params['new_dtype'])
 
 
-WRITTEN = {  # also elementwise: (graph, values as they are held, params) -> value
+WRITTEN = {  # also elementwise: (graph, values as they are held, equation) -> value
   'and': _logical('And'),
   'clamp': _clamp,
   'convert_element_type': _convert,
@@ -519,13 +527,13 @@ def _gather(graph, values, equation):
   indexed = [int(i) for i in numbers.start_index_map]
   rest = [i for i in range(len(x.shape)) if i not in (*batching, *indexed)]
   places = [int(i) for i in numbers.start_indices_batching_dims]
-  if (
-    sorted(map(int, numbers.collapsed_slice_dims)) != sorted(indexed)
-    or any(sizes[i] != x.shape[i] for i in rest)
-    or places != list(range(len(places)))
-  ):
+  whole = all(sizes[i] == x.shape[i] for i in rest)
+  if not whole or sorted(map(int, numbers.collapsed_slice_dims)) != sorted(indexed):
     raise _unsupported('a gather of parts of rows')
   x = graph.transpose(x, [*batching, *indexed, *rest])
+  last = len(index.shape) - 1
+  leading = places + [i for i in range(last) if i not in places]
+  index = graph.transpose(index, [*leading, last])
   limits = np.array([x.shape[len(batching) + i] - 1 for i in range(len(indexed))], np.int64)
   index = graph.cast(index, np.int64)
   inside = graph.node('Min', [index, Value(limits.shape, '', limits)], index.shape)
@@ -542,7 +550,8 @@ def _gather(graph, values, equation):
     fill = Value((), '', np.asarray(params['fill_value'], equation.outvars[0].aval.dtype))
     found = graph.node('Where', [good, found, fill], found_shape)
   offsets = [int(i) for i in numbers.offset_dims]
-  order = [i for i in range(len(shape)) if i not in offsets] + offsets
+  others = [i for i in range(len(shape)) if i not in offsets]
+  order = [others[i] for i in leading] + offsets
   return graph.transpose(found, np.argsort(order))
 
 
