@@ -525,6 +525,8 @@ def _gather(graph, values, equation):
   shape = equation.outvars[0].aval.shape
   batching = [int(i) for i in numbers.operand_batching_dims]
   indexed = [int(i) for i in numbers.start_index_map]
+  if index.array is not None and len(index.shape) == 1:
+    return _part(graph, x, np.asarray(index.array), indexed, sizes, shape)
   rest = [i for i in range(len(x.shape)) if i not in (*batching, *indexed)]
   places = [int(i) for i in numbers.start_indices_batching_dims]
   whole = all(sizes[i] == x.shape[i] for i in rest)
@@ -553,6 +555,18 @@ def _gather(graph, values, equation):
   others = [i for i in range(len(shape)) if i not in offsets]
   order = [others[i] for i in leading] + offsets
   return graph.transpose(found, np.argsort(order))
+
+
+def _part(graph, x, starts, axes, sizes, shape):
+  """A gather at one constant place: a slice."""
+  ends = [int(start) + sizes[i] for start, i in zip(starts, axes, strict=True)]
+  if min(starts) < 0 or any(end > x.shape[i] for end, i in zip(ends, axes, strict=True)):
+    raise _unsupported('a part of an array that reaches beyond it')
+  given = [graph.integers(*map(int, numbers)) for numbers in (starts, ends, axes)]
+  held = list(x.shape)
+  for i in axes:
+    held[i] = sizes[i]
+  return graph.reshape(graph.node('Slice', [x, *given], held), shape)
 
 
 OPERATIONS = {  # (graph, values in full, equation) -> value, or a list of them
