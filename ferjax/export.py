@@ -133,6 +133,7 @@ def export(
   if graph is not None:
     contents[exported.ONNX] = graph
   description = _description(model, program, found, record, which, step, parity)
+  description['without'] = sorted(found.method.predict_uses - model.needs)
   card = model_card.write(
     description, model_card.metrics(workdir, step, record['classes']), measured, data_licence
   )

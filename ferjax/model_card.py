@@ -79,15 +79,28 @@ def write(
     measured: See `export.by_group`; empty where nothing was measured.
     data_licence: Of the training data; found out where it is ''.
   """
+  if description['without']:
+    known = _naive(known)
   parts = [
     _what(description),
     _data(description, known, data_licence),
     _use(description),
-    _metrics(description, known),
+    _metrics(description, known, measured),
     _limits(description, known, measured),
     _loading(description),
   ]
   return '\n\n'.join(parts) + '\n'
+
+
+def _naive(known):
+  """What is known of the model without the features that it predicts better with."""
+  evaluated = {
+    split: {k.removeprefix('naive/'): v for k, v in line.items() if k.startswith('naive/')}
+    for split, line in known['evaluated'].items()
+  }
+  return {k: v for k, v in known.items() if k not in ('per_class', 'split')} | {
+    'evaluated': {split: found for split, found in evaluated.items() if found}
+  }
 
 
 def _table(header, rows):
@@ -210,7 +223,7 @@ Exactly that of evaluation; `ferjax.load` does all but the crop.
   return text
 
 
-def _metrics(description, known):
+def _metrics(description, known, measured):
   step = description['step']
   lines = [f'## Metrics\n\nAt step {step}, the exported one']
   if known.get('last_step') == step:
@@ -222,8 +235,14 @@ def _metrics(description, known):
       '; it was given by number: if it was chosen by its test accuracy, the figures are too good'
     )
   lines[0] += '.'
+  if description['without']:
+    what = ' and '.join(description['without'])
+    lines.append(f'The model predicts better with {what}, which this export does not take.')
+  if measured:
+    share = _percent(measured['acc'])
+    lines.append(f'Measured for this card: {share} of {measured["rows"]} test rows are right.')
   if not known['evaluated']:
-    return '\n\n'.join([*lines, f'Accuracy: {NOT_MEASURED} at this step.'])
+    return '\n\n'.join([*lines, f'In the run: {NOT_MEASURED} at this step.'])
   lines.append(
     _table(
       ('split', 'accuracy', 'mean accuracy of classes', 'macro F1'),
@@ -244,7 +263,7 @@ def _metrics(description, known):
     lines.append(_table(('class', *columns[:3], 'F1'), rows))
   else:
     for split, found in known['evaluated'].items():
-      if '/' not in split:
+      if '/' not in split and f'recall/{description["classes"][0]}' in found:
         rows = [(c, _percent(found.get(f'recall/{c}'))) for c in description['classes']]
         lines += [f'By class, {split}:', _table(('class', 'recall'), rows)]
   return '\n\n'.join(lines)

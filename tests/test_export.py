@@ -320,6 +320,11 @@ def test_landmarks_are_an_input_where_they_are_asked_for(landmark_run, tmp_path)
   np.testing.assert_allclose(model(pictures), run(pictures), atol=1e-6)
   with pytest.raises(InputError, match='does not look at landmarks'):
     model(pictures, landmarks=np.zeros((6, 68, 2)))
+  card, summary = (plain / 'README.md').read_text(), (landmark_run / 'summary.json').read_text()
+  test = json.loads(summary)['last']['test']
+  shares = [f'{100 * test[f"naive/{k}"]:.2f} %' for k in ('acc', 'mean_class_acc', 'f1_macro')]
+  assert f'| test | {" | ".join(shares)} |' in card and 'By class' not in card
+  assert 'predicts better with landmarks, which this export does not take' in card
   out = tmp_path / 'landmarks'
   record = export.export(landmark_run, out, onnx='no', features=('landmarks',))
   assert record['inputs']['landmark_graph']['derived_from'] == ['landmarks']
@@ -333,6 +338,7 @@ def test_landmarks_are_an_input_where_they_are_asked_for(landmark_run, tmp_path)
   with pytest.raises(InputError, match='needs landmarks besides pictures'):
     model(pictures)
   card = (out / 'README.md').read_text()
+  assert f'| test | {100 * test["acc"]:.2f} % |' in card and 'does not take' not in card
   assert 'points 17, 18' in card and 'landmark_graph have to be made of the landmarks' in card
   with pytest.raises(InputError, match='--features=au: .* it uses: landmarks'):
     export.export(landmark_run, tmp_path / 'au', features=('au',))
