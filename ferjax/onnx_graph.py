@@ -4,8 +4,9 @@ For what the networks and methods of this project compute, whatever the number o
 converter that is kept serves: jax2onnx asks for orbax-checkpoint < 0.11.37 and ferjax for 0.12.8,
 others go by way of TensorFlow.
 
-Constants are computed while the graph is built. A broadcast costs nothing: an array of n rows may
-be held as one row, since ONNX's elementwise operators broadcast as NumPy's do.
+Constants are computed while the graph is built. Broadcasts and transpositions are put off: an array
+of n rows may be held as one row, since ONNX's elementwise operators broadcast as NumPy's do, and
+pictures stay in the order of ONNX's convolutions, [n, c, h, w], between these.
 """
 
 import hashlib
@@ -33,11 +34,13 @@ class Value(NamedTuple):
     shape: As it is held: of the array's rank, or a scalar; axes of 1 may stand for longer ones.
     name: Of the output of a node or the input of the graph; for a constant, what to call it.
     array: A constant's value, else None.
+    order: Which axis of what has that name is each axis of the array, where they differ.
   """
 
   shape: tuple[Any, ...]
   name: str = ''
   array: Any = None
+  order: tuple[int, ...] | None = None
 
 
 def model(
@@ -117,7 +120,7 @@ class _Graph:
 
   def __init__(self, batch, source):
     self.batch, self.source = batch, source
-    self.nodes, self.initialisers = [], {}
+    self.nodes, self.initialisers, self.transposed = [], {}, {}
 
   def run(self, jaxpr, consts, given):
     """The outputs of a jaxpr, whose equations become nodes."""
@@ -152,8 +155,7 @@ class _Graph:
     if constant and all(_is_static(v.aval.shape) for v in (*equation.invars, *equation.outvars)):
       return _computed(equation, values)
     if name in ELEMENTWISE:
-      out = self.node(ELEMENTWISE[name], values, _joint_shape(values))
-      return [out]
+      return [self.elementwise(ELEMENTWISE[name], values)]
     if name in WRITTEN:
       return [WRITTEN[name](self, values, equation)]
     if name not in OPERATIONS:
@@ -178,13 +180,33 @@ class _Graph:
     self.nodes.append(helper.make_node(kind, names, [out], out, **attributes))
     return Value(tuple(shape), out)
 
+  def elementwise(self, kind, values, **attributes):
+    """As `node`, of arrays as they are held where all are held in one order."""
+    shape = _joint_shape(values)
+    orders = {value.order for value in values if value.array is None and value.shape}
+    order = orders.pop() if len(orders) == 1 else None
+    if order is None:
+      return self.node(kind, values, shape, **attributes)
+    held = np.argsort(order)
+    given = [
+      self.transpose(value, held) if len(value.shape) == len(order) else value for value in values
+    ]
+    return self.transpose(self.node(kind, given, [shape[i] for i in held], **attributes), order)
+
   def integers(self, *numbers):
     return Value((len(numbers),), '', np.array(numbers, np.int64))
 
   def name(self, value):
     """Of a value in the graph; a constant becomes an initialiser, equal ones the same."""
-    if value.array is None:
+    if value.array is None and value.order is None:
       return value.name
+    if value.array is None:
+      key = (value.name, value.order)
+      if key not in self.transposed:
+        held = Value(value.shape, value.name)
+        node = self.node('Transpose', [held], value.shape, perm=value.order)
+        self.transposed[key] = node.name
+      return self.transposed[key]
     array = np.asarray(value.array)
     array = np.ascontiguousarray(array).reshape(array.shape)
     digest = hashlib.sha256(array.tobytes()).hexdigest()
@@ -207,11 +229,12 @@ class _Graph:
 
   def transpose(self, value, order):
     order, shape = [int(i) for i in order], [value.shape[i] for i in order]
-    if order == list(range(len(order))):
-      return value
     if value.array is not None:
       return Value(tuple(shape), value.name, np.asarray(value.array).transpose(order))
-    return self.node('Transpose', [value], shape, perm=order)
+    if value.order is not None:
+      order = [value.order[i] for i in order]
+    same = order == list(range(len(order)))
+    return Value(tuple(shape), value.name, None, None if same else tuple(order))
 
   def full(self, value, aval):
     """The value with every row that its type says."""
@@ -244,7 +267,7 @@ class _Graph:
     return self.node('Concat', parts, (len(shape),), axis=0)
 
   def cast(self, value, dtype):
-    return self.node('Cast', [value], value.shape, to=_type(dtype))
+    return self.elementwise('Cast', [value], to=_type(dtype))
 
 
 def _is_static(shape):
@@ -290,7 +313,6 @@ ELEMENTWISE = {
   'log': 'Log',
   'logistic': 'Sigmoid',
   'lt': 'Less',
-  'max': 'Max',
   'min': 'Min',
   'mul': 'Mul',
   'neg': 'Neg',
@@ -299,7 +321,6 @@ ELEMENTWISE = {
   'sin': 'Sin',
   'sqrt': 'Sqrt',
   'stop_gradient': 'Identity',
-  'sub': 'Sub',
   'tanh': 'Tanh',
 }
 
@@ -308,46 +329,45 @@ def _logical(kind):
   def write(graph, values, equation):
     if equation.outvars[0].aval.dtype != bool:
       raise _unsupported(f"the primitive '{equation.primitive.name}' of numbers")
-    return graph.node(kind, values, _joint_shape(values))
+    return graph.elementwise(kind, values)
 
   return write
 
 
 def _rsqrt(graph, values, equation):
-  root = graph.node('Sqrt', values, values[0].shape)
-  return graph.node('Reciprocal', [root], root.shape)
+  root = graph.elementwise('Sqrt', values)
+  return graph.elementwise('Reciprocal', [root])
 
 
 def _square(graph, values, equation):
-  return graph.node('Mul', values * 2, values[0].shape)
+  return graph.elementwise('Mul', values * 2)
 
 
 def _integer_pow(graph, values, equation):
   if equation.params['y'] == 2:
     return _square(graph, values, equation)
   power = Value((), '', np.float32(equation.params['y']))
-  return graph.node('Pow', [values[0], power], values[0].shape)
+  return graph.elementwise('Pow', [values[0], power])
 
 
 def _ne(graph, values, equation):
-  equal = graph.node('Equal', values, _joint_shape(values))
-  return graph.node('Not', [equal], equal.shape)
+  equal = graph.elementwise('Equal', values)
+  return graph.elementwise('Not', [equal])
 
 
 def _is_finite(graph, values, equation):
-  shape = values[0].shape
-  bad = [graph.node(kind, values, shape) for kind in ('IsInf', 'IsNaN')]
-  return graph.node('Not', [graph.node('Or', bad, shape)], shape)
+  bad = [graph.elementwise(kind, values) for kind in ('IsInf', 'IsNaN')]
+  return graph.elementwise('Not', [graph.elementwise('Or', bad)])
 
 
 def _rem(graph, values, equation):
-  return graph.node('Mod', values, _joint_shape(values), fmod=1)
+  return graph.elementwise('Mod', values, fmod=1)
 
 
 def _clamp(graph, values, equation):
   low, x, high = values
-  x = graph.node('Max', [x, low], _joint_shape([x, low]))
-  return graph.node('Min', [x, high], _joint_shape([x, high]))
+  x = graph.elementwise('Max', [x, low])
+  return graph.elementwise('Min', [x, high])
 
 
 def _select(graph, values, equation):
@@ -355,13 +375,29 @@ def _select(graph, values, equation):
   if len(yes) != 1:
     raise _unsupported('a choice among other than two')
   if equation.outvars[0].aval.dtype != bool:
-    return graph.node('Where', [which, yes[0], no], _joint_shape(values))
+    return graph.elementwise('Where', [which, yes[0], no])
   numbers = [graph.cast(value, np.int32) for value in (yes[0], no)]
-  return graph.cast(graph.node('Where', [which, *numbers], _joint_shape(values)), bool)
+  return graph.cast(graph.elementwise('Where', [which, *numbers]), bool)
 
 
 def _convert(graph, values, equation):
   return graph.cast(values[0], equation.params['new_dtype'])
+
+
+def _max(graph, values, equation):
+  constants = [value.array for value in values if value.array is not None]
+  if constants and not np.any(np.asarray(constants[0])):
+    if jax.numpy.issubdtype(equation.outvars[0].aval.dtype, jax.numpy.floating):
+      return graph.elementwise('Relu', [value for value in values if value.array is None])
+  return graph.elementwise('Max', values)
+
+
+def _sub(graph, values, equation):
+  """With a constant an addition, which runtimes fold into a convolution before it."""
+  x, y = values
+  if y.array is None or not jax.numpy.issubdtype(y.array.dtype, jax.numpy.floating):
+    return graph.elementwise('Sub', values)
+  return graph.elementwise('Add', [x, y._replace(array=-np.asarray(y.array), name='')])
 
 
 WRITTEN = {  # also elementwise: (graph, values as they are held, equation) -> value
@@ -370,6 +406,7 @@ WRITTEN = {  # also elementwise: (graph, values as they are held, equation) -> v
   'convert_element_type': _convert,
   'integer_pow': _integer_pow,
   'is_finite': _is_finite,
+  'max': _max,
   'ne': _ne,
   'not': _logical('Not'),
   'or': _logical('Or'),
@@ -377,6 +414,7 @@ WRITTEN = {  # also elementwise: (graph, values as they are held, equation) -> v
   'rsqrt': _rsqrt,
   'select_n': _select,
   'square': _square,
+  'sub': _sub,
 }
 
 
@@ -544,11 +582,10 @@ def _gather(graph, values, equation):
   found = graph.node('GatherND', [x, inside], found_shape, batch_dims=len(batching))
   if params['mode'] == lax.GatherScatterMode.FILL_OR_DROP:
     same = graph.node('Equal', [index, inside], index.shape)
-    count = graph.node(
-      'ReduceMin', [graph.cast(same, np.int32), graph.integers(-1)], (), keepdims=0
-    )
+    same = [graph.cast(same, np.int32), graph.integers(-1)]
+    every = graph.cast(graph.node('ReduceMin', same, index.shape[:-1], keepdims=0), bool)
     held = (*index.shape[:-1], *(1 for _ in rest))
-    good = graph.reshape(Value(index.shape[:-1], graph.cast(count, bool).name), held)
+    good = graph.reshape(every, held)
     fill = Value((), '', np.asarray(params['fill_value'], equation.outvars[0].aval.dtype))
     found = graph.node('Where', [good, found, fill], found_shape)
   offsets = [int(i) for i in numbers.offset_dims]
