@@ -286,8 +286,10 @@ def to_onnx(
     state = jax.tree.map(_single, (found.state.params, found.state.extra))
     state = core.TrainState(0, state[0], (), state[1], None)
     model = describe(method, state, record, jnp.float32, features)
-    made = onnx_graph.model(model.function, model.variables, model.inputs).SerializeToString()
-    return made, check_onnx(made, model)
+    made = onnx_graph.model(model.function, model.variables, model.inputs)
+    made.metadata_props.add(key='classes', value=json.dumps(record['classes']))
+    content = made.SerializeToString()
+    return content, check_onnx(content, model)
 
 
 def _single(x):

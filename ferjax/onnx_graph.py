@@ -212,7 +212,10 @@ class _Graph:
     digest = hashlib.sha256(array.tobytes()).hexdigest()
     key = (digest, array.shape, str(array.dtype))
     if key not in self.initialisers:
-      name = value.name or f'constant_{len(self.initialisers)}'
+      taken = {tensor.name for tensor in self.initialisers.values()}
+      name = f'constant_{len(taken)}'
+      if value.name:
+        name = value.name if value.name not in taken else f'{value.name}_{len(taken)}'
       self.initialisers[key] = numpy_helper.from_array(array, name)
     return self.initialisers[key].name
 

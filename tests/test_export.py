@@ -135,6 +135,8 @@ def test_onnx_runs_on_any_number_of_pictures_and_refuses_others(folder):
 
   model = onnx.load(folder / 'model.onnx')
   assert model.opset_import[0].version >= 17
+  (classes,) = model.metadata_props
+  assert classes.key == 'classes' and json.loads(classes.value)[0] == 'neutral'
   (given,) = model.graph.input
   sizes = given.type.tensor_type.shape.dim
   assert given.name == 'image' and given.type.tensor_type.elem_type == onnx.TensorProto.UINT8
@@ -237,6 +239,7 @@ def test_an_onnx_file_that_is_off_is_refused():
     lambda v, x: jnp.isfinite(jnp.log(x['image'][..., 0] - 99.5)).astype(jnp.float32),
     lambda v, x: jnp.einsum('bhwc,hk->bkc', x['image'] / 255, v['table'][:1].repeat(32, 0)),
     lambda v, x: jnp.broadcast_to(v['table'], (x['image'].shape[0], 9, 4)).max(2),
+    lambda v, x: x['image'][:, 0, :9, 0] / 9.0 @ v['table'] @ v['table'].T + v['table'].ravel()[:9],
     lambda v, x: jnp.concatenate([f(x['image'] * 1.0, (2, 3)) for f in (jnp.min, jnp.max)], 1) ** 3,
     lambda v, x: jax.nn.logsumexp(x['image'][..., 0] / 9.0, -1) + jnp.linalg.norm(v['table']),
     lambda v, x: jnp.arange(32).reshape(1, 32, 1) * (x['image'][..., 1] // 3).astype(jnp.int32),
