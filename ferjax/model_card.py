@@ -284,8 +284,9 @@ def _limits(description, known, measured):
   if 'subject' in measured:
     found = measured['subject']
     low, high = found['rows_of_each']
+    each = f'{low} to {high}' if low < high else low
     people = (
-      f'of {found["people"]} people with {low} to {high} pictures each, mean '
+      f'of {found["people"]} people with {each} pictures each, mean '
       f'{_percent(found["mean"])}, standard deviation {100 * found["stddev"]:.1f} points, lowest '
       f'tenth below {_percent(found["lowest_tenth"])}, worst {_percent(found["worst"])}'
     )

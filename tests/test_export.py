@@ -486,7 +486,7 @@ def test_the_card_tells_the_figures_of_the_run(folder, trained_run):
   assert f'Distorted pictures: rotation: {100 * rotation:.2f} %' in card
   right = summary['training_labels']['given']['acc']
   assert f'symmetric, rate 0.3; {100 * right:.2f} % of them were right' in card
-  people = re.search(r'of (\d+) people with 7 to 7 pictures each, mean ([\d.]+) %', card)
+  people = re.search(r'of (\d+) people with 7 pictures each, mean ([\d.]+) %', card)
   assert people[1] == '4' and float(people[2]) == pytest.approx(100 * test['acc'], abs=0.006)
   assert 'At step 4, the exported one, the last of the run, the best by validation' in card
   assert '84 train, 21 val, 28 test' in card and 'not stated: ask the owner of the data' in card
