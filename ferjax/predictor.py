@@ -1,4 +1,4 @@
-"""A trained model as a function of pictures: `ferjax.load(RUN)(pictures)`."""
+"""A trained model as a function of pictures: `ferjax.load(RUN_OR_EXPORT)(pictures)`."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from scipy import special
 
-from ferjax import build, core, parallel, trained
+from ferjax import build, core, exported, parallel, trained
 from ferjax import config as configs
 from ferjax.data import augment, dataset, listing
 from ferjax.errors import InputError
@@ -97,7 +97,8 @@ class Predictor(NamedTuple):
     if 'landmarks' in features:
       table['landmarks'] = self._landmarks(features['landmarks'], shapes)
     for name, column in (self.derive(table) if table else {}).items():
-      batch[name] = np.concatenate([column, np.repeat(column[:1], size - rows, 0)])
+      column = column if rows else np.zeros((1, *column.shape[1:]), column.dtype)
+      batch[name] = np.concatenate([column, np.repeat(column[:1], size - len(column), 0)])
     outputs = {name: value[:rows] for name, value in self.run(batch).items()}
     logits = outputs['logits'].astype(np.float64)
     return outputs | {'probabilities': special.softmax(logits, axis=1).astype(np.float32)}
@@ -121,16 +122,20 @@ class Predictor(NamedTuple):
 
 
 def load(path: str | os.PathLike, which: str = 'last') -> Predictor:
-  """The model of a run, ready to use.
+  """The model of a run or of an export, ready to use.
 
   Args:
-    path: The folder of a run.
-    which: The checkpoint: `last`, `best` (by validation accuracy), or a step.
+    path: The folder of a run, or one that `ferjax.export` wrote.
+    which: Of a run, the checkpoint: `last`, `best` (by validation accuracy), or a step.
 
   Raises:
-    InputError: no such run or checkpoint.
+    InputError: no such run, export or checkpoint, or the files are damaged; see `exported.read`.
   """
   path = Path(path)
+  if exported.is_export(path):
+    if which != 'last':
+      raise InputError(f'{path} is an export, which holds one checkpoint: leave {which!r} out')
+    return _load_export(path)
   record = configs.read(path)
   x64 = record['config']['precision'] == 'float64'
   with jax.enable_x64(x64):
@@ -145,27 +150,55 @@ def load(path: str | os.PathLike, which: str = 'last') -> Predictor:
     with jax.enable_x64(x64):
       return parallel.host(step(model.state, devices.shard(batch)))
 
-  return make(record, model.method, run, devices.size)
+  needs, uses = model.method.predict_needs, model.method.predict_uses
+  derive = deriver(model.method)
+  return make(record, run, needs=needs, uses=uses, derive=derive, multiple=devices.size)
 
 
-def make(
-  record: dict[str, Any], method: core.Method, run: Callable[..., Any], multiple: int = 1
-) -> Predictor:
-  """A predictor of a run's record, as `config.read` gives it, and a function that runs its model.
+def _load_export(path):
+  model = exported.read(path)
+  derive = _unchanged
+  if model.derived:
+    config = configs.base()
+    config.update(configs.with_tuples(model.record['config']))
+    classes, poses = len(model.record['classes']), len(model.record['poses'])
+    derive = deriver(build.make_method(config, classes, poses))
+  return make(model.record, model.run, needs=model.needs, derive=derive)
 
-  Args:
-    record: With at least `config` and `classes`.
-    method: The run's.
-    run: See `Predictor`.
-    multiple: What the number of rows must be a multiple of.
-  """
-  indices = record.get('landmark_indices')
+
+def _unchanged(table):
+  return table
+
+
+def deriver(method: core.Method) -> Callable[[dict[str, Any]], dict[str, Any]]:
+  """(table of features) -> the table, with the columns that a method makes of it, where it has all
+  that the method needs."""
 
   def derive(table):
     if not method.needs <= set(table):
       return table
     return table | {k: f(table) for k, f in method.derived.items() if k not in table}
 
+  return derive
+
+
+def make(
+  record: dict[str, Any],
+  run: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
+  *,
+  needs: frozenset[str],
+  uses: frozenset[str] = frozenset(),
+  derive: Callable[[dict[str, Any]], dict[str, Any]] = _unchanged,
+  multiple: int = 1,
+) -> Predictor:
+  """A predictor of a run's record, as `config.read` gives it, and a function that runs its model.
+
+  Args:
+    record: With at least `config` and `classes`.
+    run, needs, uses, derive: See `Predictor`.
+    multiple: What the number of rows must be a multiple of.
+  """
+  indices = record.get('landmark_indices')
   sizes = [multiple]
   while sizes[-1] < LARGEST_BATCH:
     sizes.append(2 * sizes[-1])
@@ -173,8 +206,8 @@ def make(
     classes=tuple(record['classes']),
     poses=tuple(record.get('poses', ())),
     image_size=record['config']['data']['image_size'],
-    needs=method.predict_needs,
-    uses=method.predict_uses,
+    needs=needs,
+    uses=uses,
     landmarks=None if indices is None else tuple(indices),
     derive=derive,
     run=run,

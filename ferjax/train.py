@@ -229,6 +229,7 @@ def _record(config, data, tests, clean, steps, pretrained, workdir):
     'classes': list(data.classes),
     'poses': list(data.poses),
     'landmark_scheme': data.landmark_scheme,
+    'landmarks': table['landmarks'].shape[1] if 'landmarks' in table else 0,
     'landmark_indices': data.landmark_indices and list(data.landmark_indices),
     'action_units': list(data.action_units),
     'rows': {name: len(split.rows) for name, split in (data.splits | further).items()},

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from absl import flags
 
+from ferjax import train
 from ferjax.config import base
 from ferjax.data import labels
 from ferjax.main import cache_folder
@@ -95,8 +96,43 @@ def data_dir(tmp_path_factory) -> str:
   return str(tmp_path_factory.mktemp('prepared'))
 
 
+@pytest.fixture(scope='session')
+def trained_run(manifest, data_dir, tmp_path_factory) -> Path:
+  """A run of four steps with label noise and distorted test pictures."""
+  workdir = tmp_path_factory.mktemp('runs') / 'softmax'
+  config = small(manifest, data_dir)
+  config.steps = 4
+  config.eval.every = 4
+  config.eval.distortions = ('rotation',)
+  config.noise.update(kind='symmetric', rate=0.3)
+  train.train(config, workdir)
+  return workdir
+
+
+@pytest.fixture(scope='session')
+def landmark_run(manifest, data_dir, tmp_path_factory) -> Path:
+  """Two steps of HRL, whose graph of 50 of the landmarks is made on the host."""
+  workdir = tmp_path_factory.mktemp('runs') / 'hrl'
+  config = small(manifest, data_dir)
+  config.steps = 2
+  config.eval.every = 2
+  config.data.landmarks = (*range(17, 27), *range(28, 68))
+  config.method = {
+    'name': 'hrl',
+    'graph': 'delaunay',
+    'sifl': False,
+    'widths': (8, 8),
+  }
+  train.train(config, workdir)
+  return workdir
+
+
 @pytest.fixture
 def small_config(manifest, data_dir):
+  return small(manifest, data_dir)
+
+
+def small(manifest: Path, data_dir: str):
   """Ten steps of a narrow ResNet-10 on the drawn faces."""
   config = base()
   config.steps = 10

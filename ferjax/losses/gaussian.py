@@ -72,7 +72,7 @@ def log_posterior(embedding: Array, means: Array, present: Array, sigma: float) 
   Returns:
     f[B, C]: at most 0, about -1e30 for absent classes.
   """
-  means = jnp.broadcast_to(means, (len(embedding), *means.shape[-2:]))
+  means = jnp.broadcast_to(means, (embedding.shape[0], *means.shape[-2:]))
   distance = jnp.square(embedding[:, None] - means).sum(-1)
   place = jnp.where(present, distance, jnp.inf).argmin(-1)
   nearest = jnp.take_along_axis(means, place[:, None, None], 1)
@@ -150,5 +150,5 @@ def gaussian_manifold(
 
 def of_classes(log_posterior: Array, num_classes: int) -> Array:
   """f[b, C L] of sub-classes, those of a class side by side -> f[b, C]: the log of their sums."""
-  by_class = log_posterior.reshape(len(log_posterior), num_classes, -1)
+  by_class = log_posterior.reshape(log_posterior.shape[0], num_classes, -1)
   return jax.nn.logsumexp(by_class, axis=-1)

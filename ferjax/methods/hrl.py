@@ -49,12 +49,12 @@ class Networks(nn.Module):
     """
     both = image if transformed is None else jnp.concatenate([image, transformed])
     both = self.encoder(both, train)
-    maps = [feature_map[: len(image)] for feature_map in both]
+    maps = [feature_map[: image.shape[0]] for feature_map in both]
     if delta is not None:
       maps[-1] = maps[-1] + delta
     outputs = {'embedding': maps[-1].mean((1, 2), dtype=self.dtype), 'last_map': maps[-1]}
     if transformed is not None:
-      outputs['transformed_map'] = both[-1][len(image) :]
+      outputs['transformed_map'] = both[-1][image.shape[0] :]
     scores = []
     if self.naive is not None:
       scores.append(self.naive(outputs['embedding']))
@@ -168,7 +168,8 @@ def make(
     if graph == 'uniform_rank':
       return jax.vmap(landmark_graph.uniform_rank, (0, None))(points, groups)
     if keys is None:
-      keys = jnp.broadcast_to(jax.random.key(0), (len(points),))
+      drawn = landmark_graph.random(jax.random.key(0), points.shape[1], groups)
+      return jnp.broadcast_to(drawn, (points.shape[0], *drawn.shape))
     draw = jax.vmap(landmark_graph.random, (0, None, None))
     return draw(keys, points.shape[1], groups)
 

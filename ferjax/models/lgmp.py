@@ -228,7 +228,7 @@ class LandmarkDenseHead(nn.Module):
     merged = Merge(self.reduction, name='merge', **kinds)(maps[-3:])
     points = bilinear.rescale(landmarks, size, merged.shape[1:3])
     x = jax.vmap(pool_points, (0, 0, None))(merged, points, self.pool_size)
-    x = x.reshape(len(x), -1)
+    x = x.reshape(x.shape[0], -1)
     for number, width in enumerate(self.widths):
       x = nn.relu(nn.Dense(width, name=f'hidden{number + 1}', **kinds)(x))
     return _classifier(self)(x)

@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 
 def upper_and_lower_third(image: Array, resize: bool) -> tuple[Array, Array]:
@@ -22,7 +22,8 @@ def upper_and_lower_third(image: Array, resize: bool) -> tuple[Array, Array]:
     f[b, round(h / 3), w, 3] twice, or like `image`.
   """
   height = max(1, round(image.shape[1] / 3))
-  parts = image[:, :height], image[:, -height:]
+  starts = 0, image.shape[1] - height
+  parts = tuple(lax.slice_in_dim(image, start, start + height, axis=1) for start in starts)
   if resize:
     parts = tuple(jax.image.resize(part, image.shape, 'linear') for part in parts)
   return parts

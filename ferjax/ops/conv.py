@@ -85,7 +85,7 @@ def conv_general_dilated(
     and lhs.dtype == rhs.dtype == out.dtype
     and jnp.issubdtype(lhs.dtype, jnp.floating)
     and math.prod(lhs_dilation or ()) == batch_group_count == 1
-    and min(lhs.size, rhs.size, out.size) > 0
+    and 0 not in (lhs.size, rhs.size, out.size)
   )
   if not plain:
     return native(lhs, rhs)
