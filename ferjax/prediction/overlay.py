@@ -62,7 +62,7 @@ def frame(image: np.ndarray, faces: Sequence[Shown], classes: Sequence[str]) -> 
   Where the frame is too small for a bar of every class, the likeliest have one.
   """
   height, width = image.shape[:2]
-  size = int(np.clip(min(height, width) / 28, 9, 28))
+  size = int(np.clip(min(height, width) / 32, 9, 28))
   line = round(1.4 * size)
   picture = Image.fromarray(image)
   draw = ImageDraw.Draw(picture, 'RGBA')
@@ -72,13 +72,12 @@ def frame(image: np.ndarray, faces: Sequence[Shown], classes: Sequence[str]) -> 
       draw.rectangle(face.box, outline=ACCENT, width=max(1, size // 7))
   if len(faces) == 1:
     (face,) = faces
-    count = int(np.clip(0.4 * height / line, 1, len(classes)))
+    count = int(np.clip(0.3 * height / line, 1, len(classes)))
     likeliest = np.sort(np.argsort(-face.probabilities, kind='stable')[:count])
-    wide = min(width, 17 * size)
-    high = count * line + size
+    wide, high = min(width, 17 * size), count * line + size // 2
     left, top = _corner(face.box, (wide, high), (width, height))
     draw.rectangle((left, top, left + wide, top + high), (*PANEL, 150))
-    place = (left + size / 2, top + size / 2, left + wide - size / 2, top + high - size / 2)
+    place = (left + size / 2, top + size / 4, left + wide - size / 2, top + high - size / 4)
     _bars(draw, place, classes, face.probabilities, size, PANEL_INK, PANEL_BAR, likeliest)
   for face in faces if len(faces) > 1 else ():
     best = int(np.argmax(face.probabilities))
@@ -92,8 +91,9 @@ def frame(image: np.ndarray, faces: Sequence[Shown], classes: Sequence[str]) -> 
 
 
 def _corner(box, panel, frame) -> tuple[int, int]:
-  """The corner of a frame where a panel hides least of a box; the lower left one without a box."""
-  corners = [(x, y) for y in (frame[1] - panel[1], 0) for x in (0, frame[0] - panel[0])]
+  """The corner of a frame where a panel hides least of a box; without one the upper left, since
+  the mouth says more than the forehead."""
+  corners = [(x, y) for y in (0, frame[1] - panel[1]) for x in (0, frame[0] - panel[0])]
   if not box:
     return corners[0]
 
@@ -163,7 +163,7 @@ class Sheet:
     name = self._path if self.pages == 1 else self._numbered()
     with files.replacing(name, 'wb') as file:
       kind = {'.png': 'PNG'}.get(name.suffix.lower(), 'JPEG')
-      page(self._cells, self._classes).save(file, kind, quality=85, optimize=True)
+      page(self._cells, self._classes).save(file, kind, quality=85)
     self._cells = []
 
   def _numbered(self) -> Path:
