@@ -163,7 +163,7 @@ class Sheet:
     name = self._path if self.pages == 1 else self._numbered()
     with files.replacing(name, 'wb') as file:
       kind = {'.png': 'PNG'}.get(name.suffix.lower(), 'JPEG')
-      page(self._cells, self._classes).save(file, kind, quality=85)
+      page(self._cells, self._classes).save(file, kind, quality=80)
     self._cells = []
 
   def _numbered(self) -> Path:
