@@ -251,4 +251,4 @@ def test_prediction_from_files_and_from_memory(monkeypatch, tmp_path):
     assert row['faster_than_torch'] == 3000 / row['ferjax']['median_ms']
   assert [row['case'][25:] for row in rows] == ['network alone', '24 px JPEG files']
   text = measure.markdown(predict.table(rows))
-  assert '| resnet10, 8 px, batch 4, 24 px JPEG files |' in text and ' 100-100 |' in text
+  assert '| resnet10, 8 px, batch 4, 24 px JPEG files |' in text and '| 100-100 ' in text
