@@ -221,7 +221,7 @@ def _stamp(path: Path) -> list[int]:
 def _picture(folder, out, name, detector, size, margin, all_faces) -> Entry:
   """Annotates one picture: its entry in the journal; the crops are written before it."""
   entry = {'picture': name, 'stamp': [], 'faces': [], 'reason': ''}
-  if _printable(name) != name:
+  if printable(name) != name:
     return entry | {'reason': 'its name is not UTF-8'}
   try:
     entry['stamp'] = _stamp(folder / name)
@@ -246,7 +246,7 @@ def _picture(folder, out, name, detector, size, margin, all_faces) -> Entry:
   return entry if found else entry | {'reason': NO_FACE}
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
   r"""A file's name, with bytes that are not UTF-8 as \udc80 to \udcff."""
   return name.encode('utf-8', 'backslashreplace').decode('utf-8')
 
@@ -334,7 +334,7 @@ def _write_left_out(path: Path, entries: Sequence[Entry]) -> None:
   with files.replacing(path) as file:
     writer = csv.writer(file)
     writer.writerow(('picture', 'reason'))
-    writer.writerows((_printable(e['picture']), e['reason']) for e in entries if e['reason'])
+    writer.writerows((printable(e['picture']), e['reason']) for e in entries if e['reason'])
 
 
 def summary(entries: Sequence[Entry], out: Path) -> str:

@@ -27,6 +27,18 @@ def replacing(path: Path, mode: str = 'w') -> Iterator[IO]:
     partial.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def replacing_path(path: Path) -> Iterator[Path]:
+  """A path beside `path` with the same ending, for what writes a file by its name; the file there
+  is renamed into place if there is no error."""
+  partial = path.with_name(f'{path.stem}.{os.getpid()}.partial{path.suffix}')
+  try:
+    yield partial
+    os.replace(partial, path)
+  finally:
+    partial.unlink(missing_ok=True)
+
+
 def save_figure(path: Path, figure: Figure) -> None:
   """Writes a figure as PNG, and the folders above it."""
   path.parent.mkdir(parents=True, exist_ok=True)

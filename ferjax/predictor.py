@@ -226,11 +226,10 @@ def pixels(picture: Picture, name: str = 'the picture') -> np.ndarray:
     InputError: it cannot be read, or is no such array.
   """
   if isinstance(picture, str | os.PathLike):
-    path = Path(picture)
-    trouble = listing.picture_trouble(path.parent, {'path': path.name})
-    if trouble:
-      raise InputError(f'{path}: {trouble}')
-    return dataset.decode(listing.encoded_picture(path))
+    try:
+      return listing.read(Path(picture))
+    except InputError as error:
+      raise InputError(f'{picture}: {error}') from error
   array = np.asarray(picture)
   if array.dtype != np.uint8:
     raise InputError(f'{name} has numbers of type {array.dtype}: give uint8, 0 to 255')

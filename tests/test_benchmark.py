@@ -14,6 +14,7 @@ from ferjax.benchmark import (
   lgmp,
   measure,
   methods,
+  predict,
   reading,
   regions,
   step,
@@ -147,10 +148,15 @@ for line in sys.stdin:
   answers = {
     'versions': {'torch': '2.0'},
     'conv': {'sizes': SIZES},
+    'predict': {'parameters': PARAMETERS},
     'turn': {'seconds': 3.0 * request.get('calls', 0), 'cpu_seconds': 4.0},
   }
   print(json.dumps(answers.get(request['do'], {})), flush=True)
 """
+
+
+def torch_stub(sizes=(), parameters=0):
+  return TORCH.replace('SIZES', json.dumps(sizes)).replace('PARAMETERS', str(parameters))
 
 
 def test_results_with_torch_beside(tmp_path, monkeypatch, capsys):
@@ -158,7 +164,7 @@ def test_results_with_torch_beside(tmp_path, monkeypatch, capsys):
   x, w, dy = conv._arrays(case, case.image)
   sizes = [float(jnp.abs(array).mean()) for array in (x * w[0, 0], dy * w[0, 0], (x * dy).sum())]
   monkeypatch.setattr(conv, 'all_cases', lambda: [case])
-  python = fake_python(tmp_path, TORCH.replace('SIZES', json.dumps(sizes)))
+  python = fake_python(tmp_path, torch_stub(sizes))
   out = tmp_path / 'out.json'
   flags = ['--rounds=1', '--turn=0', f'--out={out}', f'--torch-python={python}']
   results = __main__.main(['conv', *flags])
@@ -215,10 +221,34 @@ def test_knn_approximate_beside_exact():
 
 def test_reading_shuffled_files(monkeypatch, tmp_path):
   monkeypatch.setattr(reading, 'PICTURES', 40)
-  python = fake_python(tmp_path, TORCH.replace('SIZES', '[]'))
+  python = fake_python(tmp_path, torch_stub())
   with torch_process.start(python) as torch:
     (row,) = reading.run(QUICK._replace(torch=torch), (reading.Case(24, size=16, batch=8),))
   assert row['case'] == '24 px JPEG at 16 px' and row['bytes'] > 300
   assert row['ferjax']['images_per_s'] == pytest.approx(8000 / row['ferjax']['median_ms'])
   assert row['faster_than_torch'] == 3000 / row['ferjax']['median_ms']
   assert '| 24 px JPEG at 16 px |' in measure.markdown(reading.table([row]))
+
+
+def test_prediction_from_files_and_from_memory(monkeypatch, tmp_path):
+  def one_block(width):
+    return resnet.ResNet(resnet.BasicBlock, (1,), width)
+
+  monkeypatch.setattr(predict.models, 'resnet10', one_block)
+  alone = predict.Case(8, model='resnet10', batch=4, width=4, pictures=9)
+  cases = alone, alone._replace(stored=24)
+  # stem 7 x 7 x 3 x 4, two 3 x 3 x 4 x 4, three BatchNorms, 4 x 7 weights and biases
+  parameters = 588 + 2 * 144 + 3 * 8 + 35
+  python = fake_python(tmp_path, torch_stub(parameters=parameters))
+  with torch_process.start(python) as torch:
+    rows = predict.run(QUICK._replace(torch=torch), cases)
+    with pytest.raises(AssertionError, match='has 935 parameters, not 930'):
+      predict.run(QUICK._replace(torch=torch), [alone._replace(num_classes=6)])
+  for row, images in zip(rows, (4, 9), strict=True):
+    assert row['ferjax']['images_per_s'] == pytest.approx(
+      1000 * images / row['ferjax']['median_ms']
+    )
+    assert row['faster_than_torch'] == 3000 / row['ferjax']['median_ms']
+  assert [row['case'][25:] for row in rows] == ['network alone', '24 px JPEG files']
+  text = measure.markdown(predict.table(rows))
+  assert '| resnet10, 8 px, batch 4, 24 px JPEG files |' in text and '| 100-100 ' in text

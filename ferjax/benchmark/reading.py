@@ -47,7 +47,7 @@ def run(bench: measure.Bench, cases: tuple[Case, ...] = CASES) -> list[dict[str,
 def _row(case, bench):
   with tempfile.TemporaryDirectory() as folder:
     measure.progress(f'reading: {case.name}: writes {PICTURES} files')
-    manifest = write(Path(folder), case.stored)
+    manifest = write(Path(folder), case.stored, PICTURES)
     data = dataset.load(
       name='manifest', path=str(manifest), dir=f'{folder}/prepared', image_size=case.size
     )
@@ -70,14 +70,14 @@ def _row(case, bench):
   }
 
 
-def write(folder: Path, size: int) -> Path:
+def write(folder: Path, size: int, pictures: int) -> Path:
   """Writes JPEG files of smooth shapes with some grain, and a manifest of them."""
   rng = np.random.default_rng(0)
   manifest = folder / 'manifest.csv'
   with manifest.open('w', newline='') as file:
     lines = csv.writer(file)
     lines.writerow(['path', 'split', 'label'])
-    for number in range(PICTURES):
+    for number in range(pictures):
       coarse = rng.integers(0, 256, (9, 9, 3)).astype(np.uint8)
       picture = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
       picture = np.clip(picture + rng.normal(0, 3, picture.shape), 0, 255).astype(np.uint8)

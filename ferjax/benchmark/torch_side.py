@@ -7,6 +7,7 @@ Reads requests from stdin and answers each on stdout, both one line of JSON:
   {"do": "conv", "case": {...}}           -> {"sizes": [mean |y|, of each gradient, ...]}
   {"do": "step", "case": {...}}           -> {"parameters": how many}
   {"do": "reading", "case": {...}}        -> {"pictures": how many}
+  {"do": "predict", "case": {...}}        -> {"parameters": how many}
   {"do": "turn", "calls": n}              -> {"seconds", "cpu_seconds"} of n calls of the last built
   {"do": "memory"}                        -> {"bytes"}: peak of the process since the last was built
 
@@ -180,6 +181,31 @@ def make_reading(folder, size, batch, workers, **_):
   return lambda: next(batches), len(pictures)
 
 
+def make_predict(model, width, size, stored, batch, num_classes, folder, workers, **_):
+  """Prediction with a network of random weights: () -> probabilities f32[n, C] in NumPy arrays, of
+  the JPEG files of a folder, or without `stored` of a batch in memory."""
+  network = ResNet(*MODELS[model], width, num_classes).to(memory_format=torch.channels_last).eval()
+  mean, stddev = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STDDEV))
+  if stored:
+    pictures = Pictures(folder, size)
+    batches = torch.utils.data.DataLoader(
+      pictures, batch, num_workers=workers, persistent_workers=True
+    )
+  else:
+    image = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
+    batches = [(torch.from_numpy(image), None)]
+
+  @torch.inference_mode()
+  def call():
+    found = []
+    for image, _ in batches:
+      image = (image.permute(0, 3, 1, 2).float() / 255 - mean) / stddev
+      found.append(network(image).softmax(1).numpy())
+    return found
+
+  return call, sum(parameter.numel() for parameter in network.parameters())
+
+
 def answer(request, state):
   kind = request['do']
   if kind == 'versions':
@@ -206,6 +232,9 @@ def answer(request, state):
   if kind == 'reading':
     state['call'], pictures = make_reading(**request['case'])
     return {'pictures': pictures}
+  if kind == 'predict':
+    state['call'], parameters = make_predict(**request['case'])
+    return {'parameters': parameters}
   raise ValueError(f'unknown request: {kind}')
 
 

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ferjax.errors import InputError, nearest
 
@@ -22,6 +23,7 @@ STORED_AS_THEY_ARE = ('JPEG', 'MPO', 'PNG')  # MPO: the JPEG of phones with furt
 FORMATS = ('JPEG', 'PNG', 'BMP', 'TIFF')
 SIGNATURES = (b'\xff\xd8\xff', b'\x89PNG\r\n')  # of these files' first bytes
 ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff')
+END_OF_JPEG = b'\xff\xd9'
 
 Row = dict[str, Any]
 
@@ -83,22 +85,29 @@ def choose(option: str, value: str, values: Sequence[str]) -> str:
   return value
 
 
-def files(folder: Path) -> list[str]:
+def refuse(error: OSError) -> None:
+  """Raises the InputError for a folder that cannot be read."""
+  raise InputError(f'cannot read {error.filename}: {error.strerror}') from error
+
+
+def files(folder: Path, trouble: Callable[[OSError], None] = refuse) -> list[str]:
   """Every file below a folder, sorted, as POSIX paths below it; hidden ones are passed over, and a
   folder that links lead to once more.
 
-  Raises:
-    InputError: a folder cannot be read.
-  """
+  Args:
+    folder: Where to look.
+    trouble: Called with the error for a folder that cannot be read.
 
-  def refuse(error):
-    raise InputError(f'cannot read {error.filename}: {error.strerror}') from error
+  Raises:
+    InputError: a folder cannot be read, unless `trouble` accepts that.
+  """
 
   def is_new(path):
     try:
       status = os.stat(path)
     except OSError as error:
-      refuse(error)
+      trouble(error)
+      return False
     identity = status.st_dev, status.st_ino
     if identity in visited:
       return False
@@ -107,7 +116,7 @@ def files(folder: Path) -> list[str]:
 
   found, visited = [], set()
   is_new(folder)
-  for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+  for place, folders, names in os.walk(folder, onerror=trouble, followlinks=True):
     folders[:] = sorted(name for name in folders if not _hidden(name))
     folders[:] = [name for name in folders if is_new(os.path.join(place, name))]
     below = Path(place).relative_to(folder).as_posix()
@@ -374,6 +383,39 @@ def encoded_picture(path: Path) -> bytes:
     return png(ImageOps.exif_transpose(picture))
 
 
+def read(path: Path) -> np.ndarray:
+  """u8[h, w, 3], RGB: the pixels that training and evaluation see of a file.
+
+  A JPEG file that does not end as one is decoded by Pillow as well, which notices a cut file.
+
+  Raises:
+    InputError: why it cannot be used, without its name.
+  """
+  try:
+    if not stat.S_ISREG(os.stat(path).st_mode):
+      raise InputError('it is no file')
+    content = path.read_bytes()
+    with Image.open(BytesIO(content), formats=FORMATS) as picture:
+      if picture.format not in STORED_AS_THEY_ARE:
+        if picture.mode in ('I', 'F'):
+          raise InputError(f'{picture.mode} (32-bit) pixels: save it with 8 or 16 bits')
+        content = png(ImageOps.exif_transpose(picture))
+      elif picture.format != 'PNG' and not content[-64:].rstrip(b'\0').endswith(END_OF_JPEG):
+        picture.load()
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+  except InputError:
+    raise
+  except UnidentifiedImageError as error:
+    raise InputError(f'it is no picture of these kinds: {", ".join(FORMATS)}') from error
+  except OSError as error:
+    raise InputError(error.strerror or str(error)) from error
+  except Exception as error:  # Pillow's decoders raise many kinds; each means "cannot be read"
+    raise InputError(str(error) or type(error).__name__) from error
+  if image is None:
+    raise InputError('the file is damaged, or larger than OpenCV reads')
+  return image
+
+
 def _cut_out(path: Path, box) -> tuple[bytes, np.ndarray]:
   with Image.open(path, formats=FORMATS) as picture:
     box = _clipped(box, picture.size)
@@ -430,6 +472,6 @@ def fingerprint(listing: Listing) -> str:
       plain = value.tobytes() if isinstance(value, np.ndarray) else value
       digest.update(name.encode() + (plain if isinstance(plain, bytes) else repr(plain).encode()))
     if 'path' in row:
-      stat = os.stat(f'{listing.folder}/{row["path"]}')
-      digest.update(f'{stat.st_size} {stat.st_mtime_ns}\n'.encode())
+      status = os.stat(f'{listing.folder}/{row["path"]}')
+      digest.update(f'{status.st_size} {status.st_mtime_ns}\n'.encode())
   return digest.hexdigest()[:16]

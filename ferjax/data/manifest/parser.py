@@ -116,11 +116,6 @@ def _columns(path: Path, header: list[str], known: set[str]) -> dict[str, Any]:
         'header line and the columns path, split, label'
       )
   present = set(header)
-  points = sorted(int(n[2:]) for n in header if re.fullmatch(r'x_\d+', n))
-  if points != list(range(len(points))) or any(f'y_{i}' not in present for i in points):
-    raise InputError(
-      f'{path}: landmark columns must be x_0 ... x_{len(points) - 1} and the same of y, no gaps'
-    )
 
   def of_classes(prefix):
     named = {n: labels.canonical(n.removeprefix(prefix)) for n in header if n.startswith(prefix)}
@@ -135,8 +130,22 @@ def _columns(path: Path, header: list[str], known: set[str]) -> dict[str, Any]:
     'yaw_bin': 'yaw_bin' in present,
     'pose': all(name in present for name in POSE.values()),
     'au': sorted(n for n in header if re.fullmatch(r'AU\d+_r', n)),
-    'landmarks': points,
+    'landmarks': landmark_numbers(path, header),
   }
+
+
+def landmark_numbers(path: Path, header: Sequence[str]) -> list[int]:
+  """The numbers of the landmarks that a header has columns of.
+
+  Raises:
+    InputError: there are gaps between them, or x and y differ.
+  """
+  points = sorted(int(n[2:]) for n in header if re.fullmatch(r'x_\d+', n))
+  if points != list(range(len(points))) or any(f'y_{i}' not in header for i in points):
+    raise InputError(
+      f'{path}: landmark columns must be x_0 ... x_{len(points) - 1} and the same of y, no gaps'
+    )
+  return points
 
 
 def _parse_row(record, columns, classes, known, folder) -> tuple[dict, list[tuple[str, str]]]:

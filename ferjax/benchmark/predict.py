@@ -1,0 +1,149 @@
+"""Prediction, beside the same network in PyTorch: from JPEG files, and from pictures in memory.
+
+Both sides have ResNets with random weights, take uint8 pictures, normalise them and return
+probabilities as NumPy arrays. From files, ferjax does what `ferjax.predict` does but write;
+PyTorch's DataLoader reads with Pillow, in a process a core, and its network runs in inference mode
+with channels last.
+"""
+
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ferjax import core, models, parallel, predict, predictor
+from ferjax.benchmark import measure, reading
+from ferjax.data import augment, labels
+from ferjax.methods import softmax
+from ferjax.prediction import inputs
+from ferjax.prediction import reading as prediction_reading
+
+
+class Case(NamedTuple):
+  """A network, its input, and the size of the files: 0 for pictures in memory."""
+
+  size: int
+  stored: int = 0
+  model: str = 'resnet18'
+  batch: int = 64
+  pictures: int = 384
+  width: int = 64
+  num_classes: int = 7
+
+  @property
+  def name(self) -> str:
+    source = f'{self.stored} px JPEG files' if self.stored else 'network alone'
+    return f'{self.model}, {self.size} px, batch {self.batch}, {source}'
+
+
+SIZES = (64, 112, 224)
+CASES = (*(Case(size) for size in SIZES), *(Case(size, stored=224) for size in SIZES))
+
+
+def run(bench: measure.Bench, cases: tuple[Case, ...] = CASES) -> list[dict[str, Any]]:
+  """A row for each case: the sides `ferjax` and `torch` with `images_per_s`, and ratios."""
+  rows = []
+  for case in cases:
+    if bench.only in case.name:
+      measure.progress(f'predict: {case.name}')
+      rows.append(_row(case, bench))
+  return rows
+
+
+def _row(case, bench):
+  model, parameters = _model(case)
+  with tempfile.TemporaryDirectory() as folder:
+    if case.stored:
+      reading.write(Path(folder), case.stored, case.pictures)
+      call, images = _from_files(model, folder), case.pictures
+    else:
+      call, images = _from_memory(model, case), case.batch
+    sides = {'ferjax': measure.jax_turn(call)}
+    if bench.torch:
+      asked = case._asdict() | {'folder': folder, 'workers': measure.cores()}
+      found = bench.torch.ask(do='predict', case=asked)['parameters']
+      if found != parameters:
+        raise AssertionError(f'{case.name}: PyTorch has {found} parameters, not {parameters}')
+      sides['torch'] = bench.torch.turn
+    timed = measure.interleave(sides, bench)
+  for side in timed.values():
+    side['images_per_s'] = images / (side['median_ms'] / 1000)
+  return {
+    'case': case.name,
+    **case._asdict(),
+    **timed,
+    'faster_than_torch': measure.ratio(timed, 'torch'),
+    'cpu_less_than_torch': measure.ratio(timed, 'torch', 'cpu_ms'),
+  }
+
+
+def _model(case) -> tuple[predictor.Predictor, int]:
+  """A softmax method with random weights, and how many these are."""
+  devices = parallel.make(devices=1)
+  network = getattr(models, case.model)(width=case.width)
+  method = softmax.make(network, num_classes=case.num_classes)
+  example = {'image': jnp.zeros((1, case.size, case.size, 3))}
+  params, extra = method.init(jax.random.key(0), example, {})
+  state = core.TrainState(jnp.zeros((), jnp.int32), params, (), extra, jax.random.key(1))
+  state = devices.replicate(state)
+  step = devices.compile(core.make_predict_step(method, augment.evaluation))
+  record = {
+    'config': {'data': {'image_size': case.size}},
+    'classes': labels.CLASSES[: case.num_classes],
+  }
+
+  def call(batch):
+    return parallel.host(step(state, devices.shard(batch)))
+
+  made = predictor.make(record, method, call)
+  return made, sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def _from_memory(model, case) -> Callable[[], np.ndarray]:
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (case.batch, case.size, case.size, 3), np.uint8)
+  return lambda: model(images)
+
+
+def _from_files(model, folder) -> Callable[[], list]:
+  def call():
+    reader = prediction_reading.Reader(model.image_size, False, None, None, lambda: False)
+    sources = inputs.find([folder])
+    with ThreadPoolExecutor(measure.cores()) as pool:
+      tasks = prediction_reading.tasks(sources, reader, 1, False, SimpleNamespace(total=0))
+      items = prediction_reading.ahead(pool, tasks)
+      parts = prediction_reading.batches(items, model.sizes[-1])
+      return [said[0][0] for _, said in predict.predictions(model, parts)]
+
+  return call
+
+
+def table(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+  """Columns for a reader; quartiles are of the time, in % of its median."""
+
+  def column(side, key):
+    return [row[side][key] if side in row else None for row in rows]
+
+  def spread(side):
+    return [
+      f'{100 * low / row[side]["median_ms"]:.0f}-{100 * high / row[side]["median_ms"]:.0f}'
+      if side in row
+      else None
+      for row in rows
+      for low, high in [row.get(side, {'quartiles_ms': (0, 0)})['quartiles_ms']]
+    ]
+
+  return {
+    'prediction': [row['case'] for row in rows],
+    'ferjax, images/s': column('ferjax', 'images_per_s'),
+    'PyTorch, images/s': column('torch', 'images_per_s'),
+    'ferjax / PyTorch': [row['faster_than_torch'] for row in rows],
+    'quartiles, ferjax': spread('ferjax'),
+    'quartiles, PyTorch': spread('torch'),
+  }

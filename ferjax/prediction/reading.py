@@ -1,0 +1,245 @@
+"""From pictures and videos to faces that are ready for a model, in order, in bounded memory."""
+
+import collections
+import functools
+import itertools
+import math
+import queue
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from ferjax import annotate
+from ferjax.annotation import detector as detectors
+from ferjax.data import dataset, listing
+from ferjax.prediction import inputs, overlay
+
+HELD = 2**26  # bytes of frames that wait to be looked at, and as many to be predicted
+USUAL_FPS = 25.0  # of a video that does not say
+
+
+class Detection(NamedTuple):
+  """How faces are found.
+
+  Attributes:
+    command: What starts a process that finds them; see `detector.worker`.
+    size: Pixels of a crop's side.
+    margin: Share of the crop left free on each side of an average face.
+    small: Look for small faces as well where large ones are found.
+  """
+
+  command: Sequence[str]
+  size: int = 112
+  margin: float = 0.1
+  small: bool = False
+
+
+class Crop(NamedTuple):
+  """A face, ready for the model.
+
+  Attributes:
+    image: u8[s, s, 3], as large as the model wants it.
+    landmarks: f32[k, 2], pixels of `image`, or None.
+    box: x0, y0, x1, y1 in pixels of the picture, or None.
+    thumb: For a sheet, or None.
+  """
+
+  image: np.ndarray
+  landmarks: np.ndarray | None
+  box: tuple[int, int, int, int] | None
+  thumb: np.ndarray | None
+
+
+class Item(NamedTuple):
+  """A picture or frame.
+
+  Attributes:
+    file: The picture or video.
+    frame: The frame's number from 0, or None.
+    time: Seconds, or None.
+    crops: Its faces.
+    error: Why there are none.
+    image: u8[h, w, 3] for an annotated video, or None.
+    fps: Frames a second of that.
+    skipped: Whether it is only shown, with the faces of the frame before it.
+  """
+
+  file: Path
+  frame: int | None = None
+  time: float | None = None
+  crops: tuple[Crop, ...] = ()
+  error: str = ''
+  image: np.ndarray | None = None
+  fps: float = 0.0
+  skipped: bool = False
+
+
+class Reader(NamedTuple):
+  """What is made of a picture; used by several threads.
+
+  Attributes:
+    size: Pixels that the model wants.
+    landmarks: Whether it looks at landmarks.
+    detection: How faces are found, or None.
+    pool: Of running detectors.
+    thumbs: Whether a sheet wants pictures.
+  """
+
+  size: int
+  landmarks: bool
+  detection: Detection | None
+  pool: queue.SimpleQueue
+  thumbs: Callable[[], bool]
+
+  def picture(self, source: inputs.Source) -> Item:
+    """Reads a picture; one that cannot be read is an item with its error."""
+    if source.error:
+      return Item(source.path, error=source.error)
+    try:
+      image = annotate.read(source.path) if self.detection else listing.read(source.path)
+    except Exception as error:  # Pillow's decoders raise many kinds; each means "cannot be read"
+      text = getattr(error, 'strerror', None) or str(error) or type(error).__name__
+      return Item(source.path, error=f'cannot be read: {text}')
+    return self._faces(Item(source.path), image, source.landmarks)
+
+  def frame(self, item: Item, image: np.ndarray, keep: bool) -> Item:
+    """Looks at a frame u8[h, w, 3], BGR; `keep` says whether the item holds it."""
+    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    item = item._replace(image=image if keep else None)
+    return item if item.skipped else self._faces(item, image, None)
+
+  def _faces(self, item, image, landmarks):
+    if self.detection:
+      return self._detected(item, image)
+    if not self.landmarks:
+      landmarks = None
+    elif landmarks is not None and not np.isfinite(landmarks).all():
+      return item._replace(error='its landmarks are not finite numbers')
+    return item._replace(crops=(self._crop(image, landmarks, None, image),))
+
+  def _detected(self, item, image):
+    size, margin = self.detection.size, self.detection.margin
+    detector = self.pool.get()
+    try:
+      found = detector.find(image, self.detection.small)
+    except detectors.DetectorError as error:
+      return item._replace(error=f'the detector failed: {error}')
+    finally:
+      self.pool.put(detector)
+    crops = []
+    for face in found:
+      fields, crop = annotate.describe(image, face, size, margin)
+      count = sum(name.startswith('x_') for name in fields)
+      points = [[float(fields[f'{axis}_{i}']) for axis in 'xy'] for i in range(count)]
+      landmarks = np.array(points, np.float32) if self.landmarks else None
+      crops.append(self._crop(crop, landmarks, _box(face, image.shape), image))
+    return item._replace(crops=tuple(crops), error='' if crops else annotate.NO_FACE)
+
+  def _crop(self, image, landmarks, box, whole):
+    if landmarks is not None:
+      scale = self.size / np.array(image.shape[1::-1])
+      landmarks = ((landmarks + 0.5) * scale - 0.5).astype(np.float32)
+    thumb = overlay.thumbnail(whole, box) if self.thumbs() else None
+    return Crop(dataset.resize(image, self.size), landmarks, box, thumb)
+
+
+def _box(face: detectors.Face, shape: Sequence[int]) -> tuple[int, int, int, int]:
+  """The part of a picture in which a face lies: x0, y0, and x1, y1 just beyond it."""
+  low, high = face.mesh[:, :2].min(0) + 0.5, face.mesh[:, :2].max(0) + 0.5
+  x0, y0 = np.floor(np.clip(low, 0, (shape[1] - 1, shape[0] - 1))).astype(int)
+  x1, y1 = np.ceil(np.clip(high, (x0 + 1, y0 + 1), (shape[1], shape[0]))).astype(int)
+  return int(x0), int(y0), int(x1), int(y1)
+
+
+Task = tuple[int, Callable[[], Item]]  # bytes that it holds until it is done, and what to do
+
+
+def tasks(
+  sources: Iterable[inputs.Source], reader: Reader, every: int, keep: bool, bar: Any
+) -> Iterator[Task]:
+  """What is to be read, in order; frames are decoded here, one after the other.
+
+  Args:
+    sources: Pictures and videos.
+    reader: What looks at them.
+    every: Frames of a video from one that is looked at to the next.
+    keep: Whether all frames are wanted for an annotated video.
+    bar: A progress bar, whose total grows by the frames of a video.
+  """
+  for source in sources:
+    if source.is_video:
+      yield from _frames(source.path, reader, every, keep, bar)
+    else:
+      yield HELD // 128, functools.partial(reader.picture, source)
+
+
+def _frames(path, reader, every, keep, bar) -> Iterator[Task]:
+  def failed(number, text):
+    return 0, lambda: Item(path, number, error=text)
+
+  video = cv2.VideoCapture(str(path)) if path.is_file() else None
+  if video is None or not video.isOpened():
+    trouble = 'it is no video that OpenCV can read' if path.is_file() else 'it is no file'
+    yield failed(None, f'cannot be read: {trouble}')
+    return
+  try:
+    promised = video.get(cv2.CAP_PROP_FRAME_COUNT)
+    fps = _fps(video)
+    if promised > 0:
+      bar.total += math.ceil(promised / every) - 1
+    for number in itertools.count():
+      looked_at = number % every == 0
+      if not video.grab():
+        break
+      if not (looked_at or keep):
+        continue
+      milliseconds = video.get(cv2.CAP_PROP_POS_MSEC)
+      done, image = video.retrieve()
+      if not done:
+        yield failed(number, 'the frame cannot be read')
+        continue
+      seconds = milliseconds / 1000 if milliseconds > 0 else number / fps
+      item = Item(path, number, seconds, fps=fps, skipped=not looked_at)
+      yield 2 * image.nbytes, functools.partial(reader.frame, item, image, keep)
+    if number + max(2, 0.01 * promised) < promised:  # some containers only estimate the number
+      text = f'the video is damaged: {number} of {promised:.0f} frames can be read'
+      yield failed(number, text)
+  finally:
+    video.release()
+
+
+def _fps(video: cv2.VideoCapture) -> float:
+  fps = video.get(cv2.CAP_PROP_FPS)
+  return fps if 0 < fps <= 1000 else USUAL_FPS
+
+
+def ahead(pool: ThreadPoolExecutor, todo: Iterable[Task], limit: int = HELD) -> Iterator[Item]:
+  """Items in order; the pool works ahead while what waits holds no more bytes than the limit."""
+  waiting, held = collections.deque(), 0
+  for size, call in todo:
+    waiting.append((size, pool.submit(call)))
+    held += size
+    while held > limit:
+      size, future = waiting.popleft()
+      yield future.result()
+      held -= size
+  for _, future in waiting:
+    yield future.result()
+
+
+def batches(items: Iterable[Item], rows: int, limit: int = HELD) -> Iterator[list[Item]]:
+  """Items in order, together until they have so many faces or hold so many bytes of frames."""
+  batch, faces, held = [], 0, 0
+  for item in items:
+    batch.append(item)
+    faces += len(item.crops)
+    held += 0 if item.image is None else item.image.nbytes
+    if faces >= rows or held >= limit or len(batch) >= 16 * rows:
+      yield batch
+      batch, faces, held = [], 0, 0
+  if batch:
+    yield batch
