@@ -101,7 +101,7 @@ def _model(case) -> tuple[predictor.Predictor, int]:
   def call(batch):
     return parallel.host(step(state, devices.shard(batch)))
 
-  made = predictor.make(record, method, call)
+  made = predictor.make(record, call, needs=method.predict_needs)
   return made, sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
