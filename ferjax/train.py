@@ -232,7 +232,7 @@ def _record(config, data, tests, clean, steps, pretrained, workdir):
     'steps': steps,
   }
   if pretrained:
-    facts['weights'] = weights.facts(pretrained, config.model.weights)
+    facts['weights'] = weights.facts(pretrained)
   configs.write(workdir, config, facts)
   if config.noise.kind != 'none':
     wrong = (table['label'] != clean).mean()
