@@ -98,9 +98,9 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
       without data) are left out with a warning.
 
   Raises:
-    InputError: there is no such file, it is damaged, compressed, has two arrays of one name, holds
-      anything that would have to be run, or is of another kind; or PyTorch is needed and is not
-      there, or is too old to be safe.
+    InputError: there is no such file, it is damaged or compressed, has two arrays of one name,
+      holds anything that would have to be run, or is of another kind; or PyTorch is needed and is
+      not there, or is too old to be safe.
   """
   where = f'config.model.weights={path}'
   try:
@@ -168,10 +168,10 @@ def _check_archive(content, path):
   """Refuses a zip that unpacks to more than its own size: `torch.save` does not compress."""
   if content.startswith(b'PK\x03\x04'):
     entries = zipfile.ZipFile(io.BytesIO(content)).infolist()
-    compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-    if compressed or sum(entry.file_size for entry in entries) > len(content):
+    if sum(entry.file_size for entry in entries) > len(content):
       raise InputError(
-        f'{path} is compressed, as torch.save never does: unzip it, and zip it with `zip -0`'
+        f'{path} unpacks to more than its own size, which no file of torch.save does: if you '
+        'trust its source, load it in PyTorch and save its state_dict alone'
       )
 
 
@@ -277,11 +277,11 @@ def convert(
     )
   values = {}
   for path, name in found.items():
-    dtype = np.dtype(wanted[path].dtype)
-    with np.errstate(all='ignore'):
-      values[path] = _as_flax(arrays[name]).astype(dtype)
-    floating = jnp.issubdtype(arrays[name].dtype, jnp.floating)
-    if not floating or not np.isfinite(values[path]).all():
+    array, dtype = arrays[name], np.dtype(wanted[path].dtype)
+    if jnp.issubdtype(array.dtype, jnp.floating):
+      with np.errstate(all='ignore'):
+        values[path] = _as_flax(array).astype(dtype)
+    if path not in values or not np.isfinite(values[path]).all():
       raise InputError(f'{file}: {_shown(name)} holds other than finite {dtype} numbers')
     if path.endswith('/var') and (values[path] < 0).any():
       raise InputError(f'{file}: {_shown(name)} holds variances below 0')
