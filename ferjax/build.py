@@ -147,7 +147,8 @@ def read_weights(config: ml_collections.ConfigDict) -> weights.Weights | None:
   picture = jax.ShapeDtypeStruct((1, size, size, 3), picture_dtype(config))
   model = make_model(config)
   network = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, False), picture)
-  return weights.convert(weights.read(path), network, path)
+  arrays, sha256 = weights.read(path)
+  return weights.convert(arrays, network, path, sha256)
 
 
 def make_sampler(config: ml_collections.ConfigDict, table: dataset.Table) -> samplers.Plan:

@@ -373,7 +373,8 @@ def check_same_run(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Path
   for key in sorted(before.keys() | now.keys()):
     a, b = before.get(key), now.get(key)
     grows = key in LENGTHS and new['steps'] >= old['steps']
-    if a != b and not grows and not key.startswith(FREE_TO_CHANGE):
+    read_before = key == 'model.weights' and 'weights' in old  # and never again
+    if a != b and not (grows or read_before or key.startswith(FREE_TO_CHANGE)):
       differing.append(f'  config.{key}: {a!r} there, {b!r} now')
   if differing:
     listing = '\n'.join(differing)

@@ -239,7 +239,7 @@ def _record(config, data, tests, clean, steps, pretrained, workdir):
   if config.terms:
     facts['term_sources'] = added_terms.sources(config.terms.to_dict())
   if pretrained:
-    facts['weights'] = weights.facts(pretrained, config.model.weights)
+    facts['weights'] = weights.facts(pretrained)
   configs.write(workdir, config, facts)
   if config.noise.kind != 'none':
     wrong = (table['label'] != clean).mean()

@@ -4,7 +4,9 @@ A network in a file is the config's model where both have the same layers and sh
 be named as torchvision names them, as timm names MobileNetV2's, or by number, as a ResNet whose
 layers were put in an `nn.Sequential` has them; before these names, and around them, may stand
 anything (`module.`, `backbone.`, `state_dict`). What does not belong to the network, such as the
-last linear layer `fc`, is left out.
+last linear layer `fc`, is left out. Names and shapes are all that can be compared: a network that
+computes something else with the same ones (strides at other places, as in ResNet v1, or smoothed
+downsampling) or has further layers beside its own is taken for the config's.
 
 A method has its network wherever its parameters, or what it moves itself, consist of the network's
 own layers: a part of the tree whose every entry is a layer of the network, by name and shape. So it
@@ -15,8 +17,10 @@ them, each of the networks for face, eyes and mouth of DML-Net, and any averages
 import collections
 import csv
 import hashlib
+import io
 import logging
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +40,7 @@ LOGGER = logging.getLogger(__name__)
 PyTree = Any
 TORCH_ENDINGS = ('.pth', '.pt', '.bin', '.tar', '.ckpt')
 SAFE_TORCH = (2, 10)  # before it, files could run code or write memory: CVE-2025-32434, -2026-24747
+LONGEST_PREFIX = 200  # letters of the names of nested dicts
 LEAVES = {
   'kernel': 'weight',
   'scale': 'weight',
@@ -67,58 +72,71 @@ class Weights(NamedTuple):
   Attributes:
     variables: {'params': {...}, 'batch_stats': {...}}, the network's, of arrays f[...].
     names: {name of a variable, such as `params/conv1/kernel`: the array's name in the file}.
-    left_out: {name of an array in the file that is not the network's: its shape there}.
+    left_out: {name of an array in the file that is not the network's: its shape there}, but for
+      `num_batches_tracked`, which nothing has a use for.
+    file: Where they are from.
+    sha256: Of the file's bytes, in hexadecimal.
   """
 
   variables: PyTree
   names: dict[str, str]
   left_out: dict[str, tuple[int, ...]]
+  file: str
+  sha256: str
 
 
-def sha256(path: Path) -> str:
-  """Of a file's bytes, in hexadecimal."""
-  with Path(path).open('rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
+def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
+  """The arrays of a file by name, and the sha256 of its bytes; nothing in it is run.
 
-
-def read(path: Path) -> dict[str, np.ndarray]:
-  """The arrays of a file by name; nothing in it is run.
+  PyTorch can be made to need far more time and memory than a `.pth` has bytes, by what it makes
+  before there are tensors; `.safetensors` cannot.
 
   Args:
     path: A `.safetensors` file, or one of `torch.save` (`.pth`, `.pt`, `.bin`, `.tar`, `.ckpt`)
-      that holds tensors only, which needs PyTorch. Names within nested dicts are joined by dots.
+      that holds tensors only, which needs PyTorch. Names within nested dicts are joined by dots; a
+      dict that is there twice counts once. Tensors that NumPy has no like of (sparse, quantized,
+      without data) are left out with a warning.
 
   Raises:
-    InputError: there is no such file, it is damaged, holds anything that would have to be run, or
-      is of another kind; or PyTorch is needed and is not there, or is too old to be safe.
+    InputError: there is no such file, it is damaged or compressed, has two arrays of one name,
+      holds anything that would have to be run, or is of another kind; or PyTorch is needed and is
+      not there, or is too old to be safe.
   """
-  path = Path(path)
-  if not path.is_file():
-    raise InputError(f'config.model.weights={path}: there is no such file')
-  if path.suffix == '.safetensors':
-    return _read_safetensors(path)
-  if path.suffix in TORCH_ENDINGS:
-    return _read_torch(path)
-  raise InputError(
-    f'config.model.weights={path}: give a .safetensors file, or one of PyTorch '
-    f'({" ".join(TORCH_ENDINGS)})'
-  )
-
-
-def _read_safetensors(path):
+  where = f'config.model.weights={path}'
   try:
-    return safetensors.numpy.load_file(path)
-  except (safetensors.SafetensorError, OSError) as error:
-    raise InputError(
-      f'{path} is damaged, or no safetensors file ({error}): fetch it again'
-    ) from error
-  except (AttributeError, KeyError, TypeError) as error:  # a type of numbers unknown to NumPy
-    raise InputError(
-      f'{path} holds numbers that cannot be read here ({error}): save it as float32'
-    ) from error
+    file = Path(path).expanduser()
+    if file.is_dir():
+      raise InputError(f'{where} is a folder: name a file in it')
+    if not file.is_file():
+      raise InputError(f'{where}: there is no such file')
+    kind = file.suffix.lower()
+    if kind not in ('.safetensors', *TORCH_ENDINGS):
+      raise InputError(
+        f'{where}: give a .safetensors file, or one of PyTorch ({" ".join(TORCH_ENDINGS)})'
+      )
+    content = file.read_bytes()
+  except (OSError, RuntimeError, MemoryError) as error:
+    raise InputError(f'{where} cannot be read: {_reason(error)}') from error
+  arrays = (_from_safetensors if kind == '.safetensors' else _from_torch)(content, path)
+  return arrays, hashlib.sha256(content).hexdigest()
 
 
-def _read_torch(path):
+def _from_safetensors(content, path):
+  try:
+    return safetensors.numpy.load(content)
+  except BaseException as error:
+    if isinstance(error, (AttributeError, KeyError, TypeError)):  # numbers unknown to NumPy
+      raise InputError(
+        f'{path} holds numbers that cannot be read here ({_reason(error)}): save it as float32'
+      ) from error
+    if isinstance(error, Exception) or type(error).__name__ == 'PanicException':  # of Rust
+      raise InputError(
+        f'{path} is damaged, or no safetensors file ({_reason(error)}): fetch it again'
+      ) from error
+    raise
+
+
+def _from_torch(content, path):
   try:
     import torch
   except ImportError as error:
@@ -133,30 +151,75 @@ def _read_torch(path):
       f"pip install --upgrade 'torch>={least}', or save it as .safetensors"
     )
   try:
-    held = torch.load(path, map_location='cpu', weights_only=True)
-    return {name: _array(value) for name, value in _flat(held, torch.Tensor)}
+    _check_archive(content, path)
+    held = torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
+    return _arrays(held, torch, path)
+  except InputError:
+    raise
   except Exception as error:  # PyTorch raises many kinds for a damaged file
-    reason = str(error).strip().partition('\n')[0] or type(error).__name__
     raise InputError(
       f'{path} is damaged, or holds more than tensors; none of it was run. Fetch it again, or, if '
       'you trust its source, load it in PyTorch and save its state_dict alone as .safetensors. '
-      f'PyTorch says: {reason}'
+      f'PyTorch says: {_reason(error)}'
     ) from error
 
 
-def _flat(held, kind, prefix='') -> Iterator[tuple[str, Any]]:
-  for name, value in held.items() if isinstance(held, Mapping) else ():
-    if isinstance(value, kind):
-      yield f'{prefix}{name}', value
-    yield from _flat(value, kind, f'{prefix}{name}.')
+def _check_archive(content, path):
+  """Refuses a zip that unpacks to more than its own size: `torch.save` does not compress."""
+  if content.startswith(b'PK\x03\x04'):
+    entries = zipfile.ZipFile(io.BytesIO(content)).infolist()
+    if sum(entry.file_size for entry in entries) > len(content):
+      raise InputError(
+        f'{path} unpacks to more than its own size, which no file of torch.save does: if you '
+        'trust its source, load it in PyTorch and save its state_dict alone'
+      )
 
 
-def _array(tensor) -> np.ndarray:
-  narrow = tensor.is_floating_point() and tensor.element_size() < 8
-  return (tensor.detach().float() if narrow else tensor.detach()).numpy()
+def _arrays(held, torch, path):
+  arrays, without = {}, {}
+  for name, tensor in _flat(held, torch.Tensor, path, set()):
+    if name in arrays or name in without:
+      raise InputError(f'{path} has two arrays named {_shown(name)}: save the one that you want')
+    try:
+      arrays[name] = _array(tensor.detach(), torch)
+    except (TypeError, RuntimeError, ValueError) as error:
+      without[name] = error
+  if without:
+    reason = _reason(next(iter(without.values())))
+    LOGGER.warning('%s: cannot be read and left out: %s: %s', path, _some(list(without)), reason)
+  return arrays
 
 
-def convert(arrays: Mapping[str, np.ndarray], network: PyTree, where: str) -> Weights:
+def _flat(held, kind, path, seen, prefix='') -> Iterator[tuple[str, Any]]:
+  if not isinstance(held, Mapping) or id(held) in seen:
+    return
+  if len(prefix) > LONGEST_PREFIX:
+    raise InputError(f'{path} nests dicts too deeply, to {_shown(prefix)}: save a state_dict alone')
+  seen.add(id(held))
+  for name, value in held.items():
+    if isinstance(name, str | int):
+      if isinstance(value, kind):
+        yield f'{prefix}{name}', value
+      yield from _flat(value, kind, path, seen, f'{prefix}{name}.')
+
+
+def _array(tensor, torch) -> np.ndarray:
+  """The tensor's own memory, so that small files stay small."""
+  if tensor.dtype == torch.bfloat16:  # unknown to NumPy
+    return tensor.view(torch.int16).numpy().view(jnp.bfloat16)
+  return tensor.numpy()
+
+
+def _reason(error) -> str:
+  """What an error is about; of PyTorch's without its advice to run the file."""
+  forbidden = re.search(r'GLOBAL \S+', str(error))
+  text = forbidden[0] if forbidden else re.split(r'\. |\n', str(error).strip())[0]
+  return _shown(text) if text else type(error).__name__
+
+
+def convert(
+  arrays: Mapping[str, np.ndarray], network: PyTree, file: str, sha256: str = ''
+) -> Weights:
   """The variables of a network, from arrays in the layout of PyTorch.
 
   Kernels become [h, w, in, out] from [out, in, h, w] (of depthwise ones, `in` is 1). BatchNorm's
@@ -165,49 +228,66 @@ def convert(arrays: Mapping[str, np.ndarray], network: PyTree, where: str) -> We
 
   Args:
     arrays: See `read`.
-    network: {'params': {...}, 'batch_stats': {...}} of the network: anything with shapes.
-    where: The file, for errors.
+    network: {'params': {...}, 'batch_stats': {...}} of the network: anything with shapes and the
+      types that the variables are to have.
+    file: Where they are from, for errors and records.
+    sha256: See `read`.
 
   Raises:
     InputError: the file holds no such network, several of them, or another one: it lacks layers,
-      has more of them, or their shapes differ; or its numbers are not finite.
+      has more of them, or their shapes differ; two of its arrays are the same variable; or its
+      numbers are not finite in the variables' types, or variances are negative.
   """
   kinds = {kind: network[kind] for kind in ('params', 'batch_stats')}
   wanted = flax.traverse_util.flatten_dict(kinds, sep='/')
   paths = {_torch_name(path): path for path in wanted}
   names = [name for name in arrays if not name.endswith('num_batches_tracked')]
-  translate, prefix = _layout(names, paths, where)
+  translate, prefix = _layout(names, paths, file)
   own = {n: translate(n.removeprefix(prefix)) for n in names if n.startswith(prefix)}
-  found = {paths[key]: name for name in own if (key := _key(own[name])) in paths}
+  found = {}
+  for name, key in own.items():
+    path = paths.get(_key(key))
+    if path in found:
+      raise InputError(
+        f'{file}: {_shown(found[path])} and {_shown(name)} are both {path}: leave one of them out'
+      )
+    if path:
+      found[path] = name
   used = set(found.values())
   groups = {own[name].partition('.')[0] for name in used}
   more = [name for name in own if own[name].partition('.')[0] in groups and name not in used]
   lacking = [path for path in wanted if path not in found]
   if lacking or more:
     raise InputError(
-      f'{where} holds another network than that of config.model.name'
+      f'{file} holds another network than that of config.model.name'
       + (f'; it lacks {_some(lacking)}' if lacking else '')
       + (f'; it has {_some(more)} besides' if more else '')
     )
-  values = {path: _as_flax(arrays[name]) for path, name in found.items()}
   differing = [
-    f'  {name}: {arrays[name].shape} there, {_as_torch(wanted[path].shape)} here'
+    f'  {_shown(name)}: {arrays[name].shape} there, {_as_torch(wanted[path].shape)} here'
     for path, name in found.items()
-    if values[path].shape != wanted[path].shape
+    if arrays[name].shape != _as_torch(wanted[path].shape)
   ]
   if differing:
     raise InputError(
-      f'{where} holds a network of other shapes than config.model:\n'
+      f'{file} holds a network of other shapes than config.model:\n'
       + '\n'.join(differing[:5])
       + (f'\n  and {len(differing) - 5} more' if len(differing) > 5 else '')
       + '\nPublished weights need config.model.width=64 and the config.model.name that they are of'
     )
+  values = {}
   for path, name in found.items():
-    floating = jnp.issubdtype(values[path].dtype, jnp.floating)
-    if not floating or not np.isfinite(values[path]).all():
-      raise InputError(f'{where}: {name} holds other than finite floating-point numbers')
+    array, dtype = arrays[name], np.dtype(wanted[path].dtype)
+    if jnp.issubdtype(array.dtype, jnp.floating):
+      with np.errstate(all='ignore'):
+        values[path] = _as_flax(array).astype(dtype)
+    if path not in values or not np.isfinite(values[path]).all():
+      raise InputError(f'{file}: {_shown(name)} holds other than finite {dtype} numbers')
+    if path.endswith('/var') and (values[path] < 0).any():
+      raise InputError(f'{file}: {_shown(name)} holds variances below 0')
   left_out = {name: arrays[name].shape for name in names if name not in used}
-  return Weights(flax.traverse_util.unflatten_dict(values, sep='/'), found, left_out)
+  variables = flax.traverse_util.unflatten_dict(values, sep='/')
+  return Weights(variables, found, left_out, file, sha256)
 
 
 def _torch_name(path):
@@ -215,12 +295,13 @@ def _torch_name(path):
   return '_'.join([*layers, LEAVES[leaf]])
 
 
-def _layout(names, paths, where):
+def _layout(names, paths, file):
   """The naming and the prefix by which most of the names are the network's."""
   counts = collections.Counter()
+  longest = 1 + max(key.count('_') for key in paths)  # parts of a name without prefix
   for name in names:
     parts = name.split('.')
-    for start in range(len(parts) - 1):
+    for start in range(max(0, len(parts) - longest), len(parts) - 1):
       prefix = '.'.join([*parts[:start], ''])
       for translate in (_torchvision, _sequential, _timm_mobilenet):
         counts[translate, prefix] += _key(translate('.'.join(parts[start:]))) in paths
@@ -228,13 +309,13 @@ def _layout(names, paths, where):
   best = [layout for layout, count in counts.items() if count == most]
   if most < len(paths) // 4:
     raise InputError(
-      f'{where} does not hold the network of config.model.name: '
+      f'{file} does not hold the network of config.model.name: '
       + (f'it has {_some(names)}' if names else 'it has no arrays')
     )
   prefixes = sorted({prefix for _, prefix in best})
   if len(prefixes) > 1 and most == len(paths):
     raise InputError(
-      f'{where} holds several such networks, under {", ".join(prefixes)}: '
+      f'{file} holds several such networks, under {_some(prefixes)}: '
       'save the one that you want alone'
     )
   return best[0]
@@ -255,14 +336,17 @@ def _sequential(name):
 
 def _timm_mobilenet(name):
   layer, _, leaf = name.rpartition('.')
-  block = re.fullmatch(r'blocks\.(\d)\.(\d)\.(\w+)', layer)
-  if block is None:
+  if not layer.startswith('blocks.'):
     return f'{TIMM_ENDS.get(layer, layer)}.{leaf}'
+  unknown = f'features.{name}'
+  block = re.fullmatch(r'blocks\.([0-9])\.([0-9])\.(\w+)', layer)
+  if block is None:
+    return unknown
   group, number = int(block[1]), int(block[2])
   sizes = [blocks for groups in mobilenet.STAGES for _, _, blocks, _ in groups]
   layers = TIMM_LAYERS if group else TIMM_FIRST_LAYERS
   if group >= len(sizes) or number >= sizes[group] or block[3] not in layers:
-    return f'features.{layer}.{leaf}'
+    return unknown
   return f'features.{1 + sum(sizes[:group]) + number}.{layers[block[3]]}.{leaf}'
 
 
@@ -276,7 +360,11 @@ def _as_torch(shape):
 
 def _some(names):
   more = f' and {len(names) - 3} more' if len(names) > 3 else ''
-  return ', '.join(names[:3]) + more
+  return ', '.join(map(_shown, names[:3])) + more
+
+
+def _shown(text):
+  return ascii(text if len(text) <= 100 else f'{text[:100]}...')
 
 
 def insert(
@@ -323,22 +411,23 @@ def _alike(a, b):
   return next(shapes) == next(shapes)
 
 
-def facts(weights: Weights, path: Path) -> dict[str, Any]:
+def facts(weights: Weights) -> dict[str, Any]:
   """What `config.json` says of the weights: file, sha256, how many arrays are used, and the names
-  of those that are left out."""
+  of those that are left out (see `Weights`)."""
   return {
-    'file': str(path),
-    'sha256': sha256(path),
+    'file': weights.file,
+    'sha256': weights.sha256,
     'used': len(weights.names),
     'left_out': sorted(weights.left_out),
   }
 
 
 def write(path: Path, weights: Weights, placed: Mapping[str, str], params: PyTree) -> None:
-  """Writes what became of every array as CSV, a row for each: `file,model,shape`.
+  """Writes what became of the arrays as CSV: `file,model,shape`.
 
-  `model` is empty for what was left out, `file` for parameters that keep their first values; the
-  shape is the file's where it is of there.
+  There is a row for every place that an array is put in, for every array of `left_out`, and for
+  every parameter that keeps its first values. `model` is empty for what was left out, `file` for
+  parameters that keep their first values; the shape is the file's where it is of there.
 
   Args:
     path: The file to write.

@@ -72,6 +72,14 @@ def test_a_run_goes_on_only_under_its_own_config(tmp_path, caplog):
   assert "versions were {'jax': '1'}, now {'jax': '2'}" in caplog.text
 
 
+def test_a_run_goes_on_wherever_the_weights_are_that_it_began_with(tmp_path):
+  begun = record(model__weights='a.pth')
+  for other in ('', 'b.pth'):
+    configs.check_same_run(begun | {'weights': {}}, record(model__weights=other), tmp_path)
+  with pytest.raises(InputError, match=r"config.model.weights: '' there, 'b.pth' now"):
+    configs.check_same_run(record(), record(model__weights='b.pth'), tmp_path)
+
+
 def test_a_run_of_an_older_version_goes_on_under_the_default_of_a_new_key(tmp_path):
   old = record()
   del old['config']['optimizer']['clip_norm']

@@ -1,12 +1,14 @@
 """Weights of PyTorch: parity with it, where they go in every method, and files that are refused."""
 
 import csv
+import hashlib
 import io
 import json
 import os
 import pickle
 import struct
 import sys
+import tracemalloc
 import types
 import zipfile
 
@@ -62,7 +64,7 @@ def test_features_and_logits_are_pytorchs(kind, tmp_path):
   with np.load(torch_networks.FILE) as stored:
     names, features, logits = (stored[f'{kind}/{k}'] for k in ('layout', 'features', 'logits'))
   path = save(tmp_path / 'weights.safetensors', torch_networks.draw(names))
-  arrays, model = weights.read(path), LAYOUTS[kind]
+  (arrays, _), model = weights.read(path), LAYOUTS[kind]
   found = weights.convert(arrays, shapes(model), str(path))
   image = torch_networks.pictures().transpose(0, 2, 3, 1)
   run = jax.jit(lambda variables, x: model.apply(variables, x, False)[-1].mean((1, 2)))
@@ -86,6 +88,7 @@ def test_any_prefix_is_taken_off_and_the_rest_left_out(prefix):
   plain = weights.convert(state_dict(model), shapes(model), 'a')
   arrays = state_dict(model, prefix)
   arrays |= {f'{prefix}fc.weight': np.zeros((9, 32)), 'head.conv1.weight': np.zeros(3)}
+  arrays['conv1.weight'] = 1 + arrays[f'{prefix}conv1.weight']
   arrays |= {f'{prefix}bn1.num_batches_tracked': np.array(5), 'optimizer.state.0': np.zeros(2)}
   found = weights.convert(arrays, shapes(model), 'b')
   jax.tree.map(np.testing.assert_array_equal, found.variables, plain.variables)
@@ -94,6 +97,7 @@ def test_any_prefix_is_taken_off_and_the_rest_left_out(prefix):
   assert found.left_out == {
     f'{prefix}fc.weight': (9, 32),
     'head.conv1.weight': (3,),
+    'conv1.weight': (4, 3, 7, 7),
     'optimizer.state.0': (2,),
   }
 
@@ -129,20 +133,36 @@ def twice(arrays):
   [
     (
       with_more,
-      'another network than that of config.model.name; it has layer1.1.conv1.weight besides',
+      "another network than that of config.model.name; it has 'layer1.1.conv1.weight' besides",
     ),
-    (with_less, 'it lacks params/layer4_0/bn2/bias, params/layer4_0/bn2/scale, .* and 1 more'),
-    (twice, 'several such networks, under key., query.: save'),
+    (with_less, "it lacks 'params/layer4_0/bn2/bias', 'params/layer4_0/bn2/scale', .* and 1 more"),
+    (twice, "several such networks, under 'key.', 'query.': save"),
     (lambda arrays: {}, 'it has no arrays'),
-    (lambda arrays: {'blocks.0.qkv.weight': np.zeros(3)}, 'it has blocks.0.qkv.weight'),
+    (lambda arrays: {'blocks.0.qkv.weight': np.zeros(3)}, "it has 'blocks.0.qkv.weight'"),
     (
       lambda arrays: arrays | {'bn1.bias': np.full(4, np.nan)},
-      'bn1.bias holds other than finite floating-point numbers',
+      "file.safetensors: 'bn1.bias' holds other than finite float32 numbers",
     ),
-    (lambda arrays: arrays | {'bn1.bias': np.zeros(4, np.int8)}, 'bn1.bias holds other'),
+    (lambda arrays: arrays | {'bn1.bias': np.zeros(4, np.int8)}, 'holds other than finite'),
+    (lambda arrays: arrays | {'bn1.bias': np.zeros(4, complex)}, 'holds other than finite'),
+    (lambda arrays: arrays | {'bn1.bias': np.full(4, 1e300)}, 'other than finite float32 numbers'),
+    (
+      lambda arrays: arrays | {'bn1.running_var': -np.ones(4, 'f4')},
+      "file.safetensors: 'bn1.running_var' holds variances below 0",
+    ),
+    (
+      lambda arrays: arrays | {'conv1_weight': arrays['conv1.weight']},
+      "'conv1.weight' and 'conv1_weight' are both params/conv1/kernel",
+    ),
+    (
+      lambda arrays: {f'm.{n}': v for n, v in arrays.items()} | {'m.0.weight': np.zeros(3)},
+      "'m.conv1.weight' and 'm.0.weight' are both params/conv1/kernel",
+    ),
+    (lambda arrays: {'\x1b[1mé': np.zeros(3)}, r"it has '\\x1b\[1m\\xe9'$"),
+    (lambda arrays: {'x' * 9999: np.zeros(3)}, "it has 'x{100}[.]{3}'$"),
     (
       lambda arrays: arrays | {'conv1.weight': np.zeros((4, 1, 7, 7))},
-      r'conv1.weight: \(4, 1, 7, 7\) there, \(4, 3, 7, 7\) here',
+      r"'conv1.weight': \(4, 1, 7, 7\) there, \(4, 3, 7, 7\) here",
     ),
   ],
 )
@@ -155,8 +175,8 @@ def test_other_networks_are_refused(change, message):
 @pytest.mark.parametrize(
   'theirs, ours, message',
   [
-    (models.resnet34(), models.resnet18(), 'it has layer1.2.bn1'),
-    (models.resnet18(), models.resnet34(), 'it lacks params/layer1_2'),
+    (models.resnet34(), models.resnet18(), "it has 'layer1.2.bn1"),
+    (models.resnet18(), models.resnet34(), "it lacks 'params/layer1_2"),
     (models.resnet50(), models.resnet18(), 'another network.*layer1.0.bn3'),
     (models.mobilenet_v2(), models.resnet50(), 'does not hold the network'),
     (models.resnet18(), models.mobilenet_v2(), 'does not hold the network'),
@@ -169,6 +189,46 @@ def test_published_networks_are_told_apart(theirs, ours, message):
   arrays = {name: np.broadcast_to(np.float32(0), shape) for name, shape in layout(theirs)}
   with pytest.raises(InputError, match=message):
     weights.convert(arrays, shapes(ours), 'file')
+
+
+def test_a_mobilenet_of_timm_with_more_layers_is_refused():
+  with np.load(torch_networks.FILE) as stored:
+    lines = [line.partition(' ') for line in stored['mobilenet_v2_timm/layout']]
+  sizes = {name: tuple(map(int, size.split(','))) if size else () for name, _, size in lines}
+  arrays = {name: np.broadcast_to(np.float32(0), size) for name, size in sizes.items()}
+  network = shapes(models.mobilenet_v2())
+  more = ['1.0.se.conv_reduce', '2.10.conv_pw', '2.3.conv_pw', '7.0.bn1', '0.0.bn3', '6.0.bn4']
+  for name in (f'blocks.{layer}.weight' for layer in more):
+    with pytest.raises(InputError, match=f"it has '{name}' besides"):
+      weights.convert(arrays | {name: np.zeros(3, np.float32)}, network, 'file')
+
+
+def test_a_name_of_many_dots_costs_no_more_than_its_length():
+  model = models.resnet10(width=4)
+  arrays = state_dict(model) | {'a.' * 20_000 + 'x': np.zeros(3)}
+  network = shapes(model)
+  tracemalloc.start()
+  try:
+    assert len(weights.convert(arrays, network, 'file').left_out) == 1
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+  finally:
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize('kind', ['float16', 'float64', 'bfloat16'])
+def test_weights_get_the_types_of_what_they_replace(kind):
+  model = models.resnet10(width=4)
+  network = shapes(model)
+  arrays = {name: value.astype(jnp.dtype(kind)) for name, value in state_dict(model).items()}
+  found = weights.convert(arrays, network, 'file')
+  assert {leaf.dtype for leaf in jax.tree.leaves(found.variables)} == {np.dtype('float32')}
+  kernel = found.variables['params']['conv1']['kernel']
+  np.testing.assert_array_equal(kernel.transpose(3, 2, 0, 1), arrays['conv1.weight'])
+  half = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.float16), network)
+  extra = {'batch_stats': half['batch_stats'], 'average': network['params']}
+  params, extra, _ = weights.insert(found, half['params'], extra)
+  assert params['conv1']['kernel'].dtype == extra['batch_stats']['bn1']['var'].dtype == 'float16'
+  assert extra['average']['conv1']['kernel'].dtype == 'float32'
 
 
 # Of each method, the parts of its parameters that together are a whole network.
@@ -260,7 +320,7 @@ def test_a_run_starts_from_them_and_goes_on_without_the_file(small_config, tmp_p
   count = len(arrays) - 1
   assert record['weights'] == {
     'file': str(path),
-    'sha256': weights.sha256(path),
+    'sha256': hashlib.sha256(path.read_bytes()).hexdigest(),
     'used': count,
     'left_out': ['module.fc.weight'],
   }
@@ -280,10 +340,22 @@ def test_a_run_starts_from_them_and_goes_on_without_the_file(small_config, tmp_p
   }
   path.unlink()
   small_config.steps = 4
+  small_config.model.weights = ''
   assert train.train(small_config, tmp_path / 'run')['step'] == 4
   assert json.loads((tmp_path / 'run' / 'config.json').read_text())['weights'] == record['weights']
+  small_config.model.weights = str(path)
   with pytest.raises(InputError, match='there is no such file'):
     train.train(small_config, tmp_path / 'new')
+
+
+def test_the_record_is_of_the_bytes_that_were_read(small_config, tmp_path):
+  path = save(tmp_path / 'weights.safetensors', state_dict(build.make_model(small_config)))
+  small_config.model.weights = str(path)
+  sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+  found = build.read_weights(small_config)
+  path.unlink()
+  facts = weights.facts(found)
+  assert facts == {'file': str(path), 'sha256': sha256, 'used': len(found.names), 'left_out': []}
 
 
 def safetensors_bytes(header, body=b''):
@@ -307,6 +379,8 @@ def entry(shape, end, dtype='F32'):
     (b'', 'is damaged'),
     (pickle.dumps({'conv1.weight': 1}), 'is damaged'),
     (safetensors_bytes(entry([2], 2, 'F8_E4M3'), b'\0' * 2), 'save it as float32'),
+    (safetensors_bytes(entry([1] * 100, 4), b'\0' * 4), 'is damaged'),
+    (safetensors_bytes(entry([0, 2**63], 0)), 'is damaged'),
   ],
 )
 def test_damaged_safetensors_are_refused(content, message, tmp_path):
@@ -316,12 +390,37 @@ def test_damaged_safetensors_are_refused(content, message, tmp_path):
     weights.read(path)
 
 
-def test_files_of_other_kinds_and_none(tmp_path):
+PanicException = type('PanicException', (BaseException,), {})
+
+
+@pytest.mark.parametrize('error', [PanicException('in Rust'), MemoryError()])
+def test_whatever_safetensors_raises_is_told(error, tmp_path, monkeypatch):
+  def load(content):
+    raise error
+
+  (tmp_path / 'weights.safetensors').write_bytes(b'')
+  monkeypatch.setattr(weights.safetensors.numpy, 'load', load)
+  with pytest.raises(InputError, match=r'weights.safetensors is damaged.*(in Rust|MemoryError)'):
+    weights.read(tmp_path / 'weights.safetensors')
+  error = KeyboardInterrupt()
+  with pytest.raises(KeyboardInterrupt):
+    weights.read(tmp_path / 'weights.safetensors')
+
+
+def test_files_of_other_kinds_and_none(tmp_path, monkeypatch):
   with pytest.raises(InputError, match='there is no such file'):
     weights.read(tmp_path / 'none.pth')
   (tmp_path / 'weights.h5').write_bytes(b'')
   with pytest.raises(InputError, match=r'\.safetensors file, or one of PyTorch'):
     weights.read(tmp_path / 'weights.h5')
+  (tmp_path / 'folder.safetensors').mkdir()
+  with pytest.raises(InputError, match=r'folder\.safetensors is a folder'):
+    weights.read(tmp_path / 'folder.safetensors')
+  with pytest.raises(InputError, match=r'x\.safetensors cannot be read: .*File name too long'):
+    weights.read('x' * 300 + '.safetensors')
+  monkeypatch.setenv('HOME', str(tmp_path))
+  save(tmp_path / 'WEIGHTS.SafeTensors', {'conv1.weight': np.ones(3)})
+  assert list(weights.read('~/WEIGHTS.SafeTensors')[0]) == ['conv1.weight']
 
 
 class Malicious:
@@ -364,24 +463,26 @@ def test_without_pytorch_the_extra_is_named(tmp_path, monkeypatch):
 
 
 class Tensor:
-  """What is used of PyTorch's, around an array."""
+  """What is used of PyTorch's, around an array: nothing before `detach`."""
 
-  def __init__(self, array):
-    self.array = array
+  def __init__(self, array, detached=False):
+    self.array, self.detached = array, detached
 
   def detach(self):
-    return self
+    return Tensor(self.array, True)
 
-  def is_floating_point(self):
-    return np.issubdtype(self.array.dtype, np.floating)
+  @property
+  def dtype(self):
+    return getattr(self.array, 'dtype', None)
 
-  def element_size(self):
-    return self.array.itemsize
-
-  def float(self):
-    return Tensor(self.array.astype(np.float32))
+  def view(self, dtype):
+    return Tensor(self.array.view(dtype), self.detached)
 
   def numpy(self):
+    if not self.detached:
+      raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+    if self.array is None or self.dtype == jnp.bfloat16:
+      raise TypeError("can't convert Sparse layout tensor to numpy. Use Tensor.to_dense() first.")
     return self.array
 
 
@@ -389,41 +490,112 @@ def stand_in(monkeypatch, held, version=(2, 13)):
   """A torch whose `load` gives `held`, or raises it; returns the list of calls."""
   calls = []
 
-  def load(path, **options):
-    calls.append(options)
+  def load(file, **options):
+    calls.append((file.read(), options))
     if isinstance(held, Exception):
       raise held
     return held
 
-  torch = types.SimpleNamespace(__version__=version, Tensor=Tensor, load=load)
+  torch = types.SimpleNamespace(
+    __version__=version, Tensor=Tensor, load=load, bfloat16=jnp.bfloat16, int16=np.int16
+  )
   monkeypatch.setitem(sys.modules, 'torch', torch)
   return calls
 
 
-def test_pytorch_is_asked_for_tensors_only(tmp_path, monkeypatch):
-  path = tmp_path / 'weights.pth.tar'
-  path.write_bytes(b'')
+@pytest.fixture
+def torch_file(tmp_path):
+  path = tmp_path / 'weights.pth'
+  path.write_bytes(b'content')
+  return path
+
+
+@pytest.mark.parametrize('ending', ['pth', 'pt', 'bin', 'pth.tar', 'ckpt', 'PTH'])
+def test_pytorch_is_asked_for_tensors_only(ending, tmp_path, monkeypatch):
+  path = tmp_path / f'weights.{ending}'
+  path.write_bytes(b'content')
   held = {
     'epoch': 3,
     'state_dict': {'conv1.weight': Tensor(np.float16([1.5]))},
     'optimizer': {'state': {0: {'step': Tensor(np.array(7))}}},
+    'average': {'conv1.weight': Tensor(np.array([-2.5], jnp.bfloat16))},
   }
   calls = stand_in(monkeypatch, held)
-  found = weights.read(path)
-  assert calls == [{'map_location': 'cpu', 'weights_only': True}]
-  assert list(found) == ['state_dict.conv1.weight', 'optimizer.state.0.step']
-  assert found['state_dict.conv1.weight'].dtype == np.float32
-  assert found['optimizer.state.0.step'].dtype == np.int64
+  found, sha256 = weights.read(path)
+  assert calls == [(b'content', {'map_location': 'cpu', 'weights_only': True})]
+  assert sha256 == hashlib.sha256(b'content').hexdigest()
+  assert found == {
+    'state_dict.conv1.weight': 1.5,
+    'optimizer.state.0.step': 7,
+    'average.conv1.weight': -2.5,
+  }
   stand_in(monkeypatch, [1, 2])
-  assert weights.read(path) == {}
-  stand_in(monkeypatch, pickle.UnpicklingError('Weights only load failed.\nRe-run with False'))
-  with pytest.raises(InputError, match=r'none of it was run.*says: Weights only load failed\.$'):
-    weights.read(path)
-  round = {}
-  round['again'] = round
-  stand_in(monkeypatch, round)
+  assert weights.read(path)[0] == {}
+
+
+def test_what_pytorch_says_is_told_without_its_advice(torch_file, monkeypatch):
+  advice = 'Re-running with `weights_only` set to `False` will likely succeed.'
+  failed = f'Weights only load failed. Do so \33[1monly if\33[0m you trust it. {advice}\n\t'
+  for text, reason in {
+    failed: 'Weights only load failed',
+    f'{failed}Unsupported global: GLOBAL os.mkdir was not allowed': 'GLOBAL os.mkdir',
+    '\33[1mbad': r'\\x1b\[1mbad',
+  }.items():
+    stand_in(monkeypatch, pickle.UnpicklingError(text))
+    with pytest.raises(InputError, match=f"none of it was run.*says: '{reason}'$"):
+      weights.read(torch_file)
+
+
+def test_dicts_within_dicts_cost_no_more_than_there_are(torch_file, monkeypatch):
+  held = {'x': Tensor(np.ones(1))}
+  for _ in range(40):
+    held = {'a': held, 'b': held}
+  held['again'] = held
+  stand_in(monkeypatch, held)
+  assert list(weights.read(torch_file)[0]) == ['a.' * 40 + 'x']
+  stand_in(monkeypatch, {'a' * 300: {'x': Tensor(np.ones(1))}})
+  with pytest.raises(InputError, match=r"nests dicts too deeply, to 'a{100}\.\.\.'"):
+    weights.read(torch_file)
+
+
+def test_two_arrays_of_one_name_are_refused(torch_file, monkeypatch):
+  whole, sparse = Tensor(np.ones(1)), Tensor(None)
+  for held in (
+    {'s': {'a': whole}, 's.a': whole},
+    {'s': {'a': sparse}, 's.a': whole},
+    {1: {'a': whole}, '1': {'a': whole}},
+  ):
+    stand_in(monkeypatch, held)
+    with pytest.raises(InputError, match=r"weights.pth has two arrays named '[s1]\.a'"):
+      weights.read(torch_file)
+
+
+def test_tensors_that_numpy_cannot_have_are_left_out(torch_file, monkeypatch, caplog):
+  stand_in(monkeypatch, {'net': {'a': Tensor(np.ones(1))}, 'optimizer': {'b': Tensor(None)}})
+  assert list(weights.read(torch_file)[0]) == ['net.a']
+  assert "left out: 'optimizer.b': \"can't convert Sparse layout" in caplog.text
+
+
+def archive(kind, copies=1):
+  """A zip that is like `torch.save`'s, whose directory has its one entry several times."""
+  buffer = io.BytesIO()
+  with zipfile.ZipFile(buffer, 'w', kind) as made:
+    made.writestr('archive/data/0', b'\0' * 1000)
+    made.filelist *= copies
+  return buffer.getvalue()
+
+
+def test_archives_larger_than_they_are_are_refused(torch_file, monkeypatch):
+  stand_in(monkeypatch, {'a': Tensor(np.ones(1))})
+  torch_file.write_bytes(archive(zipfile.ZIP_STORED))
+  assert list(weights.read(torch_file)[0]) == ['a']
+  for content in (archive(zipfile.ZIP_DEFLATED), archive(zipfile.ZIP_STORED, copies=9)):
+    torch_file.write_bytes(content)
+    with pytest.raises(InputError, match='unpacks to more than its own size'):
+      weights.read(torch_file)
+  torch_file.write_bytes(archive(zipfile.ZIP_STORED)[:-9])
   with pytest.raises(InputError, match='is damaged'):
-    weights.read(path)
+    weights.read(torch_file)
 
 
 def test_an_unsafe_pytorch_is_not_asked(tmp_path, monkeypatch):
@@ -447,7 +619,7 @@ def test_files_of_pytorch_itself(tmp_path):
       path,
       _use_new_zipfile_serialization=not legacy,
     )
-    found = weights.convert(weights.read(path), shapes(model), 'file')
+    found = weights.convert(weights.read(path)[0], shapes(model), 'file')
     wanted = weights.convert(arrays, shapes(model), 'file')
     jax.tree.map(np.testing.assert_array_equal, found.variables, wanted.variables)
     content = path.read_bytes()
@@ -455,8 +627,20 @@ def test_files_of_pytorch_itself(tmp_path):
       path.write_bytes(content[:end])
       with pytest.raises(InputError, match='is damaged, or holds more than tensors'):
         weights.read(path)
-  torch.save({'conv1.weight': torch.ones(3, dtype=torch.bfloat16)}, path)
-  assert weights.read(path)['conv1.weight'].dtype == np.float32
+  held = {
+    'half': torch.ones(3, dtype=torch.bfloat16),
+    'wide': torch.ones(1, dtype=torch.bfloat16).expand(2**40),
+    'learned': torch.nn.Parameter(torch.ones(3)),
+    'sparse': torch.eye(3).to_sparse(),
+    'empty': torch.ones(3, device='meta'),
+  }
+  torch.save(held, path)
+  found, _ = weights.read(path)
+  assert {name: str(value.dtype) for name, value in found.items()} == {
+    'half': 'bfloat16',
+    'wide': 'bfloat16',
+    'learned': 'float32',
+  }
   torch.save(torch.nn.Linear(2, 2), path)
   with pytest.raises(InputError, match='save its state_dict alone'):
     weights.read(path)
