@@ -8,6 +8,7 @@ without ferjax.
 """
 
 import argparse
+import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -27,7 +28,7 @@ import safetensors.numpy
 from absl import flags
 from jax.extend.core import Var
 
-from ferjax import build, core, exported, logs, model_card, parallel, sources, trained, weights
+from ferjax import build, core, exported, logs, model_card, parallel, sources, trained
 from ferjax import config as configs
 from ferjax.data import augment, dataset, pipeline
 from ferjax.errors import InputError, nearest
@@ -140,11 +141,12 @@ def export(
   partial = out.with_name(f'.{out.name}.{os.getpid()}.partial')
   try:
     partial.mkdir(parents=True)
-    for name, content in (contents | {exported.CARD: card.encode()}).items():
+    contents[exported.CARD] = card.encode()
+    for name, content in contents.items():
       (partial / name).write_bytes(content)
     description['files'] = {
-      path.name: {'sha256': weights.sha256(path), 'bytes': path.stat().st_size}
-      for path in sorted(partial.iterdir())
+      name: {'sha256': hashlib.sha256(content).hexdigest(), 'bytes': len(content)}
+      for name, content in sorted(contents.items())
     }
     logs.write_json(partial / exported.DESCRIPTION, description)
     _put(partial, out)
