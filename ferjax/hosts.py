@@ -5,6 +5,7 @@ JAX's distributed runtime is all there is to it. Each process has devices of its
 """
 
 import importlib.util
+import logging
 import multiprocessing
 import os
 import sys
@@ -16,6 +17,8 @@ import jax
 from orbax.checkpoint import multihost
 
 from ferjax.errors import InputError
+
+LOGGER = logging.getLogger(__name__)
 
 T = TypeVar('T')
 
@@ -44,8 +47,8 @@ def connect(
     heartbeat_timeout: After how many seconds of silence a process counts as dead; all end then.
 
   Raises:
-    InputError: some of the first three without the others, impossible values, or the processes do
-      not find each other.
+    InputError: some of the first three without the others, impossible values, or the address cannot
+      be used. Processes that wait for others in vain are ended by JAX after five minutes.
   """
   flags = (coordinator_address, num_processes, process_id)
   _check(*flags, heartbeat_timeout)
@@ -57,6 +60,8 @@ def connect(
   if given is None:
     return
   jax.config.update('jax_enable_preemption_service', False)  # `preemption` has the signals
+  if given:
+    LOGGER.info('waits for all of %d processes', given['num_processes'])
   try:
     jax.distributed.initialize(
       **given, heartbeat_timeout_seconds=heartbeat_timeout, shutdown_timeout_seconds=DAY
@@ -65,8 +70,8 @@ def connect(
     if given:
       raise
   except RuntimeError as error:
-    where = coordinator_address or 'this cluster'
-    raise InputError(f'the processes of {where} do not find each other: {error}') from error
+    where = coordinator_address or 'the address that this cluster gives'
+    raise InputError(f'cannot join the processes at {where}: {error}') from error
 
 
 def _check(coordinator_address, num_processes, process_id, heartbeat_timeout):

@@ -158,7 +158,7 @@ def run() -> None:
   except (InputError, NonFiniteError) as error:
     hosts.abandon(f'ferjax: {error}')
     sys.exit(f'ferjax: {error}')
-  except Exception:
+  except (Exception, KeyboardInterrupt):
     hosts.abandon(traceback.format_exc())
     raise
 

@@ -158,8 +158,7 @@ def _choose(devices):
   counts = {len(own) for own in of_process}
   if len(counts) > 1:
     raise InputError(
-      f'the processes have different numbers of devices, {sorted(counts)}: set '
-      f'config.parallel.devices={processes * min(counts)}'
+      f'the processes have different numbers of devices, {sorted(counts)}: start each with as many'
     )
   return [d for own in of_process for d in own[: devices // processes or len(own)]]
 
