@@ -27,7 +27,7 @@ from ferjax.data.splits import Split
 from ferjax.errors import InputError
 
 ROOT = Path(__file__).parent.parent
-LIMIT = 240  # seconds
+LIMIT = 600  # seconds
 PROGRAM = """
 import json, sys
 from ferjax import config, hosts, main, train
