@@ -259,6 +259,7 @@ def make_predict(
       image_size=config.data.image_size,
       batch=batch,
       limit=limit,
+      share=devices.share(batch),
       **config.reading,
     )
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from ferjax import hosts, parallel
 from ferjax.core import TrainState
 from ferjax.errors import InputError
 
@@ -52,11 +53,12 @@ def restore_latest(workdir: Path, like: TrainState) -> TrainState | None:
   Raises:
     InputError: there are checkpoints and none can be read, or the newest is of another model.
   """
-  for step in sorted(_saved(workdir), reverse=True):
+  for step in sorted(_saved(workdir), reverse=True) if parallel.first_process() else ():
     try:
       _metrics(workdir, step)  # Orbax reads those of every checkpoint before it saves another
     except (OSError, ValueError) as error:
       _set_aside(workdir, step, error)
+  hosts.wait('metrics of checkpoints')
   for step in sorted(_saved(workdir), reverse=True):
     path = _folder(workdir) / str(step)
     try:
@@ -67,7 +69,10 @@ def restore_latest(workdir: Path, like: TrainState) -> TrainState | None:
           f'{path} holds another model than this config makes with these versions: '
           f'{_first_line(error)}'
         ) from error
-      _set_aside(workdir, step, error)
+      hosts.wait(f'checkpoint {step} tried')
+      if parallel.first_process():
+        _set_aside(workdir, step, error)
+      hosts.wait(f'checkpoint {step} set aside')
   aside = Path(workdir) / 'checkpoints_unreadable'
   if aside.is_dir():
     raise InputError(
@@ -158,7 +163,7 @@ def _load_placed(path: Path, like: Any) -> Any:
 
   host = jax.tree.map(lambda x: x if is_key(x) else np.empty(x.shape, x.dtype), like)
   return jax.tree.map(
-    lambda x, placed: x if is_key(placed) else jax.device_put(x, placed.sharding),
+    lambda x, placed: x if is_key(placed) else parallel.place(x, placed.sharding),
     ocp.load(path, host),
     like,
   )

@@ -61,7 +61,7 @@ def predict(
     image_size: Picture size in pixels.
     batch: Global batch size.
     limit: Look at the first rows only; 0 for all.
-    **reading: `threads workers prefetch` of `pipeline.batches`.
+    **reading: `share threads workers prefetch` of `pipeline.batches`.
   """
   rows = min(limit or len(split.rows), len(split.rows))
   split = take(split, np.arange(rows))

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from ferjax import parallel, train, trained
+from ferjax import hosts, parallel, train, trained
 from ferjax.errors import InputError
 from ferjax.logs import NonFiniteError
 
@@ -23,6 +24,18 @@ WORKDIR = flags.DEFINE_string(
 MODE = flags.DEFINE_enum('mode', 'train', ['train', 'eval'], 'What to do.')
 CHECKPOINT = flags.DEFINE_string(
   'checkpoint', 'last', 'With --mode=eval: last, best (by validation accuracy), or a step.'
+)
+COORDINATOR = flags.DEFINE_string(
+  'coordinator_address', None, 'Of several processes: HOST:PORT of process 0.'
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'Of several processes: how many; 1 for a process alone, wherever it runs.'
+)
+PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'Of several processes: which of them this one is, from 0.'
+)
+HEARTBEAT = flags.DEFINE_integer(
+  'heartbeat_timeout', 100, 'Of several processes: seconds of silence until one counts as dead.'
 )
 
 
@@ -56,6 +69,14 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f'unexpected argument: {argv[1]}')
   show_messages()
   find_modules_here()
+  hosts.connect(
+    coordinator_address=COORDINATOR.value,
+    num_processes=NUM_PROCESSES.value,
+    process_id=PROCESS_ID.value,
+    heartbeat_timeout=HEARTBEAT.value,
+  )
+  if not parallel.first_process():
+    logging.getLogger('ferjax').setLevel(logging.ERROR)
   if not jax.config.jax_compilation_cache_dir:
     jax.config.update('jax_compilation_cache_dir', str(cache_folder() / 'xla'))
   parallel.keep_freed_memory()
@@ -67,8 +88,11 @@ def main(argv: list[str]) -> None:
   config = config_flag()
   if config is None:
     raise InputError('give a config, such as --config=configs/softmax.py')
+  if not WORKDIR.value and jax.process_count() > 1:
+    raise InputError('several processes need --workdir=RUN, a folder that all of them see')
   workdir = Path(WORKDIR.value or _new_workdir())
-  print(f'workdir: {workdir}')
+  if parallel.first_process():
+    print(f'workdir: {workdir}')
   summary = train.train(config, workdir)
   if summary:
     print_summary(summary)
@@ -141,7 +165,11 @@ def run() -> None:
   try:
     app.run(main, flags_parser=parse_flags)
   except (InputError, NonFiniteError) as error:
+    hosts.abandon(f'ferjax: {error}')
     sys.exit(f'ferjax: {error}')
+  except (Exception, KeyboardInterrupt):
+    hosts.abandon(traceback.format_exc())
+    raise
 
 
 if __name__ == '__main__':

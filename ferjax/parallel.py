@@ -1,35 +1,48 @@
 """The only file that knows about devices: where arrays lie, and how a step runs on all of them."""
 
+import collections
 import ctypes
 import platform
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.struct
 import jax
 import numpy as np
 from jax import lax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ferjax.errors import InputError
 
 AXIS = 'data'
+UNDER_WAY = 3  # steps that the host may be ahead of the devices
 
 
 class Parallel(NamedTuple):
-  """How to run on some devices.
+  """How to run on some devices, of this process or of several.
 
   Attributes:
-    size: Number of devices.
-    replicate: Puts a pytree on every device.
-    shard: Splits the leading axis of a pytree of host arrays over the devices.
+    size: Number of devices, those of all processes together.
+    share: (rows of a batch) -> the slice of them that this process reads.
+    replicate: Puts a pytree on every device; of several processes, that of the first.
+    shard: Splits the leading axis of a pytree of host arrays, this process's share of a batch, over
+      the devices.
     compile: (step, donate=()) -> step on all devices. A step takes a replicated pytree and this
       device's share of a batch, and returns a replicated pytree; inside, `AXIS` is the device axis.
+    joined: What a step returned as arrays of all processes' devices, as a checkpoint needs them.
+    agreement: () -> agree; agree(flag) -> whether any process had set its flag. All processes call
+      it equally often and get the same answers, several of them `UNDER_WAY` calls late, so that
+      nobody waits for the devices.
   """
 
   size: int
+  share: Callable[[int], slice]
   replicate: Callable[[Any], Any]
   shard: Callable[[Any], Any]
   compile: Callable[..., Callable[[Any, Any], Any]]
+  joined: Callable[[Any], Any]
+  agreement: Callable[[], Callable[[bool], bool]]
 
 
 def gather(tree):
@@ -51,43 +64,55 @@ def make(*, devices: int = 0, backend: str = 'pmap') -> Parallel:
   """Factory: config section `parallel`.
 
   Args:
-    devices: How many devices to use; 0 for all.
+    devices: How many devices to use, equally many of every process; 0 for all.
     backend: `pmap`, or `shard_map` under jit on global arrays. Both give the same numbers.
 
   Raises:
-    InputError: more devices than there are, or an unknown backend.
+    InputError: more devices than there are, not equally many of every process, or an unknown
+      backend.
   """
-  available = jax.devices()
-  if devices > len(available):
-    raise InputError(
-      f'config.parallel.devices={devices}, but JAX sees {len(available)}: {available}'
-    )
-  chosen = available[: devices or len(available)]
-  mesh = jax.make_mesh((len(chosen),), (AXIS,), axis_types=(AxisType.Auto,), devices=chosen)
+  chosen = _choose(devices)
+  mesh = Mesh(np.array(chosen), (AXIS,), axis_types=(AxisType.Auto,))
   replicated, split = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec(AXIS)))
+  processes, process = jax.process_count(), jax.process_index()
+
+  def share(batch):
+    each = batch // processes
+    return slice(process * each, (process + 1) * each)
 
   def replicate(tree):
-    return jax.device_put(tree, replicated)
+    if processes == 1:
+      return jax.device_put(tree, replicated)
+    plain = jax.tree.map(np.asarray, _without_keys(tree))
+    return _with_keys(place(multihost_utils.broadcast_one_to_all(plain), replicated))
+
+  def joined(tree):
+    if processes == 1:
+      return tree
+    plain = _without_keys(tree)
+    return _with_keys(
+      multihost_utils.host_local_array_to_global_array(plain, mesh, PartitionSpec())
+    )
 
   if backend == 'pmap':
 
     def shard(tree):
-      return jax.tree.map(lambda x: x.reshape(len(chosen), -1, *x.shape[1:]), tree)
+      each = len(chosen) // processes
+      return jax.tree.map(lambda x: x.reshape(each, -1, *x.shape[1:]), tree)
 
     def compile(step, donate=()):
-      return jax.pmap(
-        step,
-        axis_name=AXIS,
-        in_axes=(None, 0),
-        out_axes=None,
-        devices=chosen,
-        donate_argnums=donate,
-      )
+      options = {'axis_name': AXIS, 'in_axes': (None, 0), 'out_axes': None}
+      options |= {'devices': chosen, 'donate_argnums': donate}
+      if processes == 1:
+        return jax.pmap(step, **options)
+      # Of several processes, pmap fetches keys to the host, and so waits for every step.
+      mapped = jax.pmap(lambda tree, batch: _without_keys(step(_with_keys(tree), batch)), **options)
+      return lambda tree, batch: _with_keys(mapped(_without_keys(tree), batch))
 
   elif backend == 'shard_map':
 
     def shard(tree):
-      return jax.device_put(tree, split)
+      return jax.tree.map(lambda x: jax.make_array_from_process_local_data(split, x), tree)
 
     def compile(step, donate=()):
       mapped = jax.shard_map(
@@ -101,7 +126,75 @@ def make(*, devices: int = 0, backend: str = 'pmap') -> Parallel:
 
   else:
     raise InputError(f"config.parallel.backend is '{backend}': use pmap or shard_map")
-  return Parallel(len(chosen), replicate, shard, compile)
+
+  def agreement():
+    if processes == 1:
+      return bool
+    anyone = compile(lambda _, flags: lax.pmax(flags, AXIS).max())
+    asked = collections.deque()
+
+    def agree(flag):
+      asked.append(anyone((), shard(np.full(len(chosen) // processes, flag, np.int32))))
+      return len(asked) > UNDER_WAY and bool(asked.popleft())
+
+    return agree
+
+  return Parallel(len(chosen), share, replicate, shard, compile, joined, agreement)
+
+
+def _choose(devices):
+  """The devices to use, those of a process beside each other."""
+  available = sorted(jax.devices(), key=lambda device: device.process_index)
+  if devices > len(available):
+    raise InputError(
+      f'config.parallel.devices={devices}, but JAX sees {len(available)}: {available}'
+    )
+  processes = jax.process_count()
+  if devices % processes:
+    raise InputError(
+      f'config.parallel.devices={devices} cannot be shared evenly by {processes} processes'
+    )
+  of_process = [[d for d in available if d.process_index == i] for i in range(processes)]
+  counts = {len(own) for own in of_process}
+  if len(counts) > 1:
+    raise InputError(
+      f'the processes have different numbers of devices, {sorted(counts)}: start each with as many'
+    )
+  return [d for own in of_process for d in own[: devices // processes or len(own)]]
+
+
+def place(tree, sharding):
+  """Puts host arrays that every process has as a whole on the devices of a sharding, or of a pytree
+  of shardings."""
+
+  def put(x, sharding):
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+  if isinstance(sharding, jax.sharding.Sharding):
+    return jax.tree.map(lambda x: put(x, sharding), tree)
+  return jax.tree.map(put, tree, sharding)
+
+
+@flax.struct.dataclass
+class _Key:
+  """The bits of a random key: what of it can be moved between processes."""
+
+  data: Any
+
+
+def _is_key(leaf):
+  return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _without_keys(tree):
+  return jax.tree.map(lambda x: _Key(jax.random.key_data(x)) if _is_key(x) else x, tree)
+
+
+def _with_keys(tree):
+  def key(leaf):
+    return jax.random.wrap_key_data(leaf.data) if isinstance(leaf, _Key) else leaf
+
+  return jax.tree.map(key, tree, is_leaf=lambda leaf: isinstance(leaf, _Key))
 
 
 def check_batch(batch: int, devices: int) -> None:

@@ -1,8 +1,11 @@
 """THE loop: restore, evaluate, save, next batch, step, log. It only sequences."""
 
+import contextlib
+import functools
 import hashlib
 import itertools
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,11 @@ from ferjax import (
   core,
   early_stop,
   evaluate,
+  hosts,
   logs,
   optim,
   parallel,
+  preemption,
   results,
   sources,
   weights,
@@ -28,6 +33,7 @@ from ferjax import (
 from ferjax import config as configs
 from ferjax.data import augment, dataset, noise, pipeline
 from ferjax.data.splits import duplicates
+from ferjax.errors import InputError
 from ferjax.losses import weighting as weightings
 
 LOGGER = logging.getLogger(__name__)
@@ -36,27 +42,33 @@ LOGGER = logging.getLogger(__name__)
 def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any]:
   """Trains, or goes on where the run in `workdir` stopped, and writes everything of it there.
 
+  SIGTERM and SIGUSR1 end it at the next step, on all processes together, with a checkpoint from
+  which the same call goes on. Only a run that is finished has a `summary.json`.
+
   Args:
     config: See `config.base`.
-    workdir: The run's folder.
+    workdir: The run's folder; of several processes, one that all of them see.
 
   Returns:
-    What `summary.json` holds.
+    What `summary.json` holds; nothing where a signal ended the run, and of several processes in all
+    but the first.
 
   Raises:
     InputError: whatever a user can mend; see the modules that this one calls.
     NonFiniteError: the loss or a gradient is not finite.
   """
-  with jax.enable_x64(config.precision == 'float64'):
-    return _train(config, Path(workdir))
+  with jax.enable_x64(config.precision == 'float64'), contextlib.ExitStack() as signals:
+    return _train(config, Path(workdir), signals)
 
 
-def _train(config, workdir):
+def _train(config, workdir, signals):
+  signalled = signals.enter_context(preemption.noticed())
   configs.check(config)
   devices = configs.call(parallel.make, 'parallel', config.parallel)
   parallel.check_batch(config.batch, devices.size)
   pretrained = None if checkpoint.exist(workdir) else build.read_weights(config)
-  data, tests, groups = sources.load(config)
+  load = functools.partial(sources.load, config)
+  data, tests, groups = hosts.first_then_others('data', load)
   method = build.make_method(config, len(data.classes), len(data.poses))
   pipeline.check_trainable(data, method.needs | method.predict_needs, config.batch)
   tests = sources.fit(method, tests, data.poses)
@@ -64,7 +76,8 @@ def _train(config, workdir):
   data = build.derive(method, build.corrupt_labels(config, data))
 
   split = data.splits['train']
-  sampler = build.make_sampler(config, split.table)
+  make_sampler = functools.partial(build.make_sampler, config, split.table)
+  sampler = hosts.first_then_others('sampler', make_sampler)
   counts = len(data.classes), len(data.poses)
   method = build.with_terms(config, method, split, sampler, *counts)
   columns = ('label', *sorted(method.needs), *sorted(method.derived))
@@ -115,9 +128,13 @@ def _train(config, workdir):
     _record(config, data, tests, clean['label'], steps, pretrained, workdir)
     if pretrained:
       weights.write(workdir / 'weights.csv', pretrained, placed, core.own(params))
+  hosts.wait('record')
+  _check_shared(workdir)
   restored = checkpoint.restore_latest(workdir, state)
   state = state if restored is None else restored
   start = int(state.step)
+  if start < steps and parallel.first_process():
+    (workdir / 'summary.json').unlink(missing_ok=True)  # of the run before it was lengthened
   LOGGER.info(
     '%s step %d of %d: %d examples a step, %d devices, %d training rows, %.2f M parameters, in %s',
     'going on at' if start else 'from',
@@ -130,6 +147,7 @@ def _train(config, workdir):
     workdir,
   )
 
+  share, agree = devices.share(config.batch), devices.agreement()
   predictions, pending, stopped = {}, [], False
   with (
     checkpoint.open_checkpoints(workdir, config.checkpoint.keep) as checkpoints,
@@ -139,6 +157,7 @@ def _train(config, workdir):
     for step in itertools.count(start):
       evaluates = step % eval_every == 0 or step == steps
       saves = config.checkpoint.every and step % config.checkpoint.every == 0
+      preempted = agree(bool(signalled())) and step < steps
       if step > start and (evaluates or saves):
         logs.check_finite(pending)
         pending = []
@@ -151,9 +170,12 @@ def _train(config, workdir):
             logs.check_finite([(step, {f'{name} loss': values['loss']})])
             val_acc = values['acc'] if name == 'val' else val_acc
             log.write(step, name, values)
-        checkpoint.save(checkpoints, state, val_acc)
+        checkpoint.save(checkpoints, devices.joined(state), val_acc)
         log.restart_clock(step)
-      if step >= steps:
+      elif step > start and preempted:
+        logs.check_finite(pending)
+        checkpoint.save(checkpoints, devices.joined(state), None)
+      if step >= steps or preempted:
         break
       stopped = evaluates and step > 0 and stops(log.lines)
       if stopped:
@@ -167,14 +189,14 @@ def _train(config, workdir):
         found = parallel.host(method.columns(state.extra)) if method.columns else {}
         plan = sampler(epoch, epochs, config.seed, split.table | found, config.batch)
         batches = pipeline.batches(
-          split, plan, columns, config.data.image_size, start=offset, **config.reading
+          split, plan, columns, config.data.image_size, start=offset, share=share, **config.reading
         )
       batch = devices.shard(next(batches))
       before_step(step)
       state, metrics = train_step(state, batch)
       pending.append((step + 1, metrics))
-      # At most three steps under way: batches wait on the host, not on the device.
-      jax.block_until_ready(pending[max(0, len(pending) - 3)][1])
+      # A few steps under way: batches wait on the host, not on the device.
+      jax.block_until_ready(pending[max(0, len(pending) - parallel.UNDER_WAY)][1])
       if step == start:
         log.restart_clock(step + 1)
       if (step + 1) % config.log_every == 0:
@@ -183,16 +205,26 @@ def _train(config, workdir):
         speed = {'lr': float(learning_rate(step)), 'images_per_s': log.speed(step + 1)}
         log.write(step + 1, 'train', {'loss': values['loss'], **values, **speed})
 
+  signals.close()
+  if preempted:
+    LOGGER.info(
+      'left at step %d of %d, saved, for %s; the same command goes on',
+      step,
+      steps,
+      signalled() or 'a signal to another process',
+    )
+    return {}
   if not predictions:
     predictions = {name: predict(state, *what) for name, what in evaluations.items()}
   tested = {name: predict(state, one.splits['test']) for name, one in tests.items()}
   training = None
   more_known = method.estimates or 'distribution' in split.table or config.noise.kind != 'none'
   if more_known or config.eval.embeddings:
-    estimated = method.estimates and method.estimates(state.extra, split.table['label'])
-    training = results.TrainingRows(
-      split, predict(state, split), clean['label'], parallel.host(estimated)
-    )
+    estimated = None
+    if method.estimates:
+      label = split.table['label']
+      estimated = parallel.host(method.estimates(parallel.host(state.extra), label))
+    training = results.TrainingRows(split, predict(state, split), clean['label'], estimated)
   if not parallel.first_process():
     return {}
   if build.uses_graphs(config):
@@ -211,6 +243,17 @@ def _train(config, workdir):
     pictures=config.eval.sheets,
     numbers=config.eval.embeddings,
     tsne=config.eval.tsne,
+  )
+
+
+def _check_shared(workdir):
+  for _ in range(60):  # a network's file system may be that late
+    if (workdir / 'config.json').is_file():
+      return
+    time.sleep(1)
+  raise InputError(
+    f'--workdir={workdir}: what the first process wrote there is not here; give a '
+    'folder that all hosts share'
   )
 
 

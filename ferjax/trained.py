@@ -1,5 +1,6 @@
 """A trained model, from the folder of its run: what evaluation and every later use start from."""
 
+import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from ferjax import (
   embeddings,
   evaluate,
   heatmaps,
+  hosts,
   logs,
   parallel,
   results,
@@ -101,7 +103,8 @@ def evaluate_run(
     given), under `without` the features that the method looks at and the data set does not have,
     under `classes_without_rows` the model's classes that it does not have: means over classes are
     over the others; and where there are several sets what `results.each_set` returns. Predictions,
-    and the report's tables and pictures, are written beside it.
+    and the report's tables and pictures, are written beside it. Of several processes, only the
+    first one writes, and the others return nothing.
 
   Raises:
     InputError: no such run or checkpoint, or a data set that does not fit.
@@ -114,7 +117,8 @@ def evaluate_run(
     config.eval, config.reading = other.eval, other.reading
   with jax.enable_x64(config.precision == 'float64'):
     model = _load(workdir, which, config)
-    data, tests, groups = sources.load(config, model.classes, needs_every_class=False)
+    load = functools.partial(sources.load, config, model.classes, needs_every_class=False)
+    data, tests, groups = hosts.first_then_others('data', load)
     tests = sources.fit(model.method, tests, model.poses)
     pipeline.check_features(data, model.method.predict_needs)
     data = build.derive(model.method, dataset.with_poses(data, model.poses))
@@ -130,6 +134,8 @@ def evaluate_run(
     evaluations = build.evaluations(config, data, tuple(data.splits))
     predictions = {name: model.predict(model.state, *what) for name, what in evaluations.items()}
     tested = {name: model.predict(model.state, one.splits['test']) for name, one in tests.items()}
+    if not parallel.first_process():
+      return {}
     step = int(model.state.step)
     folder = workdir / 'eval' / f'{data.name}-{data.fingerprint[:8]}-{step}'
     measured = {}

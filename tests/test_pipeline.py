@@ -1,9 +1,18 @@
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from ferjax.data import dataset, pipeline, samplers
 from ferjax.data.splits import take
 from ferjax.errors import InputError
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope='module')
@@ -43,13 +52,36 @@ def test_neighbours_of_a_plan_come_along(data):
   assert batch['affinity'].dtype == np.float32 and batch['neighbours'].dtype == np.int32
 
 
-def test_worker_processes_read_the_same(data):
+def test_worker_processes_read_the_same_and_outlive_signals(data):
   split = data.splits['test']
-  plan = pipeline.in_order(28, 14)
-  here = list(pipeline.batches(split, plan, ('label',), 16))
-  there = list(pipeline.batches(split, plan, ('label',), 16, workers=2))
-  for one, other in zip(here, there, strict=True):
+  plan = pipeline.in_order(28, 1)
+  here = pipeline.batches(split, plan, ('label',), 16)
+  there = pipeline.batches(split, plan, ('label',), 16, workers=2)
+  for step, (one, other) in enumerate(zip(here, there, strict=True)):
     np.testing.assert_array_equal(one['image'], other['image'])
+    if step == 5:  # both are up by then
+      workers = multiprocessing.active_children()
+      assert len(workers) == 2
+      for worker in workers:
+        os.kill(worker.pid, signal.SIGTERM)
+        os.kill(worker.pid, signal.SIGUSR1)
+
+
+def test_worker_processes_end_with_their_run(manifest, data_dir):
+  program = (
+    'import sys\n'
+    'from absl import flags\n'
+    'from ferjax.data import dataset, pipeline\n'
+    'if __name__ == "__main__":\n'
+    '  flags.FLAGS.mark_as_parsed()\n'
+    '  data = dataset.load(name="manifest", path=sys.argv[1], dir=sys.argv[2], image_size=16)\n'
+    '  plan = pipeline.in_order(28, 2)\n'
+    '  batches = pipeline.batches(data.splits["test"], plan, ("label",), 16, workers=1)\n'
+    '  print(next(batches)["label"].shape, flush=True)\n'
+  )
+  command = [sys.executable, '-c', program, str(manifest), data_dir]
+  result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+  assert result.returncode == 0 and '(2,)' in result.stdout
 
 
 def test_in_order_visits_every_row_once_and_marks_padding():

@@ -3,6 +3,9 @@
 A pipeline is rebuilt from (plan, position) at any time: nothing of it needs saving.
 """
 
+import atexit
+import multiprocessing
+import signal
 from collections.abc import Iterator, Mapping
 
 import grain
@@ -27,21 +30,21 @@ COLUMNS = {  # of a manifest, that bring a feature
 class Planned:
   """Random access to the batches of a plan."""
 
-  def __init__(self, split: dataset.Split, plan: Mapping[str, np.ndarray], columns, size: int):
-    self.split, self.plan, self.size = split, plan, size
+  def __init__(self, split: dataset.Split, plan: Mapping[str, np.ndarray], columns, size, share):
+    self.split, self.plan, self.size, self.share = split, plan, size, share
     self.table = {name: split.table[name] for name in columns}
 
   def __len__(self) -> int:
     return len(self.plan['index'])
 
   def __getitem__(self, step: int) -> Batch:
-    rows = self.plan['index'][step]
-    planned = {name: _narrow(values[step]) for name, values in self.plan.items()}
+    planned = {name: _narrow(values[step][self.share]) for name, values in self.plan.items()}
+    rows = planned['index']
     batch = {
       'image': self._pictures(rows),
       **{name: column[rows] for name, column in self.table.items()},
       **planned,
-      'position': np.arange(len(rows), dtype=np.int32),
+      'position': np.arange(self.plan['index'].shape[1], dtype=np.int32)[self.share],
     }
     if 'neighbours' in planned:
       batch['neighbour_image'] = self._pictures(planned['neighbours'])
@@ -65,6 +68,7 @@ def batches(
   size: int,
   *,
   start: int = 0,
+  share: slice = slice(None),
   threads: int = 4,
   workers: int = 0,
   prefetch: int = 4,
@@ -78,6 +82,7 @@ def batches(
     columns: Which columns of the split's table travel with the pictures.
     size: Picture size in pixels.
     start: The step to begin with.
+    share: Which rows of every batch to read, `position` being that in the whole batch.
     threads: Threads that read and decode batches.
     workers: Processes that do so instead, each with `threads` threads; 0 for none.
     prefetch: Batches read ahead.
@@ -87,12 +92,26 @@ def batches(
     i32[b] (place in the batch), and where neighbours are planned `neighbour_image`
     u8[b, m, size, size, 3].
   """
-  batched = grain.MapDataset.source(Planned(split, plan, columns, size))[start:]
+  batched = grain.MapDataset.source(Planned(split, plan, columns, size, share))[start:]
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
   batched = batched.to_iter_dataset(options)
   if workers:
-    batched = batched.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    options = grain.MultiprocessingOptions(num_workers=workers)
+    batched = batched.mp_prefetch(options, worker_init_fn=_outlive_signals)
+    atexit.register(_end_workers)  # before Python's own end of them, which is SIGTERM
   return iter(batched)
+
+
+def _outlive_signals(worker, workers):
+  """A cluster sends its signals to every process; those that read are needed until the run has
+  saved itself."""
+  for number in (signal.SIGTERM, signal.SIGUSR1):
+    signal.signal(number, signal.SIG_IGN)
+
+
+def _end_workers():
+  for child in multiprocessing.active_children():
+    child.kill()
 
 
 def in_order(rows: int, batch: int) -> dict[str, np.ndarray]:

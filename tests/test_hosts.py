@@ -1,0 +1,336 @@
+"""Several processes on this machine, and signals: what a run computes does not change.
+
+Every method, with both back ends (some minutes):
+
+  FERJAX_EVERY_METHOD=1 python -m pytest tests/test_hosts.py -k every_method
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from test_train import CONFIGS, lines_of, smoke
+
+from ferjax import checkpoint, hosts, logs, preemption, train
+from ferjax.data import pipeline
+from ferjax.data.splits import Split
+from ferjax.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+LIMIT = 600  # seconds
+PROGRAM = """
+import json, sys
+from ferjax import config, hosts, main, train
+
+address, process, jobs = sys.argv[1:]
+main.show_messages()
+hosts.connect(
+  coordinator_address=address, num_processes=2, process_id=int(process), heartbeat_timeout=10
+)
+for values, workdir in json.loads(jobs):
+  given = config.base()
+  given.update(config.with_tuples(values))
+  train.train(given, workdir)
+"""
+
+
+@contextlib.contextmanager
+def two_processes(folder, *arguments, flags=False):
+  """Runs `PROGRAM`, or `python -m ferjax.main` with flags, as two processes of two devices each;
+  none outlives the block. What they write is in `<folder>/0` and `1`."""
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    address = f'localhost:{free.getsockname()[1]}'
+  inherited = {k: v for k, v in os.environ.items() if not k.startswith(('XLA_', 'JAX_'))}
+  environment = inherited | {
+    'XLA_FLAGS': '--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0',
+    'JAX_PLATFORMS': 'cpu',
+    'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
+    'PYTHONPATH': str(ROOT),
+  }
+  folder.mkdir(exist_ok=True)
+  with contextlib.ExitStack() as stack:
+    started = []
+    for process in ('0', '1'):
+      command = [sys.executable, '-c', PROGRAM, address, process, *arguments]
+      if flags:
+        several = [f'--coordinator_address={address}', '--num_processes=2', '--process_id', process]
+        several += ['--heartbeat_timeout=10']
+        command = [sys.executable, '-m', 'ferjax.main', *several, *arguments]
+      out = stack.enter_context((folder / process).open('w'))
+      one = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=out, stderr=out, start_new_session=True
+      )
+      started.append(stack.enter_context(one))
+      stack.callback(one.kill)
+    yield started
+
+
+def finish(started, folder):
+  """Waits for both.
+
+  Returns:
+    Their exit statuses, and what they wrote.
+  """
+  deadline = time.monotonic() + LIMIT
+  statuses = [one.wait(max(1, deadline - time.monotonic())) for one in started]
+  return statuses, [(folder / process).read_text() for process in ('0', '1')]
+
+
+def wait_for_step(workdir, step, started):
+  deadline = time.monotonic() + LIMIT
+  while time.monotonic() < deadline and all(one.poll() is None for one in started):
+    lines = logs.read_lines(workdir / 'metrics.jsonl')
+    if lines and lines[-1]['step'] >= step:
+      return
+    time.sleep(0.01)
+  raise AssertionError(f'step {step} was not reached')
+
+
+def check_same_run(ours, theirs):
+  """Metrics, predictions and parameters of two runs agree to 1e-8."""
+  found = [lines_of(workdir) for workdir in (ours, theirs)]
+  assert [line['step'] for line in found[0]] == [line['step'] for line in found[1]]
+  for a, b in zip(*found, strict=True):
+    assert a.keys() == b.keys() and a['split'] == b['split']
+    for name in a.keys() - {'split'}:
+      if a[name] is None:
+        assert b[name] is None
+      else:
+        np.testing.assert_allclose(a[name], b[name], rtol=1e-8, atol=1e-8, err_msg=name)
+  rows = [(workdir / 'predictions' / 'test.csv').read_text() for workdir in (ours, theirs)]
+  assert rows[0] == rows[1] and len(rows[0].splitlines()) == 29
+  states = [checkpoint.restore(workdir, 'last') for workdir in (ours, theirs)]
+  for key in ('params', 'extra'):
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-8), *(s[key] for s in states)
+    )
+
+
+def as_job(config, workdir):
+  return config.to_dict(), str(workdir)
+
+
+@pytest.fixture
+def exact_config(small_config):
+  small_config.precision = 'float64'
+  small_config.model.name = 'alexnet'  # the quickest to compile
+  small_config.noise.update(kind='symmetric', rate=0.3)
+  small_config.parallel.devices = 4
+  return small_config
+
+
+def test_two_processes_do_as_one_and_survive_signals_and_deaths(exact_config, tmp_path):
+  """Two processes of two devices against one of four; the same after SIGUSR1 to one of them, after
+  SIGKILL of the other, and from the command line."""
+  train.train(exact_config, tmp_path / 'one')
+  jobs = []
+  for backend in ('pmap', 'shard_map'):
+    exact_config.parallel.backend = backend
+    jobs.append(as_job(exact_config, tmp_path / backend))
+  with two_processes(tmp_path / 'out', json.dumps(jobs)) as started:
+    statuses, out = finish(started, tmp_path / 'out')
+  assert statuses == [0, 0], out
+  for backend in ('pmap', 'shard_map'):
+    check_same_run(tmp_path / backend, tmp_path / 'one')
+    record = json.loads((tmp_path / backend / 'config.json').read_text())
+    assert record['process_count'] == 2 and record['device_count'] == 4
+    assert not list((tmp_path / backend).rglob('*.partial'))
+  assert 'step 10/10' in out[0] and 'step 10/10' not in out[1]
+
+  workdir = tmp_path / 'disturbed'
+  jobs = json.dumps([as_job(exact_config, workdir)])
+  with two_processes(tmp_path / 'out', jobs) as started:
+    wait_for_step(workdir, 1, started)
+    started[1].send_signal(signal.SIGUSR1)
+    statuses, out = finish(started, tmp_path / 'out')
+  assert statuses == [0, 0], out
+  left = int(checkpoint.restore(workdir, 'last')['step'])
+  assert 1 < left < 10 and f'left at step {left} of 10, saved' in out[0]
+  assert 'SIGUSR1: saves a checkpoint at the next step' in out[1]
+  assert not (workdir / 'summary.json').exists()
+  with two_processes(tmp_path / 'out', jobs) as started:
+    wait_for_step(workdir, left + 1, started)
+    started[1].kill()
+    statuses, out = finish(started, tmp_path / 'out')
+  assert statuses[1] == -signal.SIGKILL and statuses[0] not in (0, None), out
+  with two_processes(tmp_path / 'out', jobs) as started:
+    statuses, out = finish(started, tmp_path / 'out')
+  assert statuses == [0, 0], out
+  assert lines_of(workdir) == lines_of(tmp_path / 'shard_map')
+  digests = [
+    json.loads((tmp_path / name / 'summary.json').read_text())['state_sha256']
+    for name in ('disturbed', 'shard_map')
+  ]
+  assert digests[0] == digests[1]
+
+  flags = ('--mode=eval', f'--workdir={workdir}')
+  with two_processes(tmp_path / 'out', *flags, flags=True) as started:
+    statuses, out = finish(started, tmp_path / 'out')
+  assert statuses == [0, 0], out
+  (folder,) = (workdir / 'eval').iterdir()
+  summary = json.loads((workdir / 'summary.json').read_text())
+  found = json.loads((folder / 'summary.json').read_text())
+  assert found['test']['acc'] == summary['last']['test']['acc']
+  rows = (folder / 'predictions' / 'test.csv').read_text()
+  assert rows == (workdir / 'predictions' / 'test.csv').read_text()
+
+
+@pytest.mark.skipif('FERJAX_EVERY_METHOD' not in os.environ, reason='slow: see above')
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
+def test_every_method_on_two_processes(path, manifest, data_dir, tmp_path):
+  config = smoke(path, manifest, data_dir)
+  config.precision = 'float64'
+  config.parallel.devices = 4
+  config.eval.update(sheets=False, heatmaps=0, tsne=0, embeddings=False)
+  train.train(config, tmp_path / 'one')
+  jobs = []
+  for backend in ('pmap', 'shard_map'):
+    config.parallel.backend = backend
+    jobs.append(as_job(config, tmp_path / backend))
+  with two_processes(tmp_path / 'out', json.dumps(jobs)) as started:
+    statuses, out = finish(started, tmp_path / 'out')
+  assert statuses == [0, 0], out
+  for backend in ('pmap', 'shard_map'):
+    check_same_run(tmp_path / backend, tmp_path / 'one')
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+  """(step, signal): the process gets that signal when it logs that step."""
+  wanted = {}
+  write = logs.Logs.write
+
+  def write_and_stop(self, step, split, values):
+    write(self, step, split, values)
+    if step in wanted:
+      os.kill(os.getpid(), wanted.pop(step))
+
+  monkeypatch.setattr(logs.Logs, 'write', write_and_stop)
+  return wanted
+
+
+def test_stopped_runs_go_on_with_other_devices(exact_config, stop_at, tmp_path, capfd):
+  """Four devices, four, two and one, between SIGTERM and SIGUSR1, as four all along; to the bit
+  while these stay."""
+  exact_config.checkpoint.every = 0
+  exact_config.eval.every = 4
+  train.train(exact_config, tmp_path / 'whole')
+  before = signal.getsignal(signal.SIGTERM)
+  stop_at.update({2: signal.SIGTERM, 5: signal.SIGUSR1, 8: signal.SIGTERM})
+  for devices, step in ((4, 2), (4, 5), (2, 8), (1, 10)):
+    exact_config.parallel.devices = devices
+    summary = train.train(exact_config, tmp_path / 'moved')
+    assert int(checkpoint.restore(tmp_path / 'moved', 'last')['step']) == step
+    assert bool(summary) == (step == 10) == (tmp_path / 'moved' / 'summary.json').exists()
+    if step == 5:
+      lines = [line for line in lines_of(tmp_path / 'whole') if line['step'] <= step]
+      assert lines_of(tmp_path / 'moved') == lines
+  check_same_run(tmp_path / 'moved', tmp_path / 'whole')
+  assert signal.getsignal(signal.SIGTERM) == before and not stop_at
+  assert 'SIGTERM: saves a checkpoint at the next step' in capfd.readouterr().err
+
+
+def test_a_second_signal_ends_a_process_at_once():
+  program = (
+    'import os, signal; from ferjax import preemption\n'
+    'with preemption.noticed() as signalled:\n'
+    '  os.kill(os.getpid(), signal.SIGTERM)\n'
+    '  print(signalled(), flush=True)\n'
+    '  os.kill(os.getpid(), signal.SIGUSR1)\n'
+    '  print("still here")\n'
+  )
+  result = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True)
+  assert result.returncode == -signal.SIGUSR1 and result.stdout == 'SIGTERM\n'
+
+
+def test_signals_are_as_usual_afterwards():
+  with preemption.noticed() as signalled:
+    assert signalled() == ''
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert signalled() == 'SIGUSR1'
+  assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+def test_every_process_reads_its_share_of_a_batch():
+  table = {'label': np.arange(12, dtype=np.int32)}
+  pictures = [cv2.imencode('.png', np.full((8, 8, 3), i, np.uint8))[1].tobytes() for i in range(12)]
+  split = Split(pictures, np.arange(12), table)
+  plan = {'index': np.arange(12)[::-1].reshape(3, 4), 'role': np.arange(12).reshape(3, 4)}
+  shares = (slice(None), slice(0, 2), slice(2, 4))
+  whole, *parts = (
+    next(pipeline.batches(split, plan, ('label',), 8, share=share)) for share in shares
+  )
+  for name, values in whole.items():
+    np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), values)
+  assert parts[1]['position'].tolist() == [2, 3]
+
+
+SLURM = {'SLURM_JOB_ID': '7', 'SLURM_STEP_NODELIST': 'n[1-4]', 'SLURM_NTASKS': '4'}
+SLURM |= {'SLURM_PROCID': '1', 'SLURM_LOCALID': '0'}
+WHOLE_NODE = {'local_device_ids': []}
+
+
+@pytest.mark.parametrize(
+  'variables, expected',
+  [
+    ({}, None),
+    (SLURM, None),  # the batch script itself
+    (SLURM | {'SLURM_STEP_NUM_TASKS': '1', 'SLURM_STEP_NUM_NODES': '1'}, None),  # a shell
+    (
+      SLURM | {'SLURM_STEP_NUM_TASKS': '4', 'SLURM_STEP_NUM_NODES': '4'},
+      {'num_processes': 4} | WHOLE_NODE,
+    ),
+    (SLURM | {'SLURM_STEP_NUM_TASKS': '4', 'SLURM_STEP_NUM_NODES': '1'}, {'num_processes': 4}),
+    ({'SLURM_JOB_ID': '7', 'SLURM_STEP_NUM_TASKS': '4'}, None),
+    (
+      {
+        'OMPI_MCA_orte_hnp_uri': '4096.0;tcp://10.0.0.1:1',
+        'OMPI_COMM_WORLD_SIZE': '2',
+        'OMPI_COMM_WORLD_LOCAL_SIZE': '1',
+      },
+      {'num_processes': 2} | WHOLE_NODE,
+    ),
+    (SLURM | {'OMPI_MCA_orte_hnp_uri': '', 'OMPI_COMM_WORLD_SIZE': '1'}, None),
+    ({'KUBERNETES_SERVICE_HOST': '10.0.0.1'}, None),
+  ],
+)
+def test_only_several_processes_are_joined(variables, expected):
+  assert hosts.environment(variables) == expected
+
+
+@pytest.mark.parametrize(
+  'flags, message',
+  [
+    ({'coordinator_address': 'n1:1234'}, 'together'),
+    ({'num_processes': 2}, 'together'),
+    ({'process_id': 0}, 'together'),
+    ({'coordinator_address': 'n1:1234', 'num_processes': 1}, 'together'),
+    ({'coordinator_address': 'n1:1234', 'num_processes': 2, 'process_id': 2}, '0..1'),
+    ({'coordinator_address': 'n1', 'num_processes': 2, 'process_id': 0}, 'HOST:PORT'),
+    ({'num_processes': 0}, 'at least 1'),
+    ({'heartbeat_timeout': 0}, 'at least 1 second'),
+  ],
+)
+def test_wrong_flags_are_refused(flags, message):
+  with pytest.raises(InputError, match=message):
+    hosts.connect(**flags)
+
+
+def test_a_process_alone_is_left_alone(monkeypatch):
+  monkeypatch.setattr(os, 'environ', SLURM | {'SLURM_STEP_NUM_TASKS': '4'})
+  hosts.connect(num_processes=1)
+  assert not jax.distributed.is_initialized()
+  hosts.abandon('not printed, and no exit')
+  assert hosts.first_then_others('anything', lambda: 5) == 5
