@@ -354,6 +354,8 @@ def read(workdir: Path) -> dict[str, Any]:
     lacking = {'config', 'classes', 'steps', 'fingerprint', 'labels_sha256'} - set(record)
   except FileNotFoundError:
     raise InputError(f'{workdir} is no run: it has no config.json') from None
+  except OSError as error:
+    raise InputError(f'{workdir} is no folder of a run: {error.strerror}') from error
   except (ValueError, TypeError) as error:
     raise InputError(f'{path} is damaged ({error}): use another --workdir') from error
   if lacking:

@@ -8,6 +8,7 @@ without ferjax.
 """
 
 import argparse
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -40,7 +41,7 @@ PLATFORMS = ('cpu', 'cuda', 'tpu')
 ONNX_CHOICES = ('auto', 'require', 'no')
 TOLERANCE = 1e-4  # largest difference of an output of the ONNX file from JAX's
 CHECKED_BATCHES = (8, 3)  # pictures, the largest first
-PRIVATE = ('dir', 'manual_dir')  # keys of config.data that name folders of this machine
+FILES = {exported.DESCRIPTION, exported.PROGRAM, exported.ONNX, exported.PARAMETERS, exported.CARD}
 HOW = {
   'image': 'RGB, 0 to 255, cropped to the face as the pictures of training, resized as below',
   'landmarks': 'x and y in pixels of the resized picture; pixel centres are whole numbers',
@@ -167,8 +168,15 @@ def _check(out, onnx, overwrite):
     raise InputError(f'--out={out}: give the name of a folder that is to be made')
   if not out.exists():
     return
-  if not exported.is_export(out):
-    raise InputError(f'--out={out} exists and is no export: give a folder that is to be made')
+  try:
+    exported.describe(out)
+  except InputError:
+    raise InputError(
+      f'--out={out} exists and is no export: give a folder that is to be made'
+    ) from None
+  others = sorted({path.name for path in out.iterdir()} - FILES)
+  if others:
+    raise InputError(f'--out={out} holds more than an export, such as {others[0]}: it stays')
   if not overwrite:
     raise InputError(f'--out={out} holds an export: give another folder, or --overwrite')
 
@@ -186,7 +194,7 @@ def _put(partial, out):
   out.rename(old)
   try:
     partial.rename(out)
-  except OSError:
+  except BaseException:
     old.rename(out)
     raise
   shutil.rmtree(old)
@@ -268,7 +276,20 @@ def lower(model: Model) -> jax.export.Exported:
     k: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype) for k, x in model.inputs.items()
   }
   predict = jax.jit(lambda inputs: model.function(model.variables, inputs))
-  return jax.export.export(predict, platforms=PLATFORMS)(inputs)
+  with _without_source_files():
+    return jax.export.export(predict, platforms=PLATFORMS)(inputs)
+
+
+@contextlib.contextmanager
+def _without_source_files():
+  """Programs lowered in this block do not name the files of this machine."""
+  name = 'jax_hlo_source_file_canonicalization_regex'
+  usual = getattr(jax.config, name)
+  jax.config.update(name, '.*')
+  try:
+    yield
+  finally:
+    jax.config.update(name, usual)
 
 
 def to_onnx(
@@ -421,14 +442,21 @@ def by_group(right: np.ndarray, table: Mapping[str, np.ndarray]) -> dict[str, An
   return found
 
 
+def _without_folders(value):
+  """A config whose paths, such as `manifest:/home/anna/faces.csv`, are cut to their last part."""
+  if isinstance(value, Mapping):
+    return {key: _without_folders(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [_without_folders(item) for item in value]
+  if isinstance(value, str) and ('/' in value or os.sep in value):
+    kind, colon, path = value.partition(':')
+    return kind + colon + Path(path).name if colon and '/' not in kind else Path(value).name
+  return value
+
+
 def _description(model, program, found, record, which, step, parity):
   gives = jax.tree.unflatten(program.out_tree, program.out_avals)
-  config = json.loads(json.dumps(record['config']))
-  for key in PRIVATE:
-    config['data'][key] = ''
-  config['data']['path'] = Path(config['data'].get('path', '')).name
-  if config['model'].get('weights'):
-    config['model']['weights'] = Path(config['model']['weights']).name
+  config = _without_folders(record['config'])
   run = {k: record[k] for k in ('rows', 'steps', 'fingerprint', 'git_revision') if k in record}
   inputs = {
     name: {

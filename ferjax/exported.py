@@ -83,33 +83,49 @@ def describe(folder: Path) -> dict[str, Any]:
   path = Path(folder) / DESCRIPTION
   try:
     record = json.loads(path.read_text(encoding='utf-8'))
-    if record['format'] != FORMAT:
+    if record.get('format') != FORMAT:
       raise InputError(f'{path} is not of an export of ferjax: give the folder of a run or export')
     if record['format_version'] != FORMAT_VERSION:
-      made = record.get('versions', {}).get('ferjax', 'another version')
+      made = dict(record['versions']).get('ferjax', 'another version')
       raise InputError(
         f'{path} has the format {record["format_version"]}, this ferjax reads {FORMAT_VERSION}: '
         f'use the ferjax that wrote it ({made}), or export the run again'
       )
-    shapes = [tuple(part['shape']) for part in record['inputs'].values()]
-    sizes = [size for shape in shapes for size in shape[1:]]
-    precision, size = record['config']['precision'], record['config']['data']['image_size']
-    sha256, convention = record['files'][PROGRAM]['sha256'], record['calling_convention']
-    right = (
-      all(isinstance(x, int) for x in (*sizes, size, convention)) and 'image' in record['inputs']
-    )
-    right = right and isinstance(precision, str) and isinstance(sha256, str)
-    right = right and all(isinstance(x, str) for x in record['classes'])
-    right = right and isinstance(record['poses'], list) and isinstance(record['outputs'], dict)
+    _check(record)
   except FileNotFoundError:
     raise InputError(f'{folder} is no export: it has no {DESCRIPTION}') from None
-  except (AttributeError, KeyError, TypeError, OSError, UnicodeDecodeError) as error:
-    raise InputError(f'{path} is damaged ({error!r}): export the run again') from error
-  except json.JSONDecodeError as error:
-    raise InputError(f'{path} is damaged ({error}): export the run again') from error
-  if not right:
-    raise InputError(f'{path} is damaged: export the run again')
+  except InputError:
+    raise
+  except (AttributeError, LookupError, TypeError, ValueError, OSError, RecursionError) as error:
+    reason = str(error)[:200]
+    raise InputError(f'{path} is damaged ({reason}): export the run again') from error
   return record
+
+
+def _check(record):
+  """Raises one of many errors where a record is not as `export` writes it."""
+
+  def require(right, what):
+    if not right:
+      raise ValueError(what)
+
+  for kind in ('inputs', 'outputs'):
+    for name, part in record[kind].items():
+      whole = all(type(size) is int and 0 < size < 2**31 for size in part['shape'][1:])
+      require(whole and isinstance(part['dtype'], str), f'{kind}: {name}')
+  size = record['image_size']
+  require(record['inputs']['image']['shape'][1:] == [size, size, 3], f'image_size {size}')
+  require(record['config']['data']['image_size'] == size, f'image_size {size}')
+  require(isinstance(record['config']['precision'], str), 'precision')
+  classes, poses, points = record['classes'], record['poses'], record['landmark_indices']
+  require(isinstance(classes, list) and all(isinstance(x, str) for x in classes), 'classes')
+  require(len(set(classes)) == len(classes), 'a class twice')
+  require(record['outputs']['logits']['shape'][1:] == [len(classes)], f'{len(classes)} classes')
+  require(isinstance(poses, list) and all(type(x) is int for x in poses), 'poses')
+  require(points is None or all(type(x) is int and x >= 0 for x in points), 'landmark_indices')
+  require(isinstance(record['versions'], dict), 'versions')
+  require(type(record['calling_convention']) is int, 'calling_convention')
+  require(isinstance(record['files'][PROGRAM]['sha256'], str), f'files: {PROGRAM}')
 
 
 def _program(folder, record):

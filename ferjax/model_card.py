@@ -13,6 +13,7 @@ import numpy as np
 from ferjax import config as configs
 from ferjax import logs
 from ferjax import metrics as measures
+from ferjax.errors import InputError
 
 UNKNOWN = 'not stated: ask the owner of the data'
 NOT_MEASURED = 'not measured'
@@ -43,7 +44,9 @@ def metrics(workdir: Path, step: int, classes: Sequence[str]) -> dict[str, Any]:
     'duplicates': record.get('duplicates', {}),
   }
   path = workdir / 'summary.json'
-  if path.is_file():
+  if not path.is_file():
+    return found
+  try:
     summary = json.loads(path.read_text(encoding='utf-8'))
     found['last_step'] = summary['step']
     found['best_step'] = (summary.get('best_by_val') or {}).get('step')
@@ -53,6 +56,11 @@ def metrics(workdir: Path, step: int, classes: Sequence[str]) -> dict[str, Any]:
     paths = [path for path in paths if path.is_file()]
     if summary['step'] == step and paths:
       found |= {'per_class': _per_class(paths[0], classes), 'split': paths[0].stem}
+  except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+    raise InputError(
+      f'{workdir}: its summary.json or predictions are damaged ({error}): the command that trained '
+      'it writes them anew'
+    ) from error
   return found
 
 
@@ -134,7 +142,7 @@ The network is a {config['model']['name']} (width {config['model']['width']}), {
     config['precision']
   }, from step {description['step']} (checkpoint `{
     description['checkpoint']
-  }`), exported by ferjax {description['versions']['ferjax']}.
+  }`), exported by ferjax {description['versions']['ferjax']}.{_further(config)}
 
 ## Labels, in the order of `probabilities` and `logits`
 
@@ -149,6 +157,16 @@ Pose classes, in the order of `pose_logits` (yaw): {poses}.
 ## Inputs and outputs
 
 {_table(('name', 'shape', 'type', 'what it is'), inputs)}"""
+
+
+def _further(config):
+  """What a config adds to a method."""
+  said = ''
+  if config.get('terms'):
+    said += f' Its loss has further terms: {", ".join(config["terms"])} (see the config).'
+  if config.get('ema'):
+    said += f' Its parameters are averages over training (decay {config["ema"]}).'
+  return said
 
 
 def _shape(part):
@@ -235,6 +253,9 @@ def _metrics(description, known, measured):
       '; it was given by number: if it was chosen by its test accuracy, the figures are too good'
     )
   lines[0] += '.'
+  limit = description['config'].get('eval', {}).get('limit', 0)
+  if limit and known['evaluated']:
+    lines.append(f'Figures of splits are of their first {limit} rows, where they have more.')
   if description['without']:
     what = ' and '.join(description['without'])
     lines.append(f'The model predicts better with {what}, which this export does not take.')
@@ -271,6 +292,7 @@ def _metrics(description, known, measured):
 
 def _limits(description, known, measured):
   test = known['evaluated'].get('test') or next(iter(known['evaluated'].values()), {})
+  split = '' if 'test' in known['evaluated'] else f', of the split {test.get("split", "")}'
   poses = {k.removeprefix('acc/pose_'): v for k, v in test.items() if k.startswith('acc/pose_')}
   if 'pose' in measured:
     poses = {k: v['acc'] for k, v in measured['pose'].items()}
@@ -302,7 +324,7 @@ def _limits(description, known, measured):
   )
   return f"""## Known limits and bias
 
-- By pose (yaw): {pose}.
+- By pose (yaw){split if len(poses) > 1 and 'pose' not in measured else ''}: {pose}.
 - By person: {people}.
 - By age, sex, skin or origin: {NOT_MEASURED}. Figures above say nothing of groups that the test
   rows do not have; measure your own before you rely on the model.

@@ -133,13 +133,13 @@ def load(path: str | os.PathLike, which: str = 'last') -> Predictor:
   """
   path = Path(path)
   if exported.is_export(path):
-    if which != 'last':
+    if str(which) != 'last':
       raise InputError(f'{path} is an export, which holds one checkpoint: leave {which!r} out')
     return _load_export(path)
   record = configs.read(path)
   x64 = record['config']['precision'] == 'float64'
   with jax.enable_x64(x64):
-    model = trained.load(path, which)
+    model = trained.load(path, str(which))
     devices = parallel.make(backend=model.config.parallel.backend)
     dtype = build.picture_dtype(model.config)
     step = devices.compile(
@@ -243,6 +243,16 @@ def pixels(picture: Picture, name: str = 'the picture') -> np.ndarray:
 
 
 def _listed(pictures) -> Sequence[Picture]:
-  one = isinstance(pictures, str | os.PathLike)
-  one = one or (isinstance(pictures, np.ndarray) and pictures.ndim < 4)
-  return [pictures] if one else pictures
+  if isinstance(pictures, str | os.PathLike):
+    return [pictures]
+  if hasattr(pictures, '__array__') or hasattr(pictures, '__array_interface__'):
+    array = np.asarray(pictures)
+    if array.dtype.kind in 'OSU':
+      return array.tolist()
+    return array if array.ndim > 3 else [array]
+  try:
+    return pictures if isinstance(pictures, Sequence) else list(pictures)
+  except TypeError:
+    raise InputError(
+      f'pictures are {type(pictures).__name__}: give files, or arrays u8[height, width, 3]'
+    ) from None

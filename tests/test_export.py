@@ -4,8 +4,10 @@ import hashlib
 import json
 import pickle
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import jax
@@ -415,6 +417,13 @@ def test_descriptions_that_do_not_fit_are_refused(copy, monkeypatch):
     (lambda r: r.update(format='other'), 'is not of an export of ferjax'),
     (lambda r: r.pop('inputs'), 'is damaged'),
     (lambda r: r.update(classes=[1, 2]), 'is damaged'),
+    (lambda r: r.update(classes=r['classes'][1:]), r'is damaged \(6 classes\)'),
+    (lambda r: r.update(classes=['a'] * 7), r'is damaged \(a class twice\)'),
+    (lambda r: r.update(classes='abcdefg'), r'is damaged \(classes\)'),
+    (lambda r: r.update(image_size=10**6), r'is damaged \(image_size'),
+    (lambda r: r['outputs'].update(logits='none'), 'is damaged'),
+    (lambda r: r.update(landmark_indices=5), 'is damaged'),
+    (lambda r: r.update(versions='none'), 'is damaged'),
     (lambda r: r.update(calling_convention=999), r'written by JAX .* \(calling convention 999\)'),
     (lambda r: r.update(calling_convention=3), r'\(calling convention 3\); JAX .* reads'),
   ):
@@ -422,7 +431,7 @@ def test_descriptions_that_do_not_fit_are_refused(copy, monkeypatch):
     with pytest.raises(InputError, match=said):
       ferjax.load(copy)
     (copy / 'model.json').write_text(text)
-  for content in (b'', b'[]', b'{"format": ', b'\xff\xfe'):
+  for content in (b'', b'[]', b'{"format": ', b'\xff\xfe', b'[' * 100_000):
     (copy / 'model.json').write_bytes(content)
     with pytest.raises(InputError, match='is damaged'):
       ferjax.load(copy)
@@ -441,6 +450,17 @@ def test_what_is_there_is_not_written_over(trained_run, folder, tmp_path, monkey
     export.export(trained_run, trained_run, overwrite=True)
   with pytest.raises(InputError, match='--onnx=yes'):
     export.export(trained_run, tmp_path / 'out', onnx='yes')
+  other = tmp_path / 'other'
+  other.mkdir()
+  (other / 'model.json').write_text('{"format": "layers-model"}')
+  with pytest.raises(InputError, match='exists and is no export'):
+    export.export(trained_run, other, overwrite=True)
+  shutil.rmtree(other)
+  shutil.copytree(folder, other)
+  (other / 'notes.txt').write_text('mine')
+  with pytest.raises(InputError, match='more than an export, such as notes.txt: it stays'):
+    export.export(trained_run, other, overwrite=True)
+  shutil.rmtree(other)
   with pytest.raises(InputError, match='is no run'):
     export.export(tmp_path, tmp_path / 'out')
 
@@ -452,6 +472,22 @@ def test_what_is_there_is_not_written_over(trained_run, folder, tmp_path, monkey
     with pytest.raises(InputError, match='cannot write .*: No space left on device'):
       export.export(trained_run, tmp_path / 'out', onnx='no')
   assert not list(tmp_path.iterdir())
+
+
+def test_nothing_names_a_folder_of_this_machine(folder):
+  """Folders in the config, and source files in the program."""
+  paths = {
+    'sets': ('manifest:/home/anna/secret/faces.csv', 'raf_db'),
+    'noise': {'file': '/home/anna/noise.csv', 'rate': 0.5},
+    'dir': '/data',
+  }
+  assert export._without_folders(paths) == {
+    'sets': ['manifest:faces.csv', 'raf_db'],
+    'noise': {'file': 'noise.csv', 'rate': 0.5},
+    'dir': 'data',
+  }
+  for path in folder.iterdir():
+    assert str(Path(export.__file__).parent).encode() not in path.read_bytes(), path.name
 
 
 def test_without_the_extra_the_rest_is_written(trained_run, tmp_path, monkeypatch, caplog):

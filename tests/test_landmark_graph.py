@@ -64,6 +64,13 @@ def test_delaunay_of_degenerate_faces(case):
   assert np.isfinite(landmark_graph.mean_edge_length(jnp.asarray(graph), jnp.asarray(points)))
 
 
+def test_the_graph_of_a_face_does_not_depend_on_the_others():
+  landmarks = np.random.default_rng(0).uniform(0, 50, (3, 20, 2))
+  graphs = landmark_graph.delaunay(landmarks)
+  np.testing.assert_array_equal(landmark_graph.delaunay(landmarks[::-1]), graphs[::-1])
+  assert (graphs >= 20).any()
+
+
 def test_a_flip_renames_both_ends_of_an_edge():
   """The graph of a mirrored face is the face's graph with left and right exchanged."""
   order = labels.mirrored_landmarks(FIFTY)

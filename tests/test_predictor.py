@@ -1,9 +1,11 @@
 import csv
 
 import cv2
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import draw_face
+from PIL import Image
 
 import ferjax
 from ferjax.data import dataset
@@ -71,6 +73,18 @@ def test_no_pictures_give_no_rows(predictor, landmark_predictor):
   assert landmark_predictor([], landmarks=np.zeros((0, 68, 2))).shape == (0, 7)
 
 
+def test_pictures_come_in_any_container(predictor, manifest):
+  image = np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8)
+  expected = predictor(image)
+  assert expected.shape == (1, 7)
+  for pictures in (jnp.asarray(image), Image.fromarray(image), (x for x in [image]), (image,)):
+    np.testing.assert_array_equal(predictor(pictures), expected)
+  paths = [str(path) for path in sorted(manifest.parent.rglob('*.png'))[:2]]
+  np.testing.assert_array_equal(predictor(np.array(paths)), predictor(paths))
+  with pytest.raises(InputError, match='pictures are NoneType'):
+    predictor(None)
+
+
 def test_pictures_that_cannot_be_used_are_named(predictor, tmp_path):
   image, _ = draw_face(np.random.default_rng(0), 1)
   cv2.imwrite(str(tmp_path / 'whole.png'), image)
@@ -94,8 +108,7 @@ def test_pictures_that_cannot_be_used_are_named(predictor, tmp_path):
 def test_landmarks_of_the_given_pictures_are_those_of_evaluation(
   landmark_predictor, landmark_run, manifest
 ):
-  """All points of the scheme or the model's own, in pixels of pictures that are shrunk; what the
-  method makes of them on the host depends on a face's place, so all rows go in one batch."""
+  """All points of the scheme or the model's own, in pixels of pictures that are shrunk."""
   paths, shares, points = predictions(landmark_run, manifest)
   predictor = landmark_predictor
   assert predictor.uses == {'landmarks'} and not predictor.needs

@@ -66,12 +66,13 @@ def delaunay(landmarks: np.ndarray, groups: int = 8) -> np.ndarray:
     groups: n.
 
   Returns:
-    i32[N, k, n], nearest first; random edges have k added. The draw depends on the face's place
-    among the N alone.
+    i32[N, k, n], nearest first; random edges have k added. The draw is the same for every face, so
+    that its graph depends on its own landmarks alone.
   """
   count = landmarks.shape[1]
   check(count, groups)
   graphs = np.empty((len(landmarks), count, groups), np.int32)
+  draw = np.random.default_rng(0).random((count, count))
   for number, points in enumerate(landmarks.astype(np.float64)):
     adjacent = np.zeros((count, count), bool)
     try:
@@ -80,7 +81,7 @@ def delaunay(landmarks: np.ndarray, groups: int = 8) -> np.ndarray:
     except QhullError:
       pass
     distance = np.linalg.norm(points[:, None] - points, axis=-1)
-    fill = 2 * distance.max() + 1 + np.random.default_rng(number).random((count, count))
+    fill = 2 * distance.max() + 1 + draw
     cost = np.where(adjacent, distance, fill)
     np.fill_diagonal(cost, np.inf)
     order = np.argsort(cost, axis=1, kind='stable')[:, :groups]
