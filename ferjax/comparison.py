@@ -57,7 +57,8 @@ def groups(runs: Sequence[Run]) -> list[Group]:
   """The lines of a comparison, in the order of their first runs."""
   found: dict[str, list[Run]] = {}
   for run in runs:
-    found.setdefault(repr(sorted(_fixed(run).items())), []).append(run)
+    same = sorted(_fixed(run).items()), run.record['classes'], run.record['fingerprint']
+    found.setdefault(repr(same), []).append(run)
   lines = []
   for number, members in enumerate(found.values()):
     counted = [run for run in members if run.finished] or members
@@ -156,7 +157,7 @@ def _notes(lines):
 
 
 def _value(values: Sequence[float | None], key: str) -> Cell:
-  """Mean ± standard deviation of a measure."""
+  """Mean ± standard deviation of a measure, and of how many runs where some do not have it."""
   found = spread(values)
   if found is None:
     return Cell('')
@@ -165,6 +166,8 @@ def _value(values: Sequence[float | None], key: str) -> Cell:
     text += PERCENT if found.deviation is None else f' ± {100 * found.deviation:.1f}{PERCENT}'
   else:
     text = f'{found.mean:.3f}' + ('' if found.deviation is None else f' ± {found.deviation:.3f}')
+  if found.count < len(values):
+    text += f' (n = {found.count})'
   return Cell(text.replace(' ', '\N{NO-BREAK SPACE}'))
 
 

@@ -362,7 +362,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   add('--workdir', '--model', type=Path, required=True, help='the folder of a run, or an export')
   add('--checkpoint', default='last', help='of a run: last, best, or a step')
   add('--out', default='-', help='the table; standard output when not given')
-  add('--sheet', type=Path, help='pictures with their bars: FILE.png, FILE_2.png ... (or .jpg)')
+  add('--sheet', type=Path, help='pictures with their bars: FILE.png, FILE.page2.png ... (or .jpg)')
   add('--sheet_pages', type=int, default=25, help='how many, at most')
   add('--video', type=Path, help=f'one video, annotated, without sound: {" ".join(films.CODECS)}')
   add('--every', type=int, default=1, help='of a video, look at every so manieth frame')

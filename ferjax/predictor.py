@@ -198,7 +198,7 @@ def make(
     run, needs, uses, derive: See `Predictor`.
     multiple: What the number of rows must be a multiple of.
   """
-  indices = record.get('landmark_indices')
+  indices = record.get('landmark_indices') or record['config']['data'].get('landmarks') or None
   sizes = [multiple]
   while sizes[-1] < LARGEST_BATCH:
     sizes.append(2 * sizes[-1])

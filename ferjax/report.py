@@ -404,6 +404,8 @@ def main(argv: Sequence[str]) -> None:
   if len(workdirs) > 1 and options.out is None:
     raise InputError('a comparison of runs needs --out=FILE.html')
   out = options.out or workdirs[0] / 'report' / 'report.html'
+  if out.suffix.lower() not in ('.html', '.htm'):
+    raise InputError(f'--out={out}: its ending must be .html or .htm')
   write(workdirs, out)
   print(f'written to {out}')
 

@@ -229,6 +229,9 @@ def test_an_output_is_no_input(folder, tmp_path):
   for options in ({'every': 0}, {'threads': 0}, {'detection': reading.Detection([], margin=0.5)}):
     with pytest.raises(InputError, match=f'--{[*options][0][:1]}|--margin'):
       predict.predict(model, [str(folder)], predict.Outputs(out), **options)
+  os.mkfifo(tmp_path / 'fifo')
+  with pytest.raises(InputError, match='no regular file'):
+    run([folder], tmp_path / 'fifo')
   (tmp_path / 'file').write_text('')
   with pytest.raises(InputError, match='cannot make'):
     run([folder], tmp_path / 'file' / 'a.csv')
@@ -385,6 +388,11 @@ def test_a_video_that_stops(tmp_path):
   assert rows[-1]['frame'] == str(counts.faces) and rows[-2]['class']
 
 
+def test_a_video_without_frames(tmp_path):
+  counts, (row,) = run([film_of(tmp_path / 'none.avi', frames=0)], tmp_path / 'a.csv')
+  assert counts.errors == 1 and row['error'].startswith('cannot be read: it ')
+
+
 @pytest.mark.parametrize('codec, ending', [('MJPG', '.avi'), ('mp4v', '.mp4')])
 def test_an_annotated_video(tmp_path, codec, ending):
   video = film_of(tmp_path / f'v{ending}', codec=codec, size=(96, 128), fps=12.5)
@@ -418,7 +426,7 @@ def test_sheets(folder, tmp_path, monkeypatch):
   (folder / '01.jpg').write_text('broken')
   sheet = tmp_path / 's.png'
   counts, _ = run([folder], tmp_path / 'a.csv', outputs=predict.Outputs(tmp_path / 'a.csv', sheet))
-  pages = [cv2.imread(str(tmp_path / name)) for name in ('s.png', 's_2.png', 's_3.png')]
+  pages = [cv2.imread(str(tmp_path / name)) for name in ('s.png', 's.page2.png', 's.page3.png')]
   assert [page.shape[0] for page in pages] == [348, 348, 178]
   assert counts.not_drawn == 0 and not (tmp_path / 's_4.png').exists()
   first = pages[0][26:170, 8:152, ::-1]
@@ -428,7 +436,7 @@ def test_sheets(folder, tmp_path, monkeypatch):
   counts, _ = run([folder], tmp_path / 'a.csv', outputs=outputs)
   assert counts.not_drawn == 12 and 'full (--sheet_pages): 12' in predict.summary(counts)
   assert (tmp_path / 't.jpg').read_bytes().startswith(b'\xff\xd8') and not (
-    tmp_path / 't_2.jpg'
+    tmp_path / 't.page2.jpg'
   ).exists()
 
 

@@ -387,6 +387,21 @@ def test_mean_and_deviation_over_seeds(tmp_path):
   assert len([one for one in found.all('svg') if 'swatch' not in one.get('class', '')]) == 6
 
 
+def test_runs_of_other_data_or_classes_are_other_lines(tmp_path):
+  runs = [seeded(tmp_path, f'a_{i}', i, 0.5) for i in range(3)]
+  for run, change in zip(
+    runs, ({}, {'fingerprint': 'other'}, {'classes': ['b', 'a']}), strict=True
+  ):
+    record = json.loads((run / 'config.json').read_text())
+    (run / 'config.json').write_text(json.dumps(record | change))
+  assert len(comparison.groups([records.read(run) for run in runs])) == 3
+
+
+def test_a_mean_over_fewer_runs_says_so():
+  assert comparison._value([0.25, None], 'acc').text.replace('\xa0', ' ') == '25.0 % (n = 1)'
+  assert 'n =' not in comparison._value([0.25, 0.5], 'acc').text
+
+
 def test_the_band_of_curves(tmp_path):
   runs = [records.read(seeded(tmp_path, f'a_{i}', i, acc)) for i, acc in enumerate((0.4, 0.6))]
   (line,) = comparison.groups(runs)
@@ -437,6 +452,8 @@ def test_arguments_that_do_not_fit(folder, tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(InputError, match='cannot write to'):
     report.main([f'--workdir={folder}', f'--out={tmp_path}/file/out.html'])
+  with pytest.raises(InputError, match='must be .html or .htm'):
+    report.main([f'--workdir={folder}', f'--out={folder}/config.json'])
   (tmp_path / 'a,b').mkdir()
   assert report.folders([f'{tmp_path}/a,b']) == [tmp_path / 'a,b']
 

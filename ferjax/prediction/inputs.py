@@ -65,14 +65,17 @@ def tell_repeated(sources: Sequence[Source]) -> None:
 
 def _find_one(name: str) -> list[Source]:
   path = Path(name)
-  if path.is_dir():
-    found = _below(path)
-  elif os.path.lexists(path):
-    found = _manifest(path) if path.suffix.lower() == '.csv' else [Source(path)]
-  elif glob.has_magic(name):
-    found = _matching(name)
-  else:
-    raise InputError(f'{name}: no such file or folder, and no pattern')
+  try:
+    if path.is_dir():
+      found = _below(path)
+    elif os.path.lexists(path):
+      found = _manifest(path) if path.suffix.lower() == '.csv' else [Source(path)]
+    elif glob.has_magic(name):
+      found = _matching(name)
+    else:
+      raise InputError(f'{name}: no such file or folder, and no pattern')
+  except OSError as error:
+    raise InputError(f'{name[:100]}: {error.strerror}') from error
   if not found:
     raise InputError(f'{name}: there is no picture or video ({" ".join(READ)})')
   return found
@@ -147,15 +150,17 @@ def check_out(out: Path, option: str, inputs: Sequence[str], sources: Sequence[S
   Raises:
     InputError: it is an input or a folder, lies in one, or matches a pattern.
   """
-  place = out.resolve()
+  place = Path(os.path.realpath(out))
   if place.is_dir():
     raise InputError(f'{option}={out} is a folder: give a file')
+  if place.exists() and not place.is_file():
+    raise InputError(f'{option}={out} is no regular file: give another')
   files = (Path(name) for name in (*inputs, *(source.path for source in sources)))
-  if any(place == file.resolve() for file in files):
+  if any(str(place) == os.path.realpath(file) for file in files):
     raise InputError(f'{option}={out} is one of the inputs: write elsewhere')
   if out.name.lower().endswith(READ):
     for name in inputs:
-      if Path(name).is_dir() and place.is_relative_to(Path(name).resolve()):
+      if Path(name).is_dir() and place.is_relative_to(os.path.realpath(name)):
         raise InputError(f'{option}={out} lies in {name}, where it would be read: write elsewhere')
   if out.name.lower().endswith((*READ, '.csv')) and any(_would_match(out, n) for n in inputs):
     raise InputError(f'{option}={out} would itself be an input the next time: write elsewhere')

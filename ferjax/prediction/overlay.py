@@ -11,6 +11,7 @@ from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
 from ferjax import files
+from ferjax.errors import InputError
 
 ACCENT, BAR = (230, 126, 34), (130, 140, 150)  # of the likeliest class, of the others
 PAPER, INK, WRONG = (255, 255, 255), (30, 30, 30), (190, 30, 30)
@@ -128,7 +129,7 @@ class Cell(NamedTuple):
 
 
 class Sheet:
-  """Pages of cells, each written when it is full: `path`, then `<stem>_2` and so on.
+  """Pages of cells, each written when it is full: `path`, then `<stem>.page2` and so on.
 
   Args:
     path: Of the first page; `.png` or `.jpg`.
@@ -161,13 +162,16 @@ class Sheet:
   def _write(self) -> None:
     self.pages += 1
     name = self._path if self.pages == 1 else self._numbered()
-    with files.replacing(name, 'wb') as file:
-      kind = {'.png': 'PNG'}.get(name.suffix.lower(), 'JPEG')
-      page(self._cells, self._classes).save(file, kind, quality=80)
+    kind = {'.png': 'PNG'}.get(name.suffix.lower(), 'JPEG')
+    try:
+      with files.replacing(name, 'wb') as file:
+        page(self._cells, self._classes).save(file, kind, quality=80)
+    except OSError as error:
+      raise InputError(f'cannot write {name}: {error.strerror}') from error
     self._cells = []
 
   def _numbered(self) -> Path:
-    return self._path.with_name(f'{self._path.stem}_{self.pages}{self._path.suffix}')
+    return self._path.with_name(f'{self._path.stem}.page{self.pages}{self._path.suffix}')
 
 
 def page(cells: Sequence[Cell], classes: Sequence[str]) -> Image.Image:

@@ -191,6 +191,7 @@ def _frames(path, reader, every, keep, bar) -> Iterator[Task]:
     fps = _fps(video)
     if promised > 0:
       bar.total += math.ceil(promised / every) - 1
+    readable = False
     for number in itertools.count():
       looked_at = number % every == 0
       if not video.grab():
@@ -202,10 +203,13 @@ def _frames(path, reader, every, keep, bar) -> Iterator[Task]:
       if not done:
         yield failed(number, 'the frame cannot be read')
         continue
+      readable = True
       seconds = milliseconds / 1000 if milliseconds > 0 else number / fps
       item = Item(path, number, seconds, fps=fps, skipped=not looked_at)
       yield 2 * image.nbytes, functools.partial(reader.frame, item, image, keep)
-    if number + max(2, 0.01 * promised) < promised:  # some containers only estimate the number
+    if not readable:
+      yield failed(None, 'cannot be read: it has no frame that can be')
+    elif number + max(2, 0.01 * promised) < promised:  # some containers only estimate the number
       text = f'the video is damaged: {number} of {promised:.0f} frames can be read'
       yield failed(number, text)
   finally:
