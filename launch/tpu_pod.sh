@@ -106,10 +106,15 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
+not_made() { # such as a name that is taken: what has that name is somebody's, and stays
+  created=''
+  fail "not created; see what there is: gcloud compute tpus tpu-vm list ${where[*]}"
+}
+
 created=1
 if [ -n "$queued" ]; then
   call "${tpu[@]}" queued-resources create "$name" --node-id="$name" "${where[@]}" \
-    --accelerator-type="$type" --runtime-version="$version" ${spot:+--spot}
+    --accelerator-type="$type" --runtime-version="$version" ${spot:+--spot} || not_made
   look=("${tpu[@]}" queued-resources describe "$name" "${where[@]}" '--format=value(state.state)')
   call "${look[@]}" # until it says ACTIVE
   while [ -z "$dry" ]; do
@@ -122,7 +127,7 @@ if [ -n "$queued" ]; then
   done
 else
   call "${tpu[@]}" tpu-vm create "$name" "${where[@]}" \
-    --accelerator-type="$type" --version="$version" ${spot:+--spot}
+    --accelerator-type="$type" --version="$version" ${spot:+--spot} || not_made
 fi
 
 call git archive --format=tar.gz --output="$archive/ferjax.tar.gz" HEAD

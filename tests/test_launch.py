@@ -290,15 +290,24 @@ def test_the_dry_run_of_a_tpu_pod_prints_every_command(tmp_path):
   assert commands(result.stdout)[-1] == 'queued-resources delete'
 
 
-@pytest.mark.parametrize('failing, collected', [('ferjax.main', True), ('create', False)])
-def test_a_tpu_pod_is_deleted_after_a_failure(tmp_path, failing, collected):
+def test_a_tpu_pod_is_deleted_after_a_failure(tmp_path):
   tools = tmp_path / 'tools'
-  program(tools / 'gcloud', f'case "$*" in *{failing}*) exit 9 ;; esac\n')
+  program(tools / 'gcloud', 'case "$*" in *ferjax.main*) exit 9 ;; esac\n')
   flags = (*POD, f'--out={tmp_path / "out"}', *TRAIN)
   result = tpu(*flags, path=f'{tools}:{os.environ["PATH"]}')
   steps = commands(result.stdout)
-  assert result.returncode == 9 and steps[-1] == 'tpu-vm delete'
-  assert (steps[-2] == 'tpu-vm scp') == collected and len(steps) == (7 if collected else 2)
+  assert result.returncode == 9 and len(steps) == 7
+  assert steps[-2:] == ['tpu-vm scp', 'tpu-vm delete']
+
+
+@pytest.mark.parametrize('queued', [(), ('--queued',)])
+def test_a_tpu_pod_that_was_not_made_here_is_not_deleted(tmp_path, queued):
+  """Such as one whose name is taken."""
+  tools = tmp_path / 'tools'
+  program(tools / 'gcloud', 'case "$*" in *create*) exit 9 ;; esac\n')
+  result = tpu(*POD, *queued, *TRAIN, path=f'{tools}:{os.environ["PATH"]}')
+  assert result.returncode == 2 and 'not created; see what there is' in result.stderr
+  assert len(commands(result.stdout)) == 1
 
 
 @pytest.mark.parametrize(
