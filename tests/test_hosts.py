@@ -28,7 +28,9 @@ from ferjax.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 LIMIT = 600  # seconds
-PROGRAM = """
+ALARM = f'import signal; signal.alarm({LIMIT})'  # ends it where pytest itself was killed
+COMMAND_LINE = f'{ALARM}; from ferjax import main; main.run()'
+PROGRAM = f"""{ALARM}
 import json, sys
 from ferjax import config, hosts, main, train
 
@@ -46,7 +48,7 @@ for values, workdir in json.loads(jobs):
 
 @contextlib.contextmanager
 def two_processes(folder, *arguments, flags=False):
-  """Runs `PROGRAM`, or `python -m ferjax.main` with flags, as two processes of two devices each;
+  """Runs `PROGRAM`, or with flags the command line, as two processes of two devices each;
   none outlives the block. What they write is in `<folder>/0` and `1`."""
   with socket.socket() as free:
     free.bind(('localhost', 0))
@@ -67,7 +69,7 @@ def two_processes(folder, *arguments, flags=False):
       if flags:
         several = [f'--coordinator_address={address}', '--num_processes=2', '--process_id', process]
         several += ['--heartbeat_timeout=10']
-        command = [sys.executable, '-m', 'ferjax.main', *several, *arguments]
+        command = [sys.executable, '-c', COMMAND_LINE, *several, *arguments]
       out = stack.enter_context((folder / process).open('w'))
       one = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=out, stderr=out, start_new_session=True
