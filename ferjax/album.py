@@ -19,7 +19,7 @@ from absl import flags
 from ferjax import clusters, files, parallel, sheets, trained
 from ferjax import config as configs
 from ferjax.data import dataset, listing
-from ferjax.errors import InputError
+from ferjax.errors import InputError, told_in_a_line
 from ferjax.main import show_messages
 
 LOGGER = logging.getLogger(__name__)
@@ -175,7 +175,5 @@ if __name__ == '__main__':
   flags.FLAGS.mark_as_parsed()  # grain reads absl flags
   show_messages()
   parallel.keep_freed_memory()
-  try:
+  with told_in_a_line():
     main(sys.argv[1:])
-  except InputError as error:
-    sys.exit(f'ferjax: {error}')

@@ -42,7 +42,7 @@ from ferjax.annotation import detector as detectors
 from ferjax.data import labels, listing
 from ferjax.data.faces.stream import available_processes
 from ferjax.data.manifest.parser import POSE, SPLITS
-from ferjax.errors import InputError
+from ferjax.errors import InputError, told_in_a_line
 from ferjax.main import cache_folder, show_messages
 
 try:
@@ -142,12 +142,21 @@ def _check(folder: Path, out: Path, size: int, margin: float, workers: int) -> N
     raise InputError(f'--out={out} lies in {folder}, whose pictures are read: give another folder')
   if pictures.is_relative_to(crops):
     raise InputError(f'{folder} lies in {crops}, where the crops are written: give another --out')
+  check_crop(size, margin)
+  if workers < 1:
+    raise InputError(f'--workers={workers}: at least 1')
+
+
+def check_crop(size: int, margin: float) -> None:
+  """Refuses a crop that `describe` cannot make.
+
+  Raises:
+    InputError: says which number is out of range.
+  """
   if not 16 <= size <= 4096:
     raise InputError(f'--size={size}: from 16 to 4096 pixels')
   if not 0 <= margin <= 0.4:
     raise InputError(f'--margin={margin}: a share of the crop from 0 to 0.4')
-  if workers < 1:
-    raise InputError(f'--workers={workers}: at least 1')
 
 
 @contextlib.contextmanager
@@ -408,7 +417,5 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == '__main__':
   show_messages()
-  try:
+  with told_in_a_line():
     main(sys.argv[1:])
-  except InputError as error:
-    sys.exit(f'ferjax: {error}')

@@ -100,13 +100,17 @@ def make_weights(config: ml_collections.ConfigDict, steps_per_epoch: int) -> dic
   Raises:
     InputError: a weight that is neither, or that both sections give; see `schedules`.
   """
-  given = {f'weights.{name}': value for name, value in config.weights.to_dict().items()}
+  made = {
+    name: _weight(f'weights.{name}', value, steps_per_epoch)
+    for name, value in config.weights.to_dict().items()
+  }
   for name, section in config.terms.to_dict().items():
-    if f'weights.{name}' in given and 'weight' in section:
+    if 'weight' not in section:
+      continue
+    if name in made:
       raise InputError(f'give config.weights.{name} or config.terms.{name}.weight, not both')
-    if 'weight' in section:
-      given[f'terms.{name}.weight'] = section['weight']
-  return {where.split('.')[1]: _weight(where, v, steps_per_epoch) for where, v in given.items()}
+    made[name] = _weight(f'terms.{name}.weight', section['weight'], steps_per_epoch)
+  return made
 
 
 def _weight(where, value, steps_per_epoch):

@@ -19,7 +19,7 @@ import numpy as np
 
 from ferjax import added_terms
 from ferjax.benchmark import measure
-from ferjax.errors import InputError
+from ferjax.errors import InputError, told_in_a_line
 from ferjax.losses import StatefulLoss
 from ferjax.parallel import AXIS, gather
 
@@ -363,7 +363,5 @@ def main(argv: list[str]) -> bool:
 
 
 if __name__ == '__main__':
-  try:
+  with told_in_a_line():
     sys.exit(0 if main(sys.argv[1:]) else 1)
-  except InputError as error:
-    sys.exit(f'ferjax: {error}')

@@ -32,7 +32,7 @@ from jax.extend.core import Var
 from ferjax import build, core, exported, logs, model_card, parallel, sources, trained
 from ferjax import config as configs
 from ferjax.data import augment, dataset, pipeline
-from ferjax.errors import InputError, nearest
+from ferjax.errors import InputError, nearest, told_in_a_line
 from ferjax.main import show_messages
 
 LOGGER = logging.getLogger('ferjax.export')  # __name__ is __main__ when it is run
@@ -556,7 +556,5 @@ if __name__ == '__main__':
   flags.FLAGS.mark_as_parsed()  # grain reads absl flags
   show_messages()
   parallel.keep_freed_memory()
-  try:
+  with told_in_a_line():
     main(sys.argv[1:])
-  except InputError as error:
-    sys.exit(f'ferjax: {error}')

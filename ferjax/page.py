@@ -190,7 +190,6 @@ class Curves(NamedTuple):
   lines: Sequence[plots.Line]
   x_label: str
   y_label: str
-  x_ticks: Sequence[int] = ()
 
 
 def curves(drawings: Sequence[Curves], prefix: str) -> str:
@@ -209,7 +208,6 @@ def curves(drawings: Sequence[Curves], prefix: str) -> str:
       x_label=drawing.x_label,
       y_label=drawing.y_label,
       prefix=f'{prefix}{number}',
-      x_ticks=drawing.x_ticks,
     )
     names = ', '.join(line.name for line in drawing.lines)
     label = f'{drawing.caption}: {drawing.y_label} by {drawing.x_label}; lines: {names}'

@@ -51,16 +51,13 @@ def running_mean(values: np.ndarray) -> np.ndarray:
   return (sums[ends] - sums[starts]) / (ends - starts)
 
 
-def svg(
-  lines: Sequence[Line], *, x_label: str, y_label: str, prefix: str, x_ticks: Sequence[int] = ()
-) -> str:
+def svg(lines: Sequence[Line], *, x_label: str, y_label: str, prefix: str) -> str:
   """An `<svg>` element of lines, in the order of `style`; their names belong beside it.
 
   Args:
     lines: The curves.
     x_label, y_label: Of the axes, with their units; the project's own words.
     prefix: Of the ids in it, another one for every figure of a page.
-    x_ticks: Where given, the x axis is logarithmic to base 2 and marked there.
   """
   figure = Figure(figsize=SIZE, layout='constrained')
   axes = figure.add_subplot()
@@ -74,12 +71,7 @@ def svg(
         axes.vlines(line.x, line.low, line.high, color=colour, linewidth=1)
     marker = '.' if line.points or len(line.x) == 1 else ''
     axes.plot(line.x, line.y, color=colour, linewidth=1.4, marker=marker, dashes=dashes or (1, 0))
-  if x_ticks:
-    axes.set_xscale('log', base=2)
-    axes.set_xticks(x_ticks, [str(x) for x in x_ticks])
-    axes.minorticks_off()
-  else:
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+  axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
   axes.set_xlabel(x_label, fontsize=9)
   axes.set_ylabel(y_label, fontsize=9)
   axes.tick_params(labelsize=9, color='#999999')

@@ -42,7 +42,7 @@ from ferjax import predictor as predictors
 from ferjax.annotation import detector as detectors
 from ferjax.annotation import environment
 from ferjax.data.faces.stream import available_processes
-from ferjax.errors import InputError
+from ferjax.errors import InputError, told_in_a_line
 from ferjax.main import cache_folder, show_messages
 from ferjax.prediction import film as films
 from ferjax.prediction import inputs, overlay, reading
@@ -267,10 +267,8 @@ def _check(model, names, outputs, detection, every, threads) -> list[inputs.Sour
     raise InputError(f'--threads={threads}: at least 1')
   if outputs.pages < 1:
     raise InputError(f'--sheet_pages={outputs.pages}: at least 1')
-  if detection and not 16 <= detection.size <= 4096:
-    raise InputError(f'--size={detection.size}: from 16 to 4096 pixels')
-  if detection and not 0 <= detection.margin <= 0.4:
-    raise InputError(f'--margin={detection.margin}: a share of the crop from 0 to 0.4')
+  if detection:
+    annotate.check_crop(detection.size, detection.margin)
   endings = {'--sheet': ('.png', '.jpg', '.jpeg'), '--video': tuple(films.CODECS)}
   paths = {'--out': outputs.table, '--sheet': outputs.sheet, '--video': outputs.video}
   paths = {option: path for option, path in paths.items() if path}
@@ -411,9 +409,8 @@ if __name__ == '__main__':
   os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # damage is told in the table
   cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
   try:
-    main(sys.argv[1:])
-  except InputError as error:
-    sys.exit(f'ferjax: {error}')
+    with told_in_a_line():
+      main(sys.argv[1:])
   except KeyboardInterrupt:
     sys.exit('ferjax: interrupted')
   except BrokenPipeError:  # whoever read the table has enough

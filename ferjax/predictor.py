@@ -117,8 +117,7 @@ class Predictor(NamedTuple):
           f'number {max(wanted)} of their scheme'
         )
       points = points[:, list(wanted)]
-    scale = self.image_size / shapes[:, None, ::-1]
-    return ((points + 0.5) * scale - 0.5).astype(np.float32)
+    return dataset.rescale(points, shapes[:, None, ::-1], self.image_size)
 
 
 def load(path: str | os.PathLike, which: str = 'last') -> Predictor:

@@ -15,7 +15,6 @@ another tool says of faces with pictures, into a manifest. `subjects --manifest=
 """
 
 import ast
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from ferjax import build, main, manifests, sources
 from ferjax import config as configs
 from ferjax.data import annotations, dataset, on_beam
 from ferjax.data.splits import duplicates
-from ferjax.errors import InputError, nearest
+from ferjax.errors import InputError, nearest, told_in_a_line
 
 NAME = flags.DEFINE_string('name', None, 'data: the data set.')
 MANUAL_DIR = flags.DEFINE_string('manual_dir', '', 'data: the folder that holds `<name>`.')
@@ -272,10 +271,8 @@ def prepare(argv: list[str]) -> None:
 def run() -> None:
   """Mistakes that a user can mend are told in a line, without a traceback."""
   flags.FLAGS.set_gnu_getopt(True)
-  try:
+  with told_in_a_line():
     app.run(prepare, flags_parser=main.parse_flags)
-  except InputError as error:
-    sys.exit(f'ferjax: {error}')
 
 
 if __name__ == '__main__':

@@ -14,7 +14,7 @@ import numpy as np
 
 from ferjax import comparison, files, outcome, page, plots, records
 from ferjax import config as configs
-from ferjax.errors import InputError
+from ferjax.errors import InputError, told_in_a_line
 from ferjax.logs import NO_TERMS
 from ferjax.page import Cell, Section, share
 from ferjax.records import DIVERGENCE, HONEST, MEASURES, split_name, words
@@ -411,7 +411,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  try:
+  with told_in_a_line():
     main(sys.argv[1:])
-  except InputError as error:
-    sys.exit(f'ferjax: {error}')

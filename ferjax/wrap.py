@@ -1,7 +1,7 @@
 """Method -> Method: features that any method can wear."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,11 @@ from ferjax.errors import InputError
 
 TERMS = 'terms'  # where parameters and states of added terms stand, in `params` and in `extra`
 EXAMPLE_ROWS = 16
+
+
+def _dressed(method: Method, *functions: Callable) -> Method:
+  """The method with functions in the place of its own of the same names; what it lacks stays so."""
+  return method._replace(**{f.__name__: f for f in functions if getattr(method, f.__name__)})
 
 
 def ema(method: Method, decay: float, statistics: bool = False) -> Method:
@@ -70,17 +75,7 @@ def ema(method: Method, decay: float, statistics: bool = False) -> Method:
   def columns(extra):
     return method.columns(extra['method'])
 
-  return method._replace(
-    init=init,
-    forward=forward,
-    loss=loss,
-    update=update,
-    predict=predict,
-    refresh=refresh if method.refresh else None,
-    estimates=estimates if method.estimates else None,
-    enroll=enroll if method.enroll else None,
-    columns=columns if method.columns else None,
-  )
+  return _dressed(method, init, forward, loss, update, predict, refresh, estimates, enroll, columns)
 
 
 def with_terms(method: Method, terms: Mapping[str, added_terms.Term]) -> Method:
@@ -154,17 +149,7 @@ def with_terms(method: Method, terms: Mapping[str, added_terms.Term]) -> Method:
   def columns(extra):
     return method.columns(own(extra))
 
-  return method._replace(
-    init=init,
-    forward=forward,
-    loss=loss,
-    update=update,
-    predict=predict,
-    refresh=refresh if method.refresh else None,
-    estimates=estimates if method.estimates else None,
-    enroll=enroll if method.enroll else None,
-    columns=columns if method.columns else None,
-  )
+  return _dressed(method, init, forward, loss, update, predict, refresh, estimates, enroll, columns)
 
 
 def example(method: Method, params, extra, batch):

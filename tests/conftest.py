@@ -143,3 +143,19 @@ def small(manifest: Path, data_dir: str):
   config.eval.update(every=5, batch=16, sheets=False, heatmaps=0, tsne=0, embeddings=False)
   config.checkpoint.every = 3
   return config
+
+
+LOGITS = 2 * np.random.default_rng(0).normal(size=(6, 5))
+LABEL = np.array([0, 4, 2, 2, 1, 3])
+SOME = np.array([True, True, False, True, False, True])
+
+
+def check_rows(loss, slow, **options):
+  """A loss of logits against slow(p, y) of each row that counts, p being its probabilities in
+  float64."""
+  with jax.enable_x64(True):
+    found = jax.jit(lambda *x: loss(*x[:2], where=x[2], **options))(LOGITS, LABEL, SOME)
+  for row, value in enumerate(np.asarray(found)):
+    p = np.exp(LOGITS[row]) / np.exp(LOGITS[row]).sum()
+    expected = slow(p, LABEL[row]) if SOME[row] else 0
+    np.testing.assert_allclose(value, expected, rtol=1e-11)

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import check_rows as check
 
 from ferjax.errors import InputError
 from ferjax.losses.cross_entropy import cross_entropy, focal, label_smoothing
@@ -16,21 +17,6 @@ def test_hand_computed_and_finite_for_hopeless_logits():
   value, slope = jax.value_and_grad(lambda z: cross_entropy(z, np.array([1])).sum())(far)
   assert value == 2e4
   np.testing.assert_allclose(slope, [[1.0, -1.0]])
-
-
-LOGITS = 2 * np.random.default_rng(0).normal(size=(6, 5))
-LABEL = np.array([0, 4, 2, 2, 1, 3])
-SOME = np.array([True, True, False, True, False, True])
-
-
-def check(loss, slow, **options):
-  """Against slow(p, y) of each row that counts, p being its probabilities in float64."""
-  with jax.enable_x64(True):
-    found = jax.jit(lambda *x: loss(*x[:2], where=x[2], **options))(LOGITS, LABEL, SOME)
-  for row, value in enumerate(np.asarray(found)):
-    p = np.exp(LOGITS[row]) / np.exp(LOGITS[row]).sum()
-    expected = slow(p, LABEL[row]) if SOME[row] else 0
-    np.testing.assert_allclose(value, expected, rtol=1e-11)
 
 
 def test_small_losses_of_large_logits_are_not_rounded_away():

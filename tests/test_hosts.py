@@ -133,19 +133,27 @@ def exact_config(small_config):
   return small_config
 
 
+def check_two_processes(config, folder):
+  """Two processes on each back end against one process, in folders `pmap`, `shard_map` and `one`;
+  what the two wrote."""
+  train.train(config, folder / 'one')
+  jobs = []
+  for backend in ('pmap', 'shard_map'):
+    config.parallel.backend = backend
+    jobs.append(as_job(config, folder / backend))
+  with two_processes(folder / 'out', json.dumps(jobs)) as started:
+    statuses, out = finish(started, folder / 'out')
+  assert statuses == [0, 0], out
+  for backend in ('pmap', 'shard_map'):
+    check_same_run(folder / backend, folder / 'one')
+  return out
+
+
 def test_two_processes_do_as_one_and_survive_signals_and_deaths(exact_config, tmp_path):
   """Two processes of two devices against one of four; the same after SIGUSR1 to one of them, after
   SIGKILL of the other, and from the command line."""
-  train.train(exact_config, tmp_path / 'one')
-  jobs = []
+  out = check_two_processes(exact_config, tmp_path)
   for backend in ('pmap', 'shard_map'):
-    exact_config.parallel.backend = backend
-    jobs.append(as_job(exact_config, tmp_path / backend))
-  with two_processes(tmp_path / 'out', json.dumps(jobs)) as started:
-    statuses, out = finish(started, tmp_path / 'out')
-  assert statuses == [0, 0], out
-  for backend in ('pmap', 'shard_map'):
-    check_same_run(tmp_path / backend, tmp_path / 'one')
     record = json.loads((tmp_path / backend / 'config.json').read_text())
     assert record['process_count'] == 2 and record['device_count'] == 4
     assert not list((tmp_path / backend).rglob('*.partial'))
@@ -196,16 +204,7 @@ def test_every_method_on_two_processes(path, manifest, data_dir, tmp_path):
   config.precision = 'float64'
   config.parallel.devices = 4
   config.eval.update(sheets=False, heatmaps=0, tsne=0, embeddings=False)
-  train.train(config, tmp_path / 'one')
-  jobs = []
-  for backend in ('pmap', 'shard_map'):
-    config.parallel.backend = backend
-    jobs.append(as_job(config, tmp_path / backend))
-  with two_processes(tmp_path / 'out', json.dumps(jobs)) as started:
-    statuses, out = finish(started, tmp_path / 'out')
-  assert statuses == [0, 0], out
-  for backend in ('pmap', 'shard_map'):
-    check_same_run(tmp_path / backend, tmp_path / 'one')
+  check_two_processes(config, tmp_path)
 
 
 @pytest.fixture

@@ -2,24 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import LABEL, LOGITS
+from conftest import check_rows as check
 
 from ferjax.errors import InputError
 from ferjax.losses.cross_entropy import cross_entropy
 from ferjax.losses.noise_robust import generalised_cross_entropy, symmetric_cross_entropy
-
-LOGITS = 2 * np.random.default_rng(0).normal(size=(6, 5))
-LABEL = np.array([0, 4, 2, 2, 1, 3])
-SOME = np.array([True, True, False, True, False, True])
-
-
-def check(loss, slow, **options):
-  """Against slow(p, y) of each row that counts, p being its probabilities in float64."""
-  with jax.enable_x64(True):
-    found = jax.jit(lambda *x: loss(*x[:2], where=x[2], **options))(LOGITS, LABEL, SOME)
-  for row, value in enumerate(np.asarray(found)):
-    p = np.exp(LOGITS[row]) / np.exp(LOGITS[row]).sum()
-    expected = slow(p, LABEL[row]) if SOME[row] else 0
-    np.testing.assert_allclose(value, expected, rtol=1e-11)
 
 
 @pytest.mark.parametrize('q', [0.3, 0.7, 1.0])

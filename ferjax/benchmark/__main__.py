@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ferjax import parallel
 from ferjax.benchmark import measure, torch_process
-from ferjax.errors import InputError, nearest
+from ferjax.errors import InputError, nearest, told_in_a_line
 from ferjax.logs import write_json
 
 NAMES = ('conv', 'step', 'methods', 'lgmp', 'regions', 'knn', 'reading', 'predict')
@@ -65,7 +65,5 @@ def main(argv: list[str]) -> dict:
 
 if __name__ == '__main__':
   parallel.keep_freed_memory()
-  try:
+  with told_in_a_line():
     main(sys.argv[1:])
-  except InputError as error:
-    sys.exit(f'ferjax: {error}')

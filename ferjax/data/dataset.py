@@ -349,8 +349,7 @@ def _at_size(split: Split, size: int, landmarks: Sequence[int]) -> Split:
   points = split.table['landmarks']
   points = points[:, list(landmarks)] if landmarks else points
   stored = np.stack([split.table['width'], split.table['height']], -1)[:, None]
-  points = (points + 0.5) * (size / stored) - 0.5
-  return split._replace(table=split.table | {'landmarks': points.astype(np.float32)})
+  return split._replace(table=split.table | {'landmarks': rescale(points, stored, size)})
 
 
 def decode(encoded: bytes) -> np.ndarray:
@@ -365,6 +364,21 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
   shrinks = size < min(image.shape[:2])
   method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
   return cv2.resize(image, (size, size), interpolation=method)
+
+
+def rescale(points: np.ndarray, stored: np.ndarray, size: int) -> np.ndarray:
+  """Where points of pictures come to lie when these are resized, as `ops.bilinear.rescale` on the
+  host.
+
+  Args:
+    points: f[..., 2], pixels.
+    stored: Width and height of the pictures, of a shape that broadcasts to that of the points.
+    size: Of the square that they are resized to.
+
+  Returns:
+    f32[..., 2].
+  """
+  return ((points + 0.5) * (size / stored) - 0.5).astype(np.float32)
 
 
 def picture(split: Split, row: int, size: int) -> np.ndarray:

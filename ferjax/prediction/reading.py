@@ -141,8 +141,7 @@ class Reader(NamedTuple):
 
   def _crop(self, image, landmarks, box, whole):
     if landmarks is not None:
-      scale = self.size / np.array(image.shape[1::-1])
-      landmarks = ((landmarks + 0.5) * scale - 0.5).astype(np.float32)
+      landmarks = dataset.rescale(landmarks, np.array(image.shape[1::-1]), self.size)
     thumb = overlay.thumbnail(whole, box) if self.thumbs() else None
     return Crop(dataset.resize(image, self.size), landmarks, box, thumb)
 
