@@ -1,6 +1,7 @@
 """Eight fake CPU devices, quick compilation, and a small manifest of drawn faces."""
 
 import csv
+import importlib.util
 import os
 from pathlib import Path
 
@@ -159,3 +160,15 @@ def check_rows(loss, slow, **options):
     p = np.exp(LOGITS[row]) / np.exp(LOGITS[row]).sum()
     expected = slow(p, LABEL[row]) if SOME[row] else 0
     np.testing.assert_allclose(value, expected, rtol=1e-11)
+
+
+HAS_ONNX = all(importlib.util.find_spec(name) for name in ('onnx', 'onnxruntime'))
+needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="pip install 'ferjax[onnx]'")
+
+
+def run_onnx(content, inputs):
+  import onnxruntime
+
+  session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
+  names = [output.name for output in session.get_outputs()]
+  return dict(zip(names, session.run(None, inputs), strict=True))

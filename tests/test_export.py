@@ -12,19 +12,15 @@ from pathlib import Path
 import cv2
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import draw_face
+from conftest import HAS_ONNX, draw_face, needs_onnx, run_onnx
 
 import ferjax
-from ferjax import build, checkpoint, config, core, export, exported, model_card
-from ferjax.data import augment
+from ferjax import checkpoint, config, export, exported, model_card
 from ferjax.errors import InputError
 
-HAS_ONNX = export._has_onnx()
-needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="pip install 'ferjax[onnx]'")
 NAMES = {'README.md', 'model.json', 'model.stablehlo', 'parameters.safetensors'}
 
 
@@ -123,14 +119,6 @@ def test_a_thousand_pictures_have_the_same_class_everywhere(folder, trained_run)
     np.testing.assert_array_equal(outputs['logits'].argmax(1), wanted)
 
 
-def run_onnx(content, inputs):
-  import onnxruntime
-
-  session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
-  names = [output.name for output in session.get_outputs()]
-  return dict(zip(names, session.run(None, inputs), strict=True))
-
-
 @pytest.mark.skipif(not HAS_ONNX, reason="pip install 'ferjax[onnx]'")
 def test_onnx_runs_on_any_number_of_pictures_and_refuses_others(folder):
   import onnx
@@ -152,124 +140,6 @@ def test_onnx_runs_on_any_number_of_pictures_and_refuses_others(folder):
     run_onnx(content, {'image': faces(2).astype(np.float32)})
 
 
-def made(name, *, precision='float32', features=(), network=None, **options):
-  """The model of a method around a narrow network, whose numbers are drawn."""
-  network = {'name': 'resnet10', 'width': 8, 'output_stride': 32} | (network or {})
-  settings = config.base()
-  settings.precision = precision
-  settings.model = network
-  settings.method = ml_collections.ConfigDict({'name': name} | options)
-  method = build.make_method(settings, 7, 5)
-  record = {'config': {'data': {'image_size': 32}}, 'landmarks': 20}
-  shapes = {'image': jax.ShapeDtypeStruct((1, 32, 32, 3), np.uint8)}
-  shapes['landmarks'] = jax.ShapeDtypeStruct((1, 20, 2), np.float32)
-  table = export.random_inputs(shapes, 1)
-  table |= {key: derive(table) for key, derive in method.derived.items()}
-  dtype = build.picture_dtype(settings)
-  batch = augment.evaluation(jax.tree.map(jnp.asarray, table), dtype)
-  rng = np.random.default_rng(0)
-
-  def draw(x):
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-      return np.ones(x.shape, x.dtype)
-    if len(x.shape) < 2:
-      return (0.05 + np.abs(rng.normal(0, 0.2, x.shape))).astype(x.dtype)
-    return rng.normal(0, np.prod(x.shape[:-1]) ** -0.5, x.shape).astype(x.dtype)
-
-  labels = {'label': np.arange(7)}
-  state = jax.eval_shape(lambda: method.init(jax.random.key(0), batch, labels))
-  params, extra = jax.tree.map(draw, state)
-  state = core.TrainState(0, params, (), extra, None)
-  return export.describe(method, state, record, dtype, features)
-
-
-HRL = {'groups': 4, 'widths': (8, 8), 'features': ('landmarks',)}
-MODELS = {
-  'softmax-mobilenet': ('softmax', {'network': {'name': 'mobilenet_v2', 'output_stride': 8}}),
-  'triplet-vgg': ('triplet', {'network': {'name': 'vgg13'}}),
-  'ldl_alsg-alexnet': ('ldl_alsg', {'network': {'name': 'alexnet'}}),
-  'sgm-preact': ('sgm', {'network': {'name': 'preact_resnet18'}}),
-  'dgms': ('sgm', {'levels': 3, 'normalise': True}),
-  'lanet': ('lanet', {'network': {'output_stride': 8}}),
-  'dmlnet': ('dmlnet', {'region_resize': True, 'heads_on': 'embedding'}),
-  'hrl-naive': ('hrl', HRL | {'features': ()}),
-  'hrl-dense': ('hrl', HRL | {'branch': 'dense', 'dense_widths': (8, 8), 'naive': False}),
-  'hrl-rank': ('hrl', HRL),
-  'hrl-random': ('hrl', HRL | {'graph': 'random'}),
-  'hrl-delaunay-pixel': ('hrl', HRL | {'graph': 'delaunay', 'offsets': 'pixel'}),
-}
-
-
-@needs_onnx
-@pytest.mark.parametrize('name', MODELS)
-def test_onnx_is_jax_for_every_method_and_network(name):
-  from ferjax import onnx_graph
-
-  method, options = MODELS[name]
-  model = made(method, **options)
-  graph = onnx_graph.model(model.function, model.variables, model.inputs)
-  found = export.check_onnx(graph.SerializeToString(), model)
-  assert found['pictures'] == found['same_class'] == 8
-  assert set(found['largest_difference']) >= {'logits', 'probabilities', 'embedding'}
-  names = {tensor.name for tensor in graph.graph.initializer}
-  assert any(name.startswith('params/') for name in names)
-
-
-@needs_onnx
-def test_an_onnx_file_that_is_off_is_refused():
-  from ferjax import onnx_graph
-
-  model = made('softmax')
-  graph = onnx_graph.model(model.function, model.variables, model.inputs)
-  bias = dict(model.variables)
-  bias['params/Dense_0/bias'] = bias['params/Dense_0/bias'] + np.float32(3e-4)
-  with pytest.raises(InputError, match=r'differs from JAX by 0.0003 in logits'):
-    export.check_onnx(graph.SerializeToString(), model._replace(variables=bias))
-
-
-@needs_onnx
-@pytest.mark.parametrize(
-  'function',
-  [
-    lambda v, x: x['image'].astype(jnp.float32)[:, :, 0, 0],
-    lambda v, x: x['image'][:, ::-1, 1:7:2, 0].astype(jnp.int32) % 7 - 3,
-    lambda v, x: jnp.sort(x['image'].astype(jnp.float32) / 7, axis=1)[:, :, 0, 0],
-    lambda v, x: jnp.take(x['image'].astype(jnp.float32), v['order'], axis=2).sum((1, 3)),
-    lambda v, x: jnp.take_along_axis(x['image'][:, 0] * 1.0, x['image'][:, 0, :9] % 32, 1),
-    lambda v, x: jnp.pad(x['image'][..., 0] * 1.0, ((0, 0), (1, 2), (0, 0)), constant_values=5),
-    lambda v, x: jnp.where(x['image'][..., 0] > 99, jnp.inf, -1.0) * v['scale'],
-    lambda v, x: jnp.isfinite(jnp.log(x['image'][..., 0] - 99.5)).astype(jnp.float32),
-    lambda v, x: jnp.einsum('bhwc,hk->bkc', x['image'] / 255, v['table'][:1].repeat(32, 0)),
-    lambda v, x: jnp.broadcast_to(v['table'], (x['image'].shape[0], 9, 4)).max(2),
-    lambda v, x: x['image'][:, 0, :9, 0] / 9.0 @ v['table'] @ v['table'].T + v['table'].ravel()[:9],
-    lambda v, x: jnp.concatenate([f(x['image'] * 1.0, (2, 3)) for f in (jnp.min, jnp.max)], 1) ** 3,
-    lambda v, x: jax.nn.logsumexp(x['image'][..., 0] / 9.0, -1) + jnp.linalg.norm(v['table']),
-    lambda v, x: jnp.arange(32).reshape(1, 32, 1) * (x['image'][..., 1] // 3).astype(jnp.int32),
-  ],
-)
-def test_nodes_compute_what_jax_does(function):
-  from ferjax import onnx_graph
-
-  rng = np.random.default_rng(0)
-  variables = {
-    'order': rng.permutation(32).astype(np.int32),
-    'table': rng.normal(size=(9, 4)).astype(np.float32),
-    'scale': np.float32(2),
-  }
-  inputs = {'image': jax.ShapeDtypeStruct((1, 32, 32, 3), np.uint8)}
-
-  def predict(variables, batch):
-    return {'y': function(variables, batch)}
-
-  graph = onnx_graph.model(predict, variables, inputs)
-  for rows in (1, 4):
-    image = rng.integers(0, 256, (rows, 32, 32, 3)).astype(np.uint8)
-    found = run_onnx(graph.SerializeToString(), {'image': image})['y']
-    wanted = np.asarray(predict(variables, {'image': jnp.asarray(image)})['y'])
-    assert found.shape == wanted.shape and found.dtype == wanted.dtype
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
-
-
 @needs_onnx
 def test_a_primitive_without_a_node_is_named_before_anything_is_written(
   trained_run, tmp_path, monkeypatch
@@ -287,33 +157,6 @@ def test_a_primitive_without_a_node_is_named_before_anything_is_written(
   ):
     with pytest.raises(InputError, match=what):
       onnx_graph.model(function, {}, inputs)
-
-
-@pytest.mark.parametrize('precision', ['float64', 'bfloat16'])
-def test_other_kinds_of_numbers(precision):
-  with jax.enable_x64(precision == 'float64'):
-    model = made('softmax', precision=precision)
-    batch = export.random_inputs(model.inputs, 3)
-    wanted = jax.jit(lambda batch: model.function(model.variables, batch))(batch)
-    content = bytes(export.lower(model).serialize())
-    found = jax.jit(jax.export.deserialize(bytearray(content)).call)(batch)
-    assert found['logits'].dtype == ('float64' if precision == 'float64' else 'float32')
-    for name, value in wanted.items():
-      np.testing.assert_allclose(found[name], value, rtol=1e-6, atol=1e-6)
-
-
-def test_the_platform_chooses_the_convolutions():
-  """On a CPU those of 1x1 pixels and of small maps are matrix products."""
-  model = made('softmax')
-  assert '_platform_index' in export.lower(model).mlir_module()
-  (batch,) = jax.export.symbolic_shape('b')
-  inputs = {'image': jax.ShapeDtypeStruct((batch, 32, 32, 3), np.uint8)}
-  predict = jax.jit(lambda inputs: model.function(model.variables, inputs))
-  native, fast = (
-    jax.export.export(predict, platforms=[platform])(inputs).mlir_module()
-    for platform in ('cuda', 'cpu')
-  )
-  assert native.count('stablehlo.convolution(') == 12 > fast.count('stablehlo.convolution(') > 0
 
 
 def test_landmarks_are_an_input_where_they_are_asked_for(landmark_run, tmp_path):
