@@ -14,7 +14,7 @@ import ml_collections
 
 from ferjax import checkpoint
 from ferjax.errors import InputError, nearest
-from ferjax.logs import write_json
+from ferjax.logs import NO_TERMS, write_json
 
 LOGGER = logging.getLogger(__name__)
 
@@ -222,6 +222,11 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise InputError(
         f"config.terms.{name} is {section!r}: give a dict, such as {{'weight': 0.1}} for the term "
         f"'{name}' of ferjax.terms, or {{'path': 'my_losses.island', 'weight': 0.1}}"
+      )
+    if name in NO_TERMS:
+      raise InputError(
+        f"config.terms.{name}: the log has '{name}' already. Use another name, such as "
+        f"config.terms.{name}_2 with 'name': '{name}' among its keys"
       )
     if {'name', 'path'} <= set(section):
       raise InputError(

@@ -80,6 +80,12 @@ def main(argv: list[str]) -> None:
   if not jax.config.jax_compilation_cache_dir:
     jax.config.update('jax_compilation_cache_dir', str(cache_folder() / 'xla'))
   parallel.keep_freed_memory()
+  train_or_evaluate()
+  hosts.wait('end of the command')  # at an exit of its own, JAX waits five minutes for the others
+
+
+def train_or_evaluate() -> None:
+  """What the flags ask for."""
   if MODE.value == 'eval':
     if not WORKDIR.value:
       raise InputError('--mode=eval needs --workdir=RUN, the folder of a trained model')

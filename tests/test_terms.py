@@ -343,6 +343,14 @@ def test_weights_that_are_none_are_refused(weight, message):
     build.make_weights(config, 10)
 
 
+@pytest.mark.parametrize('name', ['loss', 'step', 'acc', 'images_per_s'])
+def test_names_that_the_log_has_are_refused(name):
+  config = configs.base()
+  config.terms = {name: {'path': 'my_losses.island'}}
+  with pytest.raises(InputError, match=f"the log has '{name}' already"):
+    configs.check(config)
+
+
 def test_sections_that_are_none_are_refused():
   config = configs.base()
   config.weights = {'sgm': 0.1}
