@@ -325,15 +325,21 @@ def _make_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def _opened(table: Path | None) -> Iterator[IO]:
-  if table is None:
-    with open(sys.stdout.fileno(), 'w', encoding='utf-8', newline='', closefd=False) as file:
-      yield file
-    return
+  if table is None and sys.stdout is None:
+    raise InputError('standard output is closed: give a file for the table with --out')
   try:
-    with files.replacing(table) as file:
-      yield file
+    if table is None:
+      number = sys.stdout.fileno()
+      with open(number, 'w', encoding='utf-8', newline='', closefd=False) as file:
+        yield file
+    else:
+      with files.replacing(table) as file:
+        yield file
+  except BrokenPipeError:
+    raise
   except OSError as error:
-    raise InputError(f'cannot write {table}: {error.strerror}') from error
+    what = table or 'to standard output'
+    raise InputError(f'cannot write {what}: {error.strerror}') from error
 
 
 def summary(counts: Counts) -> str:

@@ -522,6 +522,23 @@ def test_a_tiny_run(small_config, tmp_path, capfd):
   assert list(csv.DictReader(io.StringIO(capfd.readouterr().out))) == list(found.values())
 
 
+def test_a_path_that_no_file_can_have_is_a_row(folder, tmp_path):
+  (folder / 'manifest.csv').write_bytes(b'path\n00.png\na\0b.png\n')
+  counts, rows = run([folder / 'manifest.csv'], tmp_path / 'a.csv')
+  assert counts.faces == counts.errors == 1 and rows[1]['error'].startswith('missing file')
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='only Linux has /dev/full')
+def test_a_table_that_standard_output_does_not_take(folder, monkeypatch):
+  with open('/dev/full', 'w') as full:
+    monkeypatch.setattr('sys.stdout', full)
+    with pytest.raises(InputError, match='cannot write to standard output: No space left'):
+      predict.predict(fake(), [str(folder)], predict.Outputs())
+  monkeypatch.setattr('sys.stdout', None)
+  with pytest.raises(InputError, match='standard output is closed'):
+    predict.predict(fake(), [str(folder)], predict.Outputs())
+
+
 def test_mistakes_are_told_in_a_line(tmp_path):
   write(tmp_path / 'a.png', 0)
   command = [

@@ -241,7 +241,7 @@ def path_troubles(text: str, folder: Path) -> list[tuple[str, str]]:
     return [('path is not below its folder', f'{text!r}: give paths relative to {folder}')]
   try:
     found = (folder / relative).is_file()
-  except OSError:  # a name that no file can have
+  except (OSError, ValueError):  # a name that no file can have, such as one with a NUL
     found = False
   return [] if found else [('missing file', text)]
 

@@ -155,8 +155,8 @@ def check_out(out: Path, option: str, inputs: Sequence[str], sources: Sequence[S
     raise InputError(f'{option}={out} is a folder: give a file')
   if place.exists() and not place.is_file():
     raise InputError(f'{option}={out} is no regular file: give another')
-  files = (Path(name) for name in (*inputs, *(source.path for source in sources)))
-  if any(str(place) == os.path.realpath(file) for file in files):
+  read = (source.path for source in sources if not source.error)
+  if any(str(place) == os.path.realpath(file) for file in (*inputs, *read)):
     raise InputError(f'{option}={out} is one of the inputs: write elsewhere')
   if out.name.lower().endswith(READ):
     for name in inputs:

@@ -73,7 +73,7 @@ def frame(image: np.ndarray, faces: Sequence[Shown], classes: Sequence[str]) -> 
       draw.rectangle(face.box, outline=ACCENT, width=max(1, size // 7))
   if len(faces) == 1:
     (face,) = faces
-    count = int(np.clip(0.3 * height / line, 1, len(classes)))
+    count = int(np.clip(0.36 * height / line, 1, len(classes)))
     likeliest = np.sort(np.argsort(-face.probabilities, kind='stable')[:count])
     wide, high = min(width, 17 * size), count * line + size // 2
     left, top = _corner(face.box, (wide, high), (width, height))
