@@ -24,8 +24,8 @@ workdir, here = pathlib.Path(flags['workdir']), pathlib.Path(__file__).parent
 workdir.mkdir(parents=True, exist_ok=True)
 with (here / 'started').open('a') as file:
   file.write(workdir.name + ' ' + os.environ.get('CUDA_VISIBLE_DEVICES', '-') + chr(10))
-if flags['config.seed'] != flags['config.noise.seed'] or 'SLURM_STEP_NODELIST' in os.environ:
-  sys.exit('seeds differ, or a cluster is seen')
+if flags['config.seed'] != flags['config.noise.seed'] or flags['num_processes'] != '1':
+  sys.exit('seeds differ, or it may look for other processes')
 if (here / 'fail' / workdir.name).exists():
   sys.exit('ferjax: no such manifest')
 end = time.monotonic() + 60
@@ -122,8 +122,10 @@ def test_the_table_by_hand(tmp_path, trainer):
   assert code == 0 and '1.0000 ± 0.0000' in out and len(started(tmp_path)) == 12
   code, out = call(tmp_path, trainer, *flags)
   assert code == 0 and out.count('finished already') == 12 and len(started(tmp_path)) == 12
-  call(tmp_path, trainer, *flags, '--index=0', '--', '--config.epochs=9')
-  assert started(tmp_path)[12:] == ['a_optimizer.lr=10_seed=1']  # other flags: not the same run
+  code, out = call(tmp_path, trainer, *flags, '--', '--config.epochs=9')
+  assert code == 1 and len(started(tmp_path)) == 12 and '0 of 3' in out and '3 of 3' not in out
+  why = 'it was started with other flags: give another --out, or remove it'
+  assert f'failed: a_optimizer.lr=10_seed=1: {why}' in out
 
 
 def test_a_failed_run_is_named_and_the_others_go_on(tmp_path, trainer):
@@ -220,6 +222,10 @@ def test_each_gpu_has_one_run_at_a_time(tmp_path, trainer):
     (['--config=other/a.py'], 'two runs have the name a_seed=0'),
     (['--', '--workdir=x'], 'no --workdir: each run has its own'),
     (['--jobs=0'], '--jobs=0: at least 1'),
+    (
+      ['--command=pyhton -m ferjax.main'],
+      '--command=pyhton -m ferjax.main: there is no such program',
+    ),
     (['--seeds=a'], "--seeds='a': whole numbers"),
   ],
 )
