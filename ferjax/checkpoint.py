@@ -70,9 +70,10 @@ def restore_latest(workdir: Path, like: TrainState) -> TrainState | None:
     if readers == jax.process_count():
       return state
     if readers:
+      here = _first_line(error) if error else 'it can be read here'
       raise InputError(
-        f'{path} can be read by {readers} of {jax.process_count()} processes: do all see the same '
-        f'folder? {_first_line(error) if error else "Not by another one"}'
+        f'{path} can be read by {readers} of {jax.process_count()} processes ({here}): do all see '
+        'the same folder?'
       ) from error
     if hosts.of_first(_is_whole(path)):
       raise InputError(

@@ -76,8 +76,8 @@ def connect(
   except Exception as error:  # of JAX, or of what it asks: a socket, Google Cloud, Kubernetes
     if not given and isinstance(error, ValueError) and 'coordinator_address' in str(error):
       return  # so JAX says that it finds no cluster
-    where = coordinator_address or 'the address that this cluster gives'
-    raise InputError(f'cannot join the processes at {where}: {error}; or give {FLAGS}') from error
+    where = coordinator_address or f'the address that this cluster gives (else give {FLAGS})'
+    raise InputError(f'cannot join the processes at {where}: {error}') from error
 
 
 def _check(coordinator_address, num_processes, process_id, heartbeat_timeout):

@@ -224,13 +224,20 @@ def stop_at(monkeypatch):
   return wanted
 
 
-def test_stopped_runs_go_on_with_other_devices(exact_config, stop_at, tmp_path, capfd):
+def test_stopped_runs_go_on_with_other_devices(
+  exact_config, stop_at, tmp_path, monkeypatch, capfd, caplog
+):
   """Four devices, four, two and one, between SIGTERM and SIGUSR1, as four all along; to the bit
-  while these stay."""
+  while these stay. The first signal comes before the first step."""
   exact_config.checkpoint.every = 0
   exact_config.eval.every = 4
   train.train(exact_config, tmp_path / 'whole')
   before = signal.getsignal(signal.SIGTERM)
+  with caplog.at_level('INFO', 'ferjax'), monkeypatch.context() as patch:
+    patch.setattr(train, '_check_shared', lambda _: os.kill(os.getpid(), signal.SIGUSR1))
+    assert train.train(exact_config, tmp_path / 'moved') == {}
+  assert 'left at step 0 of 10, where it began, for SIGUSR1' in caplog.text
+  assert not checkpoint.exist(tmp_path / 'moved')
   # The last one comes too late to stop anything.
   stop_at.update({2: signal.SIGTERM, 5: signal.SIGUSR1, 8: signal.SIGTERM, 10: signal.SIGTERM})
   for devices, step in ((4, 2), (4, 5), (2, 8), (1, 10)):
@@ -244,16 +251,6 @@ def test_stopped_runs_go_on_with_other_devices(exact_config, stop_at, tmp_path, 
   check_same_run(tmp_path / 'moved', tmp_path / 'whole')
   assert signal.getsignal(signal.SIGTERM) == before and not stop_at
   assert 'SIGTERM: saves a checkpoint at the next step' in capfd.readouterr().err
-
-
-def test_a_run_that_is_stopped_before_its_first_step_says_so(
-  exact_config, tmp_path, monkeypatch, caplog
-):
-  caplog.set_level('INFO', 'ferjax')
-  exact_config.precision = 'float32'
-  monkeypatch.setattr(train, '_check_shared', lambda _: os.kill(os.getpid(), signal.SIGTERM))
-  assert train.train(exact_config, tmp_path) == {} and not checkpoint.exist(tmp_path)
-  assert 'left at step 0 of 10, where it began, for SIGTERM' in caplog.text
 
 
 def test_only_a_later_signal_ends_a_process_at_once():
@@ -359,7 +356,7 @@ def test_what_a_cluster_answers_is_told(monkeypatch, error):
 
   monkeypatch.setattr(hosts, 'environment', lambda variables: {})
   monkeypatch.setattr(jax.distributed, 'initialize', initialize)
-  with pytest.raises(InputError, match=f'cannot join .*{error}; or give --coordinator_address'):
+  with pytest.raises(InputError, match=f'cannot join .*else give --coordinator_address.*{error}'):
     hosts.connect()
   error = ValueError('coordinator_address should be defined.')  # JAX: no cluster
   hosts.connect()
@@ -453,8 +450,8 @@ def test_processes_restore_the_same_checkpoint_or_none(tmp_path):
     statuses, out = finish(started, tmp_path / 'out')
   assert statuses == [0, 0], out
   assert all('restored 2\n' in text for text in out)
-  assert all('2 can be read by 1 of 2 processes: do all see the same folder?' in t for t in out)
-  assert 'stale file handle' in out[1]
+  assert '2 can be read by 1 of 2 processes (it can be read here): do all see' in out[0]
+  assert '2 can be read by 1 of 2 processes (stale file handle): do all see' in out[1]
   folders = ('checkpoints', 'checkpoints_unreadable')
   assert [sorted(path.name for path in (workdir / folder).iterdir()) for folder in folders] == [
     ['1', '2', '4'],
