@@ -11,8 +11,9 @@ config.noise.seed both. Flags after -- go to every run.
 A run's folder is OUT/<config>_<overrides>_seed=<seed>, with its output in a .log beside it. Give
 the same command again after a crash: finished runs are passed over, others go on from their
 checkpoint, and a run that another sweep is at is waited for (OUT must allow locks, as local disks,
-NFS 4 and Lustre with -o flock do). A run that fails is named at the end, and the others go on; so
-is one that was started with other flags after --, which is left as it is.
+NFS 4 and Lustre with -o flock do). A run that fails is named at the end, and the others go on. With
+other flags after -- a finished run is started again: one that they lengthen goes on, and ferjax.main
+refuses what would be another one. Another --out keeps both.
 
 In an array job of SLURM (SLURM_ARRAY_TASK_ID), a JobSet (JOB_COMPLETION_INDEX) or with --index, one
 run by its number; --list shows the numbers, --table prints what is there. Else --jobs at once on
@@ -150,17 +151,13 @@ def expand(
   return list(found.values())
 
 
-def started_with(out: Path, entry: Entry) -> list[str] | None:
-  """The flags that a run was started with; None where it was not, or failed."""
-  try:
-    return json.loads((out / f'{entry.name}.lock').read_text())
-  except (FileNotFoundError, ValueError):
-    return None
-
-
 def is_finished(out: Path, entry: Entry) -> bool:
   """Whether a run came to its end with the flags that it has now."""
-  return started_with(out, entry) == list(entry.flags) and watch.finished(out / entry.name)
+  try:
+    flags = json.loads((out / f'{entry.name}.lock').read_text())
+  except (FileNotFoundError, ValueError):
+    return False
+  return flags == list(entry.flags) and watch.finished(out / entry.name)
 
 
 def lock(out: Path, entry: Entry) -> IO | None:
@@ -276,11 +273,6 @@ def run(
             told.add(entry.name)
           continue
         if is_finished(out, entry):  # by another sweep, since the look above
-          held.close()
-          continue
-        if started_with(out, entry) not in (None, list(entry.flags)):
-          failed[entry.name] = 'it was started with other flags: give another --out, or remove it'
-          waiting.remove(entry)
           held.close()
           continue
         gpu = free.pop(0)
