@@ -12,8 +12,8 @@ A run's folder is OUT/<config>_<overrides>_seed=<seed>, with its output in a .lo
 the same command again after a crash: finished runs are passed over, others go on from their
 checkpoint, and a run that another sweep is at is waited for (OUT must allow locks, as local disks,
 NFS 4 and Lustre with -o flock do). A run that fails is named at the end, and the others go on. With
-other flags after -- a finished run is started again: one that they lengthen goes on, and ferjax.main
-refuses what would be another one. Another --out keeps both.
+other flags after -- a finished run is started again: one that they lengthen goes on, and what would
+be another run is refused by ferjax.main. Another --out keeps both.
 
 In an array job of SLURM (SLURM_ARRAY_TASK_ID), a JobSet (JOB_COMPLETION_INDEX) or with --index, one
 run by its number; --list shows the numbers, --table prints what is there. Else --jobs at once on
