@@ -51,28 +51,37 @@ def restore_latest(workdir: Path, like: TrainState) -> TrainState | None:
     The state, or None where no checkpoint was ever saved.
 
   Raises:
-    InputError: there are checkpoints and none can be read, or the newest is of another model.
+    InputError: there are checkpoints and none can be read, some processes can read the newest and
+      others not, or it is of another model.
   """
-  for step in sorted(_saved(workdir), reverse=True) if parallel.first_process() else ():
+  for step in _saved(workdir) if parallel.first_process() else ():
     try:
       _metrics(workdir, step)  # Orbax reads those of every checkpoint before it saves another
     except (OSError, ValueError) as error:
       _set_aside(workdir, step, error)
-  hosts.wait('metrics of checkpoints')
-  for step in sorted(_saved(workdir), reverse=True):
-    path = _folder(workdir) / str(step)
+  while (step := hosts.of_first(max(_saved(workdir), default=-1))) >= 0:
+    path, error = _folder(workdir) / str(step), None
+    hosts.appears(path / '_CHECKPOINT_METADATA')
     try:
-      return like.replace(**_load_placed(path, _stored(like)))
-    except Exception as error:  # Orbax and its storage raise many kinds for a damaged checkpoint
-      if _is_whole(path):
-        raise InputError(
-          f'{path} holds another model than this config makes with these versions: '
-          f'{_first_line(error)}'
-        ) from error
-      hosts.wait(f'checkpoint {step} tried')
-      if parallel.first_process():
-        _set_aside(workdir, step, error)
-      hosts.wait(f'checkpoint {step} set aside')
+      state = like.replace(**_load_placed(path, _stored(like)))
+    except Exception as found:  # Orbax and its storage raise many kinds for a damaged checkpoint
+      error = found
+    readers = hosts.how_many(error is None)
+    if readers == jax.process_count():
+      return state
+    if readers:
+      here = _first_line(error) if error else 'it can be read here'
+      raise InputError(
+        f'{path} can be read by {readers} of {jax.process_count()} processes ({here}): do all see '
+        'the same folder?'
+      ) from error
+    if hosts.of_first(_is_whole(path)):
+      raise InputError(
+        f'{path} holds another model than this config makes with these versions: '
+        f'{_first_line(error)}'
+      ) from error
+    if parallel.first_process():
+      _set_aside(workdir, step, error)
   aside = Path(workdir) / 'checkpoints_unreadable'
   if aside.is_dir():
     raise InputError(
@@ -150,8 +159,16 @@ def _rank(metrics: dict[str, float]) -> tuple[float, float]:
 
 
 def _load_as_numpy(path: Path) -> dict[str, Any]:
-  stored = ocp.metadata(path).metadata
-  return ocp.load(path, jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), stored))
+  with _by_itself():
+    stored = ocp.metadata(path).metadata
+    return ocp.load(path, jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), stored))
+
+
+def _by_itself() -> ocp.Context:
+  """Inside, a process reads without waiting for the others, which may fail where it does not."""
+  process = jax.process_index()
+  options = ocp.options.MultiprocessingOptions(primary_host=process, active_processes={process})
+  return ocp.Context(multiprocessing_options=options)
 
 
 def _load_placed(path: Path, like: Any) -> Any:
@@ -162,10 +179,10 @@ def _load_placed(path: Path, like: Any) -> Any:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
   host = jax.tree.map(lambda x: x if is_key(x) else np.empty(x.shape, x.dtype), like)
+  with _by_itself():
+    loaded = ocp.load(path, host)
   return jax.tree.map(
-    lambda x, placed: x if is_key(placed) else parallel.place(x, placed.sharding),
-    ocp.load(path, host),
-    like,
+    lambda x, placed: x if is_key(placed) else parallel.place(x, placed.sharding), loaded, like
   )
 
 

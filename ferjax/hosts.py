@@ -8,12 +8,17 @@ import importlib.util
 import logging
 import multiprocessing
 import os
+import socket
 import sys
 import time
+import zlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
 from ferjax.errors import InputError
@@ -22,10 +27,11 @@ LOGGER = logging.getLogger(__name__)
 
 T = TypeVar('T')
 
-DAY = (
-  24 * 3600
-)  # seconds: how long processes wait for the first one to prepare data, to write reports
-GRACE = 3  # seconds in which the others can tell what is wrong before the first one ends them
+# Seconds.
+DAY = 24 * 3600  # how long processes wait for the first one to prepare data, to write reports
+GRACE = 3  # in which the others can tell what is wrong too, before they miss one that ends
+LATE = 60  # after which a network's file system shows what another host wrote
+FLAGS = '--coordinator_address=HOST:PORT, --num_processes=N and --process_id=I'
 SLURM = {'SLURM_JOB_ID', 'SLURM_STEP_NODELIST', 'SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_LOCALID'}
 
 
@@ -47,8 +53,9 @@ def connect(
     heartbeat_timeout: After how many seconds of silence a process counts as dead; all end then.
 
   Raises:
-    InputError: some of the first three without the others, impossible values, or the address cannot
-      be used. Processes that wait for others in vain are ended by JAX after five minutes.
+    InputError: some of the first three without the others, impossible values, the cluster does not
+      say what it should, or the address cannot be used. Processes that wait for others in vain are
+      ended by JAX after five minutes.
   """
   flags = (coordinator_address, num_processes, process_id)
   _check(*flags, heartbeat_timeout)
@@ -66,11 +73,10 @@ def connect(
     jax.distributed.initialize(
       **given, heartbeat_timeout_seconds=heartbeat_timeout, shutdown_timeout_seconds=DAY
     )
-  except ValueError:  # what JAX raises where it finds no cluster
-    if given:
-      raise
-  except RuntimeError as error:
-    where = coordinator_address or 'the address that this cluster gives'
+  except Exception as error:  # of JAX, or of what it asks: a socket, Google Cloud, Kubernetes
+    if not given and isinstance(error, ValueError) and 'coordinator_address' in str(error):
+      return  # so JAX says that it finds no cluster
+    where = coordinator_address or f'the address that this cluster gives (else give {FLAGS})'
     raise InputError(f'cannot join the processes at {where}: {error}') from error
 
 
@@ -84,8 +90,8 @@ def _check(coordinator_address, num_processes, process_id, heartbeat_timeout):
     return
   if None in flags and any(flag is not None for flag in flags):
     raise InputError(
-      'give --coordinator_address=HOST:PORT, --num_processes=N and --process_id=I together; none '
-      'of them under SLURM, Open MPI or on a TPU pod; --num_processes=1 for a process alone'
+      f'give {FLAGS} together; none of them under SLURM, Open MPI before 5, Kubernetes or on a TPU '
+      'pod; --num_processes=1 for a process alone'
     )
   if num_processes is None:
     return
@@ -108,7 +114,11 @@ def environment(variables: Mapping[str, str]) -> dict[str, Any] | None:
   Of a SLURM job it counts the tasks of the step, of which there is one where a shell in an
   allocation, or the batch script itself, starts Python. Where a task has its node to itself, it
   gets all GPUs of it; else, as JAX has it, the one with its number on the node. On a TPU, and in an
-  indexed job of Kubernetes with the package `kubernetes` installed, JAX asks the cluster.
+  indexed job of Kubernetes, JAX asks the cluster.
+
+  Raises:
+    InputError: Open MPI 5, which JAX 0.10 does not know, or Kubernetes without the package
+      `kubernetes`.
   """
 
   def number(name):
@@ -119,13 +129,26 @@ def environment(variables: Mapping[str, str]) -> dict[str, Any] | None:
       return None
     return {'num_processes': processes} | ({'local_device_ids': []} if alone_on_node else {})
 
-  if 'OMPI_MCA_orte_hnp_uri' in variables:
-    return several(number('OMPI_COMM_WORLD_SIZE'), number('OMPI_COMM_WORLD_LOCAL_SIZE') == 1)
+  if 'OMPI_COMM_WORLD_SIZE' in variables:
+    processes = number('OMPI_COMM_WORLD_SIZE')
+    if processes > 1 and 'OMPI_MCA_orte_hnp_uri' not in variables:
+      raise InputError(
+        f'this Open MPI (5 or newer) does not say where its processes meet: give {FLAGS}, as in\n'
+        "  mpirun ... bash -c 'python -m ferjax.main ... --coordinator_address=HOST:PORT "
+        '--num_processes="$OMPI_COMM_WORLD_SIZE" --process_id="$OMPI_COMM_WORLD_RANK"\''
+      )
+    return several(processes, number('OMPI_COMM_WORLD_LOCAL_SIZE') == 1)
   if SLURM <= set(variables):
     tasks = number('SLURM_STEP_NUM_TASKS')
     return several(tasks, tasks == number('SLURM_STEP_NUM_NODES'))
-  indexed = {'KUBERNETES_SERVICE_HOST', 'JOB_COMPLETION_INDEX'} <= set(variables)
-  if importlib.util.find_spec('libtpu') or indexed and importlib.util.find_spec('kubernetes'):
+  if importlib.util.find_spec('libtpu'):
+    return {}
+  if {'KUBERNETES_SERVICE_HOST', 'JOB_COMPLETION_INDEX'} <= set(variables):
+    if not importlib.util.find_spec('kubernetes'):
+      raise InputError(
+        'a pod of an indexed Kubernetes job cannot ask for the others without the package '
+        f"kubernetes: pip install 'ferjax[k8s]', or give {FLAGS}; --num_processes=1 for a pod alone"
+      )
     return {}
   return None
 
@@ -139,32 +162,59 @@ def wait(name: str) -> None:
   multihost.get_barrier_sync_fn()(key=name, timeout_ms=1000 * DAY)
 
 
+def of_first(value: int) -> int:
+  """An i32 as the first process has it, in all of them."""
+  return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def how_many(flag: bool) -> int:
+  """The number of processes that have set a flag."""
+  return int(np.sum(multihost_utils.process_allgather(np.int32(flag))))
+
+
+def appears(path: Path) -> bool:
+  """Whether a file is here that another process wrote, perhaps on another host just now."""
+  end = time.monotonic() + LATE
+  while not path.is_file():
+    if time.monotonic() > end:
+      return False
+    time.sleep(1)
+  return True
+
+
 def first_then_others(name: str, make: Callable[[], T]) -> T:
-  """make() by the first process, and when it is done by the others: what the first one wrote to a
-  disk is there for those that share it, and the others write to their own.
+  """make() by the first process, when it is done by one of every other host, and at last by the
+  rest: no two make the same at a time, on a disk that all share or on a host's own.
 
   Args:
     name: Of what is made.
     make: What to call.
   """
-  if jax.process_index() > 0:
-    wait(name)
-    return make()
-  made = make()
-  wait(name)
+  own, made = _turn(), None
+  for turn in range(3):
+    if turn == own:
+      made = make()
+    wait(f'{name} {turn}')
   return made
+
+
+def _turn() -> int:
+  host = np.uint32(zlib.crc32(socket.gethostname().encode()))
+  hosts = np.ravel(multihost_utils.process_allgather(host)).tolist()
+  if jax.process_index() == 0:
+    return 0
+  return 1 if hosts.index(host) == jax.process_index() else 2
 
 
 def abandon(message: str) -> None:
   """Of several processes, ends this one with a message and status 1, without waiting for the others
   as an orderly exit does; they end when they miss it. Does nothing in a process that is alone."""
-  if not jax.distributed.is_initialized() or jax.process_count() == 1:
+  if not jax.distributed.is_initialized():
     return
   print(message, file=sys.stderr)
   sys.stderr.flush()
   sys.stdout.flush()
   for child in multiprocessing.active_children():
     child.kill()
-  if jax.process_index() == 0:
-    time.sleep(GRACE)
+  time.sleep(GRACE)
   os._exit(1)

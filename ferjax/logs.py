@@ -97,11 +97,12 @@ def check_finite(pending: list[tuple[int, Mapping[str, jax.Array]]]) -> list[tup
 
 
 @contextlib.contextmanager
-def profiler(workdir: Path, *, start: int = 0, stop: int = 0):
+def profiler(workdir: Path, enabled: bool, *, start: int = 0, stop: int = 0):
   """Profiles the steps from `start` up to `stop` into the run's folder; none when equal.
 
   Args:
     workdir: The run's folder; TensorBoard's profiler reads it.
+    enabled: Whether this process does so.
     start: First step to profile.
     stop: The step after the last.
 
@@ -115,7 +116,7 @@ def profiler(workdir: Path, *, start: int = 0, stop: int = 0):
       nonlocal started
       if step >= stop:
         running.close()
-      elif step >= start and not started:
+      elif enabled and step >= start and not started:
         running.enter_context(jax.profiler.trace(str(workdir / 'profile')))
         started = True
 

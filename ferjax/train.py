@@ -5,7 +5,6 @@ import functools
 import hashlib
 import itertools
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any]:
   """Trains, or goes on where the run in `workdir` stopped, and writes everything of it there.
 
   SIGTERM and SIGUSR1 end it at the next step, on all processes together, with a checkpoint from
-  which the same call goes on. Only a run that is finished has a `summary.json`.
+  which the same call goes on; one that comes too late for that, as the last steps are under way,
+  changes nothing. Only a run that is finished has a `summary.json`.
 
   Args:
     config: See `config.base`.
@@ -152,7 +152,9 @@ def _train(config, workdir, signals):
   with (
     checkpoint.open_checkpoints(workdir, config.checkpoint.keep) as checkpoints,
     logs.Logs(workdir, start, steps, config.batch, parallel.first_process()) as log,
-    configs.call(logs.profiler, 'profile', config.profile, workdir) as before_step,
+    configs.call(
+      logs.profiler, 'profile', config.profile, workdir, parallel.first_process()
+    ) as before_step,
   ):
     for step in itertools.count(start):
       evaluates = step % eval_every == 0 or step == steps
@@ -177,7 +179,8 @@ def _train(config, workdir, signals):
         checkpoint.save(checkpoints, devices.joined(state), None)
       if step >= steps or preempted:
         break
-      stopped = evaluates and step > 0 and stops(log.lines)
+      if evaluates and step > 0:
+        stopped = bool(hosts.of_first(parallel.first_process() and stops(log.lines)))
       if stopped:
         LOGGER.info('stopped at step %d: %s is no better', step, config.early_stop.metric)
         break
@@ -208,12 +211,15 @@ def _train(config, workdir, signals):
   signals.close()
   if preempted:
     LOGGER.info(
-      'left at step %d of %d, saved, for %s; the same command goes on',
+      'left at step %d of %d%s, for %s; the same command goes on',
       step,
       steps,
+      ', saved' if step > start else ', where it began',
       signalled() or 'a signal to another process',
     )
     return {}
+  if signalled():
+    LOGGER.info('%s came after the last step: the run is only finished', signalled())
   if not predictions:
     predictions = {name: predict(state, *what) for name, what in evaluations.items()}
   tested = {name: predict(state, one.splits['test']) for name, one in tests.items()}
@@ -247,14 +253,11 @@ def _train(config, workdir, signals):
 
 
 def _check_shared(workdir):
-  for _ in range(60):  # a network's file system may be that late
-    if (workdir / 'config.json').is_file():
-      return
-    time.sleep(1)
-  raise InputError(
-    f'--workdir={workdir}: what the first process wrote there is not here; give a '
-    'folder that all hosts share'
-  )
+  if not hosts.appears(workdir / 'config.json'):
+    raise InputError(
+      f'--workdir={workdir}: what the first process wrote there is not here; give a '
+      'folder that all hosts share'
+    )
 
 
 def _record(config, data, tests, clean, steps, pretrained, workdir):

@@ -11,11 +11,13 @@ config.noise.seed both. Flags after -- go to every run.
 A run's folder is OUT/<config>_<overrides>_seed=<seed>, with its output in a .log beside it. Give
 the same command again after a crash: finished runs are passed over, others go on from their
 checkpoint, and a run that another sweep is at is waited for (OUT must allow locks, as local disks,
-NFS 4 and Lustre with -o flock do). A run that fails is named at the end, and the others go on.
+NFS 4 and Lustre with -o flock do). A run that fails is named at the end, and the others go on. With
+other flags after -- a finished run is started again: one that they lengthen goes on, and what would
+be another run is refused by ferjax.main. Another --out keeps both.
 
 In an array job of SLURM (SLURM_ARRAY_TASK_ID), a JobSet (JOB_COMPLETION_INDEX) or with --index, one
 run by its number; --list shows the numbers, --table prints what is there. Else --jobs at once on
-this machine, or one on each of --gpus.
+this machine, or one on each of --gpus. Each run is one process, also where JAX knows a cluster.
 
 Exit code: 0 when all are finished; 1 when one failed; 75 when it was stopped before the end.
 Needs nothing but Python.
@@ -31,6 +33,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import statistics
 import subprocess
@@ -49,8 +52,6 @@ RESULTS = {
 }
 NO_SHARES = ('loss', 'jensen_shannon')  # metrics that are not shown in percent
 INDICES = ('SLURM_ARRAY_TASK_ID', 'JOB_COMPLETION_INDEX')
-# What JAX knows a cluster by. Each run of a sweep is one process, wherever it was started.
-CLUSTERS = ('SLURM_STEP_NODELIST', 'KUBERNETES_SERVICE_HOST', 'OMPI_MCA_orte_hnp_uri')
 
 
 class Entry(NamedTuple):
@@ -182,14 +183,13 @@ def write_flags(file: IO, flags: Sequence[str]) -> None:
 def start(out: Path, entry: Entry, held: IO, command: Sequence[str], gpu: str | None) -> Running:
   """Starts a run, which holds the lock too: it stays locked if the sweep is killed."""
   write_flags(held, entry.flags)
-  environment = {key: value for key, value in os.environ.items() if key not in CLUSTERS}
-  environment['PYTHONUNBUFFERED'] = '1'
+  environment = os.environ | {'PYTHONUNBUFFERED': '1'}
   if gpu is not None:
     environment['CUDA_VISIBLE_DEVICES'] = gpu
   with (out / f'{entry.name}.log').open('ab') as log:
     began = log.tell()
     child = subprocess.Popen(
-      [*command, *entry.flags, f'--workdir={out / entry.name}'],
+      [*command, *entry.flags, f'--workdir={out / entry.name}', '--num_processes=1'],
       stdin=subprocess.DEVNULL,
       stdout=log,
       stderr=subprocess.STDOUT,
@@ -238,10 +238,9 @@ def run(
 
   def settle(one, code):
     name, workdir = one.entry.name, out / one.entry.name
-    signalled = {c for number in received for c in (-number, 128 + number)}
     if code == 0 and watch.finished(workdir):
       say(f'{name} is finished')
-    elif code in {0, watch.UNFINISHED} | signalled:
+    elif code in {0, watch.UNFINISHED} | watch.stopped_by(received):
       say(f'{name} was stopped before its end')
       stopped.append(name)
     else:
@@ -392,6 +391,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
       )
     if args.jobs < 1:
       raise ValueError(f'--jobs={args.jobs}: at least 1')
+    args.command = shlex.split(args.command)
+    if not args.command or not shutil.which(args.command[0]):
+      raise ValueError(f'--command={shlex.join(args.command)}: there is no such program')
   except ValueError as error:
     parser.error(str(error))
   return args
@@ -410,7 +412,7 @@ def main(argv: Sequence[str]) -> int:
     chosen = args.entries if args.index is None else [args.entries[args.index]]
     slots = args.gpus.split(',') if args.gpus else [None] * args.jobs
     failed, stopped = run(
-      args.out, chosen, shlex.split(args.command), slots, lambda text: print(text, flush=True)
+      args.out, chosen, args.command, slots, lambda text: print(text, flush=True)
     )
   lines = collect(args.out, args.entries, args.metric)
   write_tables(args.out, lines)

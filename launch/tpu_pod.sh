@@ -8,13 +8,14 @@
 #   --queued        wait in the queue (queued-resources) until there is a slice
 #   --setup=COMMAND run on every host before training, in the folder of ferjax: mounts the disk that
 #                   all hosts share, such as 'sudo mkdir -p runs && sudo mount 10.0.0.2:/share runs'
-#   --out=DIR       where the run's folder is copied to: runs
+#   --out=DIR       where the run's folder is copied to, from where you stand: runs
 #   --keep          leave the slice there
 #   --dry-run       print the commands and do nothing
-# Flags after -- go to ferjax.main. The workdir (runs/<name> without --workdir) must be on a disk
-# that all hosts share, or they cannot save one checkpoint together: edit --setup for yours. Give
-# the same command again to go on with a run that stopped. Needs gcloud, logged in, and a shell that
-# stays open (tmux).
+# Flags after -- go to ferjax.main, with --config.parallel.backend=shard_map unless they name one, as
+# pmap turns arrays of a host into those of all, and back, at every step. The workdir (runs/<name>
+# without --workdir) must be on a disk that all hosts share, or they cannot save one checkpoint
+# together: edit --setup for yours. Give the same command again to go on with a run that stopped.
+# Needs gcloud, logged in, and a shell that stays open (tmux).
 set -euo pipefail
 
 fail() {
@@ -53,10 +54,11 @@ done
 [[ $zone =~ ^[a-z]+-[a-z]+[0-9]+-[a-z]$ ]] || fail "--zone='$zone': give a zone, such as us-west4-a"
 [[ $type =~ ^v[0-9]+[a-z]*-[0-9]+$ ]] || fail "--type='$type': give an accelerator type, such as v5litepod-16"
 [[ -n $version && -n $out ]] || fail '--version and --out must not be empty'
-config='' workdir=''
+config='' workdir='' backend=''
 for flag in "$@"; do
   case $flag in
     --config=*) config=$flag ;;
+    --config.parallel.backend*) backend=$flag ;;
     --workdir=*) workdir=${flag#*=} ;;
     --workdir) fail 'write --workdir=FOLDER in one' ;;
   esac
@@ -66,7 +68,9 @@ if [ -z "$workdir" ]; then
   workdir=runs/$name
   set -- "$@" "--workdir=$workdir"
 fi
+[ -n "$backend" ] || set -- "$@" --config.parallel.backend=shard_map
 [ -n "$dry" ] || command -v gcloud >/dev/null || fail 'gcloud is not installed: https://cloud.google.com/sdk/docs/install'
+[[ $out == /* ]] || out=$PWD/$out
 cd "$(dirname "$0")/.."
 
 where=("--zone=$zone")
@@ -88,7 +92,8 @@ archive=$(mktemp -d)
 created=''
 finish() {
   code=$?
-  trap - EXIT INT TERM HUP
+  trap - EXIT
+  trap '' INT TERM HUP # gcloud too leaves a second Ctrl-C alone: the slice costs money
   rm -rf "$archive"
   if [ -n "$created" ] && [ -z "$keep" ]; then
     if [ -n "$queued" ]; then

@@ -5,18 +5,21 @@
   python launch/watch.py -- srun python -m ferjax.main --config=... --workdir=RUN
 
 With --processes the command is started so many times on this machine, as one run: the flags of
-JAX's coordinator are added, and every line of output begins with the process's number. Without it
-the command finds the others by itself (SLURM, Kubernetes, TPU), and this watches the part of one
-host. SIGTERM, SIGUSR1 and SIGINT are passed on. When a process fails, the others are stopped.
+JAX's coordinator are added, the GPUs are shared out, and every line of output begins with the
+process's number. Without it the command finds the others by itself (SLURM, Kubernetes, TPU), and
+this watches the part of one host. SIGTERM, SIGUSR1 and SIGINT are passed on. When a process fails,
+the others are stopped.
 
 Exit code: 0 when the run is finished (its --workdir holds summary.json); 75 when it stopped before
-its end and the same command goes on, as after a preemption; else that of the process that failed,
-with 128 + n for signal n. Needs nothing but Python.
+its end and the same command goes on, as after a preemption, also where the time for saving ran out
+(SIGKILL after such a signal); else that of the process that failed, with 128 + n for signal n.
+Needs nothing but Python.
 """
 
 import argparse
 import collections
 import os
+import re
 import shlex
 import signal
 import socket
@@ -24,7 +27,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,11 +100,44 @@ def commands(command: Sequence[str], processes: int | None) -> list[list[str]]:
   ]
 
 
-def start(command: Sequence[str], prefix: bytes, lock: threading.Lock) -> Process:
+def gpus() -> list[str]:
+  """NVIDIA's GPUs that a process started here would see, as of CUDA_VISIBLE_DEVICES."""
+  if 'CUDA_VISIBLE_DEVICES' in os.environ:
+    return [name for name in os.environ['CUDA_VISIBLE_DEVICES'].split(',') if name]
+  try:
+    listed = subprocess.run(['nvidia-smi', '--list-gpus'], capture_output=True, text=True)
+  except OSError:
+    return []
+  return [str(n) for n in range(len(re.findall('^GPU ', listed.stdout, re.M)))]
+
+
+def shares(processes: int | None) -> list[dict[str, str]]:
+  """What each process has in its environment to see its share of the GPUs alone.
+
+  Raises:
+    ValueError: they cannot be shared evenly.
+  """
+  found = gpus() if processes and os.environ.get('JAX_PLATFORMS') != 'cpu' else []
+  if not found:
+    return [{}] * (processes or 1)
+  each, left = divmod(len(found), processes)
+  if left or not each:
+    raise ValueError(
+      f'--processes={processes}: {len(found)} GPUs cannot be shared evenly; one process uses them '
+      'all, JAX_PLATFORMS=cpu none'
+    )
+  parts = [found[number * each : (number + 1) * each] for number in range(processes)]
+  return [{'CUDA_VISIBLE_DEVICES': ','.join(part)} for part in parts]
+
+
+def start(
+  command: Sequence[str], variables: Mapping[str, str], prefix: bytes, lock: threading.Lock
+) -> Process:
   """Starts a process in a session of its own, so that its workers can be ended with it.
 
   Args:
     command: What to run.
+    variables: Of its environment, besides those here.
     prefix: What each line of its output begins with; without one, stdout is left alone.
     lock: Held while a line is written.
   """
@@ -109,7 +145,7 @@ def start(command: Sequence[str], prefix: bytes, lock: threading.Lock) -> Proces
     command,
     stdout=subprocess.PIPE if prefix else None,
     stderr=subprocess.PIPE,
-    env=os.environ | {'PYTHONUNBUFFERED': '1'},
+    env=os.environ | {'PYTHONUNBUFFERED': '1', **variables},
     start_new_session=True,
   )
   last = collections.deque(maxlen=LAST_LINES)
@@ -154,6 +190,13 @@ def say(text: str) -> None:
     print(f'watch: {line}', file=sys.stderr, flush=True)
 
 
+def stopped_by(received: Sequence[int]) -> set[int]:
+  """Return codes of a process that signals ended before it could save: those that were passed on to
+  it, and the SIGKILL of a scheduler that waited for it in vain."""
+  numbers = {*received, signal.SIGKILL} if received else set()
+  return {code for number in numbers for code in (-number, 128 + number)}
+
+
 def explain(
   command: Sequence[str],
   processes: Sequence[Process],
@@ -171,15 +214,16 @@ def explain(
     began: When they were started, as of `time.monotonic`.
 
   Returns:
-    Its exit code; UNFINISHED, and nothing is said, where it could not save before such a signal
-    ended it.
+    Its exit code; UNFINISHED where it was stopped by such signals.
   """
   failed = [number for number, code in enumerate(codes) if code]
-  signalled = {code for number in received for code in (-number, 128 + number)}
-  if all(codes[number] in signalled for number in failed):
-    return UNFINISHED
   # Where several are found dead at once, an abort is not the cause but what came of it.
-  first = min(failed, key=lambda number: codes[number] in (-signal.SIGABRT, 128 + signal.SIGABRT))
+  aborts = (-signal.SIGABRT, 128 + signal.SIGABRT)
+  causes = [number for number in failed if codes[number] not in aborts] or failed
+  if {codes[number] for number in causes} <= stopped_by(received):
+    say(f'perhaps before it could save, it {cause(codes[causes[0]])}')
+    return UNFINISHED
+  first = causes[0]
   code, process = codes[first], processes[first]
   for reader in process.readers:
     reader.join(1)
@@ -195,12 +239,19 @@ def explain(
   return code if code > 0 else 128 - code
 
 
-def attempt(command: Sequence[str], count: int | None, grace: float, received: list[int]) -> int:
+def attempt(
+  command: Sequence[str],
+  count: int | None,
+  variables: Sequence[Mapping[str, str]],
+  grace: float,
+  received: list[int],
+) -> int:
   """Runs the processes once, to their end.
 
   Args:
     command: What to run.
     count: How many processes; None for the command as it is.
+    variables: Of the environment of each; see `shares`.
     grace: Seconds that the others have to end after one failed.
     received: Signals that came are added.
 
@@ -220,7 +271,8 @@ def attempt(command: Sequence[str], count: int | None, grace: float, received: l
   before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
   try:
     for number, one in enumerate(commands(command, count)):
-      processes.append(start(one, b'' if count is None else b'[%d] ' % number, lock))
+      prefix = b'' if count is None else b'[%d] ' % number
+      processes.append(start(one, variables[number], prefix, lock))
       if received:
         processes[-1].child.send_signal(received[-1])
     while True:
@@ -242,7 +294,7 @@ def attempt(command: Sequence[str], count: int | None, grace: float, received: l
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-  """The flags before `--`, and the `command` after it."""
+  """The flags before `--`, the `command` after it, and `variables` of each process."""
   parser = argparse.ArgumentParser(
     prog='launch/watch.py',
     usage='%(prog)s [FLAGS] -- COMMAND ...',
@@ -269,6 +321,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.error(f'--processes={args.processes}: at least 1')
   if (args.processes or args.restarts) and workdir_of(command) is None:
     parser.error('the command needs a --workdir: all processes and restarts share it')
+  try:
+    args.variables = shares(args.processes)
+  except ValueError as error:
+    parser.error(str(error))
   args.command = command
   return args
 
@@ -278,7 +334,7 @@ def main(argv: Sequence[str]) -> int:
   received, workdir = [], workdir_of(args.command)
   again = args.resume or shlex.join(sys.orig_argv)
   for left in reversed(range(args.restarts + 1)):
-    code = attempt(args.command, args.processes, args.grace, received)
+    code = attempt(args.command, args.processes, args.variables, args.grace, received)
     if not code and (workdir is None or finished(workdir)):
       return 0
     if code in (0, UNFINISHED):

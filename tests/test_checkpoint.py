@@ -8,7 +8,7 @@ from ferjax.core import TrainState
 from ferjax.errors import InputError
 
 
-def make_state(step, devices=2):
+def make_state(step, devices=2, placed=True):
   state = TrainState(
     jnp.int32(step),
     {'w': jnp.full(3, step, jnp.float32)},
@@ -16,7 +16,7 @@ def make_state(step, devices=2):
     {'m': jnp.ones(2)},
     jax.random.key(1),
   )
-  return parallel.make(devices=devices).replicate(state)
+  return parallel.make(devices=devices).replicate(state) if placed else state
 
 
 def fill(workdir, accuracies):

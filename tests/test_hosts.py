@@ -13,12 +13,14 @@ import socket
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import cv2
 import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 from test_train import CONFIGS, lines_of, smoke
 
 from ferjax import checkpoint, hosts, logs, preemption, train
@@ -47,8 +49,8 @@ for values, workdir in json.loads(jobs):
 
 
 @contextlib.contextmanager
-def two_processes(folder, *arguments, flags=False):
-  """Runs `PROGRAM`, or with flags the command line, as two processes of two devices each;
+def two_processes(folder, *arguments, program=PROGRAM, flags=False):
+  """Runs a program, or with flags the command line, as two processes of two devices each;
   none outlives the block. What they write is in `<folder>/0` and `1`."""
   with socket.socket() as free:
     free.bind(('localhost', 0))
@@ -59,13 +61,13 @@ def two_processes(folder, *arguments, flags=False):
     'JAX_PLATFORMS': 'cpu',
     'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
-    'PYTHONPATH': str(ROOT),
+    'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}',
   }
   folder.mkdir(exist_ok=True)
   with contextlib.ExitStack() as stack:
     started = []
     for process in ('0', '1'):
-      command = [sys.executable, '-c', PROGRAM, address, process, *arguments]
+      command = [sys.executable, '-c', program, address, process, *arguments]
       if flags:
         several = [f'--coordinator_address={address}', '--num_processes=2', '--process_id', process]
         several += ['--heartbeat_timeout=10']
@@ -222,14 +224,22 @@ def stop_at(monkeypatch):
   return wanted
 
 
-def test_stopped_runs_go_on_with_other_devices(exact_config, stop_at, tmp_path, capfd):
+def test_stopped_runs_go_on_with_other_devices(
+  exact_config, stop_at, tmp_path, monkeypatch, capfd, caplog
+):
   """Four devices, four, two and one, between SIGTERM and SIGUSR1, as four all along; to the bit
-  while these stay."""
+  while these stay. The first signal comes before the first step."""
   exact_config.checkpoint.every = 0
   exact_config.eval.every = 4
   train.train(exact_config, tmp_path / 'whole')
   before = signal.getsignal(signal.SIGTERM)
-  stop_at.update({2: signal.SIGTERM, 5: signal.SIGUSR1, 8: signal.SIGTERM})
+  with caplog.at_level('INFO', 'ferjax'), monkeypatch.context() as patch:
+    patch.setattr(train, '_check_shared', lambda _: os.kill(os.getpid(), signal.SIGUSR1))
+    assert train.train(exact_config, tmp_path / 'moved') == {}
+  assert 'left at step 0 of 10, where it began, for SIGUSR1' in caplog.text
+  assert not checkpoint.exist(tmp_path / 'moved')
+  # The last one comes too late to stop anything.
+  stop_at.update({2: signal.SIGTERM, 5: signal.SIGUSR1, 8: signal.SIGTERM, 10: signal.SIGTERM})
   for devices, step in ((4, 2), (4, 5), (2, 8), (1, 10)):
     exact_config.parallel.devices = devices
     summary = train.train(exact_config, tmp_path / 'moved')
@@ -243,12 +253,17 @@ def test_stopped_runs_go_on_with_other_devices(exact_config, stop_at, tmp_path, 
   assert 'SIGTERM: saves a checkpoint at the next step' in capfd.readouterr().err
 
 
-def test_a_second_signal_ends_a_process_at_once():
+def test_only_a_later_signal_ends_a_process_at_once():
+  """Those right after the first are the same one, by another way."""
   program = (
-    'import os, signal; from ferjax import preemption\n'
+    'import os, signal, time; from ferjax import preemption\n'
+    'preemption.SAME = 0.3\n'
     'with preemption.noticed() as signalled:\n'
     '  os.kill(os.getpid(), signal.SIGTERM)\n'
+    '  os.kill(os.getpid(), signal.SIGTERM)\n'
+    '  os.kill(os.getpid(), signal.SIGUSR1)\n'
     '  print(signalled(), flush=True)\n'
+    '  time.sleep(0.4)\n'
     '  os.kill(os.getpid(), signal.SIGUSR1)\n'
     '  print("still here")\n'
   )
@@ -309,6 +324,139 @@ WHOLE_NODE = {'local_device_ids': []}
 )
 def test_only_several_processes_are_joined(variables, expected):
   assert hosts.environment(variables) == expected
+
+
+POD = {'KUBERNETES_SERVICE_HOST': '10.0.0.1', 'JOB_COMPLETION_INDEX': '1'}
+
+
+@pytest.mark.parametrize(
+  'variables, message',
+  [
+    ({'OMPI_COMM_WORLD_SIZE': '2', 'PMIX_RANK': '1'}, r'Open MPI \(5 or newer\).*--process_id=I'),
+    (POD, r"pip install 'ferjax\[k8s\]', or give --coordinator_address"),
+  ],
+)
+def test_processes_that_jax_cannot_join_do_not_run_alone(monkeypatch, variables, message):
+  monkeypatch.setattr(hosts.importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(InputError, match=message):
+    hosts.environment(variables)
+
+
+def test_pods_are_joined_by_their_cluster(monkeypatch):
+  monkeypatch.setattr(hosts.importlib.util, 'find_spec', lambda name: name == 'kubernetes')
+  assert hosts.environment(POD) == {}
+
+
+@pytest.mark.parametrize(
+  'error', [ValueError('unsupported endpoints'), ConnectionError('no answer'), RuntimeError('403')]
+)
+def test_what_a_cluster_answers_is_told(monkeypatch, error):
+  def initialize(**options):
+    raise error
+
+  monkeypatch.setattr(hosts, 'environment', lambda variables: {})
+  monkeypatch.setattr(jax.distributed, 'initialize', initialize)
+  with pytest.raises(InputError, match=f'cannot join .*else give --coordinator_address.*{error}'):
+    hosts.connect()
+  error = ValueError('coordinator_address should be defined.')  # JAX: no cluster
+  hosts.connect()
+
+
+def test_a_process_whose_devices_fail_tells_why_and_ends():
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    address = f'localhost:{free.getsockname()[1]}'
+  program = (
+    'import jax; from ferjax import hosts\n'
+    f'jax.distributed.initialize({address!r}, 1, 0, local_device_ids=[])\n'
+    'hosts.GRACE = 0\n'
+    'try:\n'
+    '  jax.devices()\n'
+    'except RuntimeError as error:\n'
+    '  hosts.abandon(f"ferjax: {error}")\n'
+  )
+  result = subprocess.run(
+    [sys.executable, '-c', program],
+    cwd=ROOT,
+    env=os.environ | {'JAX_PLATFORMS': 'nothing'},
+    capture_output=True,
+    text=True,
+  )
+  assert result.returncode == 1 and 'Traceback' not in result.stderr
+  assert "ferjax: Unable to initialize backend 'nothing'" in result.stderr
+
+
+def test_no_two_processes_of_a_host_make_the_same_at_a_time(monkeypatch):
+  names = ['n0', 'n0', 'n1', 'n1', 'n2']
+  found = [np.uint32(zlib.crc32(name.encode())) for name in names]
+  monkeypatch.setattr(multihost_utils, 'process_allgather', lambda _: np.stack(found)[:, None])
+  turns = []
+  for process, name in enumerate(names):
+    monkeypatch.setattr(jax, 'process_index', lambda process=process: process)
+    monkeypatch.setattr(socket, 'gethostname', lambda name=name: name)
+    monkeypatch.setattr(hosts, 'wait', lambda place: turns[-1].append(place[-1]))
+    turns.append([])
+    hosts.first_then_others('data', lambda: turns[-1].append('made'))
+  assert [turn.index('made') for turn in turns] == [0, 2, 1, 2, 1]
+  assert all([at for at in turn if at != 'made'] == ['0', '1', '2'] for turn in turns)
+
+
+RESTORE = f"""{ALARM}
+import sys
+from pathlib import Path
+import jax.numpy as jnp
+from ferjax import checkpoint, hosts, main, parallel
+from ferjax.errors import InputError
+from test_checkpoint import damage, make_state
+
+address, process, workdir = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+main.show_messages()
+hosts.connect(coordinator_address=address, num_processes=2, process_id=process)
+devices = parallel.make()
+
+def state(step):
+  return devices.replicate(make_state(step, placed=False))
+
+with checkpoint.open_checkpoints(workdir, 3) as checkpoints:
+  for step in (1, 2, 3):
+    checkpoint.save(checkpoints, devices.joined(state(step)), None)
+if process == 0:
+  damage(workdir, 3)
+else:
+  checkpoint._saved = lambda _: [1]  # as a network's file system may still have it
+hosts.wait('damaged')
+print('restored', int(checkpoint.restore_latest(workdir, state(0)).step))
+load = checkpoint._load_placed
+
+def fail(*arguments):
+  load(*arguments)
+  raise OSError('stale file handle')
+
+if process == 1:
+  checkpoint._load_placed = fail
+try:
+  checkpoint.restore_latest(workdir, state(0))
+except InputError as error:
+  print(error)
+with checkpoint.open_checkpoints(workdir, 3) as checkpoints:
+  checkpoint.save(checkpoints, devices.joined(state(4)), None)
+hosts.wait('end')
+"""
+
+
+def test_processes_restore_the_same_checkpoint_or_none(tmp_path):
+  workdir = tmp_path / 'run'
+  with two_processes(tmp_path / 'out', str(workdir), program=RESTORE) as started:
+    statuses, out = finish(started, tmp_path / 'out')
+  assert statuses == [0, 0], out
+  assert all('restored 2\n' in text for text in out)
+  assert '2 can be read by 1 of 2 processes (it can be read here): do all see' in out[0]
+  assert '2 can be read by 1 of 2 processes (stale file handle): do all see' in out[1]
+  folders = ('checkpoints', 'checkpoints_unreadable')
+  assert [sorted(path.name for path in (workdir / folder).iterdir()) for folder in folders] == [
+    ['1', '2', '4'],
+    ['3-0'],
+  ]
 
 
 @pytest.mark.parametrize(

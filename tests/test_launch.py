@@ -15,6 +15,9 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / 'launch'
+sys.path.insert(0, str(LAUNCH))
+import watch as watcher  # noqa: E402
+
 SCRIPTS = sorted([*LAUNCH.glob('*.sh'), *LAUNCH.glob('*.sbatch')])
 UNFINISHED = 75
 
@@ -131,6 +134,43 @@ def test_a_preemption_reaches_all_and_asks_to_be_started_again(tmp_path, trainer
   assert run.returncode == UNFINISHED
   assert [(workdir / f'saved-{n}').read_text() for n in range(2)] == [number.name] * 2
   assert 'stopped before its end; this goes on with it:\nwatch:   sbatch it' in errors
+
+
+def test_one_that_is_killed_as_it_saves_goes_on_too(tmp_path):
+  """The time that a scheduler gave it was over; without a signal before, SIGKILL is a failure."""
+  program = (
+    'import os, pathlib, signal, sys, time\n'
+    'signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))\n'
+    'pathlib.Path(sys.argv[1]).touch()\n'
+    'time.sleep(60)\n'
+  )
+  with watch('--', sys.executable, '-c', program, tmp_path / 'started') as run:
+    wait_for(tmp_path / 'started')
+    run.send_signal(signal.SIGTERM)
+    errors = run.communicate(timeout=20)[1]
+  assert run.returncode == UNFINISHED
+  assert 'perhaps before it could save, it was killed by SIGKILL' in errors
+
+
+def test_gpus_are_shared_out(tmp_path, monkeypatch):
+  monkeypatch.delenv('JAX_PLATFORMS', raising=False)
+  monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+  program(
+    tmp_path / 'nvidia-smi', 'for i in 0 1 2 3; do echo "GPU $i: NVIDIA (UUID: GPU-$i)"; done'
+  )
+  monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
+  flags = ('--', sys.executable, '-c', 'import os; print(os.environ["CUDA_VISIBLE_DEVICES"])')
+  with watch('--processes=2', *flags, f'--workdir={tmp_path}') as run:
+    out = run.communicate(timeout=20)[0]
+  assert sorted(out.splitlines()) == ['[0] 0,1', '[1] 2,3']
+  with watch('--processes=3', *flags, f'--workdir={tmp_path}') as run:
+    errors = run.communicate(timeout=20)[1]
+  assert run.returncode == 2 and '--processes=3: 4 GPUs cannot be shared evenly' in errors
+  monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '5,GPU-7,6')
+  assert watcher.shares(3) == [{'CUDA_VISIBLE_DEVICES': name} for name in ('5', 'GPU-7', '6')]
+  assert watcher.shares(None) == [{}]
+  monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
+  assert watcher.shares(2) == [{}, {}]
 
 
 def test_one_process_as_it_is(tmp_path, trainer):
@@ -272,7 +312,8 @@ def test_the_dry_run_of_a_tpu_pod_prints_every_command(tmp_path):
   assert install == '. launch/setup.sh && FERJAX_EXTRA=tpu install_ferjax'
   assert setup == 'mount it' and (collect, delete) == ('tpu-vm scp', 'tpu-vm delete')
   assert train.startswith('.venv/bin/python launch/watch.py -- .venv/bin/python -m ferjax.main')
-  assert train.endswith('--workdir=runs/faces')
+  assert train.endswith('--workdir=runs/faces --config.parallel.backend=shard_map')
+  assert f'mkdir -p {Path.cwd()}/runs\n' in result.stdout
   lines = [line for line in result.stdout.splitlines() if line.startswith('gcloud')]
   assert all('--zone=us-west4-a --project=lab' in line for line in lines)
   assert all('--worker=all' in line for line in lines[1:-2]) and '--worker=0' in lines[-2]
@@ -283,8 +324,11 @@ def test_the_dry_run_of_a_tpu_pod_prints_every_command(tmp_path):
   assert steps[:2] == ['queued-resources create', 'queued-resources describe']
   assert '--node-id=faces' in result.stdout and '--spot' in result.stdout
   assert not any('delete' in step for step in steps) and 'costs money' in result.stderr
-  result = tpu(*POD, '--dry-run', '--queued', *TRAIN)
+  result = tpu(*POD, '--dry-run', '--queued', '--out=here', *TRAIN, cwd=tmp_path)
   assert commands(result.stdout)[-1] == 'queued-resources delete'
+  assert f'mkdir -p {tmp_path}/here\n' in result.stdout
+  result = tpu(*POD, '--dry-run', *TRAIN, '--config.parallel.backend=pmap')
+  assert 'shard_map' not in result.stdout
 
 
 def test_a_tpu_pod_is_deleted_after_a_failure(tmp_path):
@@ -295,6 +339,25 @@ def test_a_tpu_pod_is_deleted_after_a_failure(tmp_path):
   steps = commands(result.stdout)
   assert result.returncode == 9 and len(steps) == 7
   assert steps[-2:] == ['tpu-vm scp', 'tpu-vm delete']
+
+
+def test_a_tpu_pod_is_deleted_however_often_one_says_stop(tmp_path):
+  """Ctrl-C reaches the script and what it runs, in the training and again in the deletion."""
+  tools = tmp_path / 'tools'
+  program(
+    tools / 'gcloud',
+    f'case "$*" in *ferjax.main*) touch {tmp_path}/train; sleep 60 ;;\n'
+    f'*delete*) touch {tmp_path}/delete; sleep 1; touch {tmp_path}/deleted ;; esac\n',
+  )
+  command = ['bash', LAUNCH / 'tpu_pod.sh', *POD, f'--out={tmp_path / "out"}', *TRAIN]
+  environment = os.environ | {'PATH': f'{tools}:{os.environ["PATH"]}'}
+  pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT, 'text': True}
+  with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as run:
+    for name in ('train', 'delete'):
+      wait_for(tmp_path / name)
+      os.killpg(run.pid, signal.SIGINT)
+    run.communicate(timeout=20)
+  assert run.returncode == 130 and (tmp_path / 'deleted').exists()
 
 
 @pytest.mark.parametrize('queued', [(), ('--queued',)])
@@ -366,4 +429,6 @@ def test_the_jobset_has_what_jax_and_restarts_need():
   assert claim['spec']['accessModes'] == ['ReadWriteMany']
   assert volumes['shm']['emptyDir']['medium'] == 'Memory'
   assert int(container['resources']['limits']['nvidia.com/gpu']) > 0
+  variables = {one['name']: one['value'] for one in container['env']}
+  assert variables == {'LD_LIBRARY_PATH': '/usr/local/nvidia/lib64', 'JAX_PLATFORMS': 'cuda'}
   assert json.dumps(container).count('PROJECT') == 1  # the image is to be edited

@@ -35,3 +35,10 @@ def test_only_the_first_process_writes(tmp_path):
   with logs.Logs(tmp_path, 0, 10, 4, False) as log:
     log.write(1, 'train', {'loss': 1.0})
   assert not list(tmp_path.iterdir())
+
+
+def test_only_the_first_of_several_processes_profiles(tmp_path):
+  with logs.profiler(tmp_path, False, start=0, stop=2) as before_step:
+    before_step(0)
+    before_step(1)
+  assert not list(tmp_path.iterdir())

@@ -46,6 +46,11 @@ for split, of_plain in found[0].splits.items():
     np.testing.assert_array_equal(column, of_beam.table[key])
   for row in range(len(of_plain.records)):
     assert of_plain.records[row] == of_beam.records[row]
+wrong = dataset.make_builder('manifest', str(root / 'wrong'), given, {})
+try:
+  dataset.prepare(wrong, on_beam.parse_options(['runner=NoRunner']))
+except InputError as error:
+  print(str(error).splitlines()[0][:70])
 drawn = dataset.make_builder('synthetic_faces', str(root / 'drawn'), {}, {'num': 50})
 try:
   dataset.prepare(drawn, options)
@@ -61,7 +66,9 @@ def test_beam_stores_the_same_rows_in_the_same_files(tmp_path):
   command = [sys.executable, '-c', PROGRAM, str(tmp_path), str(manifest)]
   result = subprocess.run(command, capture_output=True, text=True)
   assert result.returncode == 0, result.stderr
-  assert result.stdout.splitlines()[-1].startswith('synthetic_faces is drawn, not read')
+  runner, drawn = result.stdout.splitlines()[-2:]
+  assert runner.startswith('Apache Beam with --beam_options: Unexpected pipeline runner: NoRunner')
+  assert drawn.startswith('synthetic_faces is drawn, not read')
 
 
 @pytest.mark.skipif(BEAM, reason='Apache Beam is installed')

@@ -67,12 +67,19 @@ def test_worker_processes_read_the_same_and_outlive_signals(data):
         os.kill(worker.pid, signal.SIGUSR1)
 
 
-def test_worker_processes_end_with_their_run(manifest, data_dir):
+def test_worker_processes_end_with_their_run_and_others_do_not(manifest, data_dir):
   program = (
-    'import sys\n'
-    'from absl import flags\n'
-    'from ferjax.data import dataset, pipeline\n'
+    'import atexit, multiprocessing, sys\n'
+    'def late(ends):\n'
+    '  ends.wait(100)\n'
+    '  print("not killed", flush=True)\n'
     'if __name__ == "__main__":\n'
+    '  fork = multiprocessing.get_context("fork")\n'
+    '  ends = fork.Event()\n'
+    '  fork.Process(target=late, args=(ends,)).start()\n'
+    '  atexit.register(ends.set)\n'  # after that of the pipeline, which is registered later
+    '  from absl import flags\n'
+    '  from ferjax.data import dataset, pipeline\n'
     '  flags.FLAGS.mark_as_parsed()\n'
     '  data = dataset.load(name="manifest", path=sys.argv[1], dir=sys.argv[2], image_size=16)\n'
     '  plan = pipeline.in_order(28, 2)\n'
@@ -81,7 +88,7 @@ def test_worker_processes_end_with_their_run(manifest, data_dir):
   )
   command = [sys.executable, '-c', program, str(manifest), data_dir]
   result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
-  assert result.returncode == 0 and '(2,)' in result.stdout
+  assert result.returncode == 0 and result.stdout == '(2,)\nnot killed\n'
 
 
 def test_in_order_visits_every_row_once_and_marks_padding():

@@ -24,8 +24,8 @@ workdir, here = pathlib.Path(flags['workdir']), pathlib.Path(__file__).parent
 workdir.mkdir(parents=True, exist_ok=True)
 with (here / 'started').open('a') as file:
   file.write(workdir.name + ' ' + os.environ.get('CUDA_VISIBLE_DEVICES', '-') + chr(10))
-if flags['config.seed'] != flags['config.noise.seed'] or 'SLURM_STEP_NODELIST' in os.environ:
-  sys.exit('seeds differ, or a cluster is seen')
+if flags['config.seed'] != flags['config.noise.seed'] or flags['num_processes'] != '1':
+  sys.exit('seeds differ, or it may look for other processes')
 if (here / 'fail' / workdir.name).exists():
   sys.exit('ferjax: no such manifest')
 end = time.monotonic() + 60
@@ -220,6 +220,10 @@ def test_each_gpu_has_one_run_at_a_time(tmp_path, trainer):
     (['--config=other/a.py'], 'two runs have the name a_seed=0'),
     (['--', '--workdir=x'], 'no --workdir: each run has its own'),
     (['--jobs=0'], '--jobs=0: at least 1'),
+    (
+      ['--command=pyhton -m ferjax.main'],
+      '--command=pyhton -m ferjax.main: there is no such program',
+    ),
     (['--seeds=a'], "--seeds='a': whole numbers"),
   ],
 )

@@ -46,14 +46,23 @@ def make_files(
     parts: What can be pickled, by the file that it becomes.
     scratch: An empty folder, on the disk of those files, that all workers see.
     options: See `parse_options`.
+
+  Raises:
+    InputError: whatever Beam says: of its options, or of what went wrong on a worker.
   """
   import apache_beam as beam
 
   for number, part in enumerate(parts.items()):
     (scratch / f'{number}.part').write_bytes(pickle.dumps(part))
-  with beam.Pipeline(options=options) as pipeline:
-    numbers = pipeline | beam.Create(range(len(parts))) | beam.Reshuffle()
-    numbers | beam.Map(functools.partial(_make_file, make, scratch))
+  try:
+    with beam.Pipeline(options=options) as pipeline:
+      numbers = pipeline | beam.Create(range(len(parts))) | beam.Reshuffle()
+      numbers | beam.Map(functools.partial(_make_file, make, scratch))
+  except Exception as error:
+    raise InputError(
+      f'Apache Beam with --beam_options: {error}\nIts workers need ferjax, the pictures, and '
+      f'{scratch.parent}, under the same paths as here'
+    ) from error
 
 
 def _make_file(make, scratch, number):

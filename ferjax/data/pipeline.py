@@ -98,6 +98,7 @@ def batches(
   if workers:
     options = grain.MultiprocessingOptions(num_workers=workers)
     batched = batched.mp_prefetch(options, worker_init_fn=_outlive_signals)
+    atexit.unregister(_end_workers)  # once, however many iterators there are
     atexit.register(_end_workers)  # before Python's own end of them, which is SIGTERM
   return iter(batched)
 
@@ -111,7 +112,8 @@ def _outlive_signals(worker, workers):
 
 def _end_workers():
   for child in multiprocessing.active_children():
-    child.kill()
+    if child.daemon:  # others, which are not of this module, Python waits for
+      child.kill()
 
 
 def in_order(rows: int, batch: int) -> dict[str, np.ndarray]:
