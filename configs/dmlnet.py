@@ -82,7 +82,6 @@ def get_config(arg: str = 'demo'):
     return config
   if arg == 'smoke':
     config.batch = 40
-    config.model.name = 'resnet10'
     config.method.update(fusion_width=16, head_width=16, embedding_width=8)
     config.augment.flip = 0.0
     return config

@@ -192,7 +192,7 @@ def smoke() -> ml_collections.ConfigDict:
   config.steps = 10
   config.batch = 16
   config.log_every = 1
-  config.model.width = 8
+  config.model.update(name='resnet10', width=8)
   config.data.options.synthetic_faces.num = 200
   config.data.image_size = 32
   config.eval.update(every=5, limit=200, tsne=100)

@@ -5,10 +5,10 @@ import importlib.util
 import os
 from pathlib import Path
 
-os.environ['XLA_FLAGS'] = (
-  os.environ.get('XLA_FLAGS', '')
-  + ' --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
-)
+# Programs in the compilation cache are those of these very flags, and a worker process inherits them.
+XLA_FLAGS = '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
+if XLA_FLAGS not in os.environ.get('XLA_FLAGS', ''):
+  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {XLA_FLAGS}'
 
 import cv2
 import jax

@@ -122,7 +122,7 @@ def run(
   return metrics, parallel.host(kept)
 
 
-RUNS = [(2, 'pmap'), (4, 'pmap'), (8, 'pmap'), (1, 'shard_map'), (8, 'shard_map')]
+RUNS = [(2, 'pmap'), (8, 'pmap'), (4, 'shard_map')]
 
 
 def check_ten_steps_in_float64(runs, *method, **options):
@@ -147,10 +147,9 @@ def test_ten_steps_in_float64_agree_to_1e_8():
 def test_first_step_in_float32_agrees_to_1e_5():
   method = (batch_hard_method, {'triplet': 0.7})
   (ours,), _ = run(1, 'pmap', jnp.float32, 1, *method)
-  for devices, backend in ((8, 'pmap'), (4, 'shard_map')):
-    (theirs,), _ = run(devices, backend, jnp.float32, 1, *method)
-    for name in ('loss', 'ce', 'triplet', 'l2_grads'):
-      np.testing.assert_allclose(theirs[name], ours[name], rtol=1e-5, err_msg=name)
+  (theirs,), _ = run(8, 'shard_map', jnp.float32, 1, *method)
+  for name in ('loss', 'ce', 'triplet', 'l2_grads'):
+    np.testing.assert_allclose(theirs[name], ours[name], rtol=1e-5, err_msg=name)
 
 
 def test_batches_must_divide():
