@@ -37,7 +37,10 @@ def save(checkpoints: ocp.training.Checkpointer, state: TrainState, val_acc: flo
   """Saves the state in the background, with its validation accuracy where it was just measured."""
   step = int(state.step)
   metrics = None if val_acc is None else {'val_acc': val_acc, 'step': step}
-  checkpoints.save_async(step, _stored(state), force=True, metrics=metrics)
+  context = ocp.Context()
+  context.array.saving.use_replica_parallel = False  # else each array is cut up between the devices
+  with context:
+    checkpoints.save_async(step, _stored(state), force=True, metrics=metrics)
 
 
 def restore_latest(workdir: Path, like: TrainState) -> TrainState | None:
@@ -166,9 +169,10 @@ def _load_as_numpy(path: Path) -> dict[str, Any]:
 
 def _by_itself() -> ocp.Context:
   """Inside, a process reads without waiting for the others, which may fail where it does not."""
-  process = jax.process_index()
-  options = ocp.options.MultiprocessingOptions(primary_host=process, active_processes={process})
-  return ocp.Context(multiprocessing_options=options)
+  context, process = ocp.Context(), jax.process_index()
+  context.multiprocessing.primary_host = process
+  context.multiprocessing.active_processes = {process}
+  return context
 
 
 def _load_placed(path: Path, like: Any) -> Any:
