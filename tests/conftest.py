@@ -5,10 +5,16 @@ import importlib.util
 import os
 from pathlib import Path
 
-# Programs in the compilation cache are those of these very flags, and a worker process inherits them.
-XLA_FLAGS = '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
-if XLA_FLAGS not in os.environ.get('XLA_FLAGS', ''):
-  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {XLA_FLAGS}'
+# Once each, also in the worker processes that inherit them: the compilation cache is by their text.
+os.environ['XLA_FLAGS'] = ' '.join(
+  dict.fromkeys(
+    [
+      *os.environ.get('XLA_FLAGS', '').split(),
+      '--xla_force_host_platform_device_count=8',
+      '--xla_backend_optimization_level=0',
+    ]
+  )
+)
 
 import cv2
 import jax

@@ -135,43 +135,43 @@ def exact_config(small_config):
   return small_config
 
 
-def check_two_processes(config, folder):
-  """Two processes on each back end against one process, in folders `pmap`, `shard_map` and `one`;
-  what the two wrote."""
+@contextlib.contextmanager
+def two_processes_beside_one(config, folder, *further):
+  """Inside, two processes run each back end and then further workdirs; a run of one process is done
+  before. Afterwards all have ended well, and runs are the same in the folders `pmap`, `shard_map`
+  and `one`."""
   train.train(config, folder / 'one')
   jobs = []
   for backend in ('pmap', 'shard_map'):
     config.parallel.backend = backend
     jobs.append(as_job(config, folder / backend))
+  jobs += [as_job(config, workdir) for workdir in further]
   with two_processes(folder / 'out', json.dumps(jobs)) as started:
+    yield started
     statuses, out = finish(started, folder / 'out')
   assert statuses == [0, 0], out
   for backend in ('pmap', 'shard_map'):
     check_same_run(folder / backend, folder / 'one')
-  return out
 
 
 def test_two_processes_do_as_one_and_survive_signals_and_deaths(exact_config, tmp_path):
   """Two processes of two devices against one of four; the same after SIGUSR1 to one of them, after
   SIGKILL of the other, and from the command line."""
-  out = check_two_processes(exact_config, tmp_path)
+  workdir = tmp_path / 'disturbed'
+  with two_processes_beside_one(exact_config, tmp_path, workdir) as started:
+    wait_for_step(workdir, 1, started)
+    started[1].send_signal(signal.SIGUSR1)
+  out = [(tmp_path / 'out' / process).read_text() for process in ('0', '1')]
   for backend in ('pmap', 'shard_map'):
     record = json.loads((tmp_path / backend / 'config.json').read_text())
     assert record['process_count'] == 2 and record['device_count'] == 4
     assert not list((tmp_path / backend).rglob('*.partial'))
   assert 'step 10/10' in out[0] and 'step 10/10' not in out[1]
-
-  workdir = tmp_path / 'disturbed'
-  jobs = json.dumps([as_job(exact_config, workdir)])
-  with two_processes(tmp_path / 'out', jobs) as started:
-    wait_for_step(workdir, 1, started)
-    started[1].send_signal(signal.SIGUSR1)
-    statuses, out = finish(started, tmp_path / 'out')
-  assert statuses == [0, 0], out
   left = int(checkpoint.restore(workdir, 'last')['step'])
   assert 1 < left < 10 and f'left at step {left} of 10, saved' in out[0]
   assert 'SIGUSR1: saves a checkpoint at the next step' in out[1]
   assert not (workdir / 'summary.json').exists()
+  jobs = json.dumps([as_job(exact_config, workdir)])
   with two_processes(tmp_path / 'out', jobs) as started:
     wait_for_step(workdir, left + 1, started)
     started[1].kill()
@@ -206,7 +206,8 @@ def test_every_method_on_two_processes(path, manifest, data_dir, tmp_path):
   config.precision = 'float64'
   config.parallel.devices = 4
   config.eval.update(sheets=False, heatmaps=0, tsne=0, embeddings=False)
-  check_two_processes(config, tmp_path)
+  with two_processes_beside_one(config, tmp_path):
+    pass
 
 
 @pytest.fixture

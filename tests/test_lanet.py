@@ -212,9 +212,7 @@ WEIGHTS = {'contrastive': 0.1}
 
 def test_the_same_on_any_number_of_devices():
   """Bank, queues and momentum encoder included; rows are repeated within a batch."""
-  metrics, state = check_ten_steps_in_float64(
-    [(8, 'pmap')], in_parallel(), WEIGHTS
-  )
+  metrics, state = check_ten_steps_in_float64([(8, 'pmap')], in_parallel(), WEIGHTS)
   assert all(
     value > 0 for name, value in metrics[-1].items() if name in ('contrastive', 'landmarks')
   )
