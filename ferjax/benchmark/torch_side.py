@@ -6,8 +6,11 @@ Reads requests from stdin and answers each on stdout, both one line of JSON:
   {"do": "matmul", "size": s}             -> {}
   {"do": "conv", "case": {...}}           -> {"sizes": [mean |y|, of each gradient, ...]}
   {"do": "step", "case": {...}}           -> {"parameters": how many}
-  {"do": "reading", "case": {...}}        -> {"pictures": how many}
+  {"do": "input", "case": {...}}          -> {"pictures": how many}
   {"do": "predict", "case": {...}}        -> {"parameters": how many}
+  {"do": "bilinear", "case": {...}}       -> {"sizes": [mean |y|, of each gradient, ...]}
+  {"do": "loss", "case": {...}}           -> {"sizes": [the loss, mean |.| of each gradient, ...]}
+  {"do": "search", "case": {...}}         -> {"found": what the search says of the rows}
   {"do": "turn", "calls": n}              -> {"seconds", "cpu_seconds"} of n calls of the last built
   {"do": "memory"}                        -> {"bytes"}: peak of the process since the last was built
 
@@ -171,7 +174,7 @@ class Pictures(torch.utils.data.Dataset):
     return torch.from_numpy(np.array(picture)), item
 
 
-def make_reading(folder, size, batch, workers, **_):
+def make_input(folder, size, batch, workers, **_):
   """A reader of shuffled batches without end: () -> pictures, numbers."""
   pictures = Pictures(folder, size)
   loader = torch.utils.data.DataLoader(
@@ -206,6 +209,146 @@ def make_predict(model, width, size, stored, batch, num_classes, folder, workers
   return call, sum(parameter.numel() for parameter in network.parameters())
 
 
+def make_bilinear(batch, side, channels, points):
+  """Bilinear samples of maps at points, with gradients by both: () -> samples, gradients."""
+  rng = np.random.default_rng(0)
+  maps = rng.standard_normal((batch, side, side, channels), np.float32)
+  places = rng.uniform(0, side - 1, (batch, points, 2)).astype(np.float32)
+  cotangent = rng.standard_normal((batch, points, channels), np.float32)
+  maps = torch.from_numpy(maps).permute(0, 3, 1, 2).contiguous().requires_grad_()
+  places = torch.from_numpy(places).requires_grad_()
+  cotangent = torch.from_numpy(cotangent).permute(0, 2, 1).unsqueeze(2).contiguous()
+
+  def call():
+    grid = (2 * places / (side - 1) - 1).unsqueeze(1)
+    found = F.grid_sample(maps, grid, padding_mode='border', align_corners=True)
+    return [found, *torch.autograd.grad(found, [maps, places], cotangent)]
+
+  return call
+
+
+CLASSES, NEIGHBOURS, TEMPERATURE, MARGIN = 7, 8, 0.1, 0.2
+BLOCK = 1024  # queries of a search at a time
+
+
+def make_loss(what, **case):
+  """A loss of a whole batch and its gradients: () -> loss, gradients."""
+  inputs, loss = {'LDE': lde, 'EL': el, 'triplets': triplets}[what](**case)
+  inputs = [torch.from_numpy(x).requires_grad_() for x in inputs]
+
+  def call():
+    found = loss(*inputs)
+    return [found, *torch.autograd.grad(found, inputs)]
+
+  return call
+
+
+def lde(batch, width, **_):
+  """LA-Net's estimate of label distributions: the arrays with gradients, in the order of the other
+  side's pytree, and the loss. Likewise below."""
+  rng, half, quarter = np.random.default_rng(0), width // 2, width // 4
+  features = rng.standard_normal((batch, width), np.float32)
+  logits = rng.standard_normal((batch, CLASSES), np.float32)
+  layers = {'g1': (width, half), 'g2': (width, half), 'f1': (2 * half, half)}
+  layers |= {'f2': (half, quarter), 'f3': (quarter, 1)}
+  drawn = {}
+  for name, shape in layers.items():
+    kernel = rng.standard_normal(shape, np.float32) / np.float32(shape[0] ** 0.5)
+    drawn[name] = [np.zeros(shape[1], np.float32), kernel]
+  weights = [array for name in sorted(drawn) for array in drawn[name]]
+
+  def loss(features, logits, *weights):
+    f1, f2, f3, g1, g2 = zip(weights[::2], weights[1::2], strict=True)
+    unit = F.normalize(features.detach())
+    similarity = (unit @ unit.T).fill_diagonal_(-torch.inf)
+    found = similarity.topk(NEIGHBOURS).indices
+    own = dense(features, g1)[:, None].expand(-1, NEIGHBOURS, -1)
+    hidden = torch.cat([own, dense(features[found], g2)], -1)
+    score = dense(F.relu(dense(F.relu(dense(hidden, f1)), f2)), f3)[..., 0]
+    weight = F.logsigmoid(score).softmax(1)
+    estimated = torch.einsum('bk,bkc->bc', weight, logits.softmax(1)[found])
+    return (estimated * (estimated.log() - logits.log_softmax(1))).sum(1).mean()
+
+  return [features, logits, *weights], loss
+
+
+def dense(x, layer):
+  bias, kernel = layer
+  return x @ kernel + bias
+
+
+def el(batch, width, queue):
+  """LA-Net's expression-landmark contrast against a full queue."""
+  rng = np.random.default_rng(0)
+  drawn = [rng.standard_normal((n, width), np.float32) for n in (batch, batch, queue)]
+  query, key, queue_key = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in drawn)
+  label, queue_label = (torch.from_numpy(rng.integers(0, CLASSES, n)) for n in (batch, queue))
+  key, queue_key = torch.from_numpy(key), torch.from_numpy(queue_key)
+
+  def loss(query):
+    similarity = query @ key.T / TEMPERATURE
+    positive = label[:, None] == label
+    other = label[:, None] != queue_label
+    negatives = torch.where(other, query @ queue_key.T / TEMPERATURE, -1e30)
+    losses = F.softplus(negatives.logsumexp(1, keepdim=True) - similarity)
+    return ((losses * positive).sum(1) / positive.sum(1)).mean()
+
+  return [query], loss
+
+
+def triplets(batch, width, **_):
+  """The batch-hard triplet loss of squared distances."""
+  rng = np.random.default_rng(0)
+  embedding = rng.standard_normal((batch, width), np.float32)
+  embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
+  label = torch.from_numpy(rng.integers(0, CLASSES, batch))
+
+  def loss(embedding):
+    products = embedding @ embedding.T
+    squares = products.diagonal()
+    distance = squares[:, None] + squares - 2 * products
+    same = label[:, None] == label
+    positive = same & ~torch.eye(batch, dtype=bool)
+    farthest = torch.where(positive, distance, -torch.inf).amax(1)
+    nearest = torch.where(same, torch.inf, distance).amin(1)
+    return F.relu(MARGIN + farthest - nearest).mean()
+
+  return [embedding], loss
+
+
+def make_search(folder, what, neighbours, counts):
+  """Exact search by blocks of queries: () -> the accuracy of a vote among the nearest stored rows
+  (`kNN`), or how far each row finds its class among the nearest others (`Recall@K`)."""
+  names = ('stored', 'label', 'query', 'query_label')
+  arrays = (torch.from_numpy(np.load(Path(folder) / f'{name}.npy')) for name in names)
+  stored, label, query, query_label = arrays
+  squares = (stored**2).sum(1)
+
+  def labels_nearby(rows, count, others):
+    found = []
+    for numbers in torch.arange(len(rows)).split(BLOCK):
+      distance = squares - 2 * rows[numbers] @ stored.T
+      if others:
+        distance[torch.arange(len(numbers)), numbers] = torch.inf
+      found.append(label[distance.topk(count, largest=False).indices])
+    return torch.cat(found)
+
+  def classify():
+    said = F.one_hot(labels_nearby(query, neighbours, False)).sum(1).argmax(1)
+    return {'acc': (said == query_label).float().mean().item()}
+
+  def retrieve():
+    same = labels_nearby(stored, max(counts), True) == label[:, None]
+    recall = {f'recall@{k}': same[:, :k].any(1).float().mean().item() for k in counts}
+    return recall | {f'acc@{k}': same[:, :k].float().mean().item() for k in counts}
+
+  return classify if what == 'kNN' else retrieve
+
+
+def sizes(arrays):
+  return [float(array.detach().abs().mean()) for array in arrays]
+
+
 def answer(request, state):
   kind = request['do']
   if kind == 'versions':
@@ -225,16 +368,25 @@ def answer(request, state):
     return {}
   if kind == 'conv':
     state['call'] = make_conv(request['case'])
-    return {'sizes': [float(array.detach().abs().mean()) for array in state['call']()]}
+    return {'sizes': sizes(state['call']())}
   if kind == 'step':
     state['call'], parameters = make_step(**request['case'])
     return {'parameters': parameters}
-  if kind == 'reading':
-    state['call'], pictures = make_reading(**request['case'])
+  if kind == 'input':
+    state['call'], pictures = make_input(**request['case'])
     return {'pictures': pictures}
   if kind == 'predict':
     state['call'], parameters = make_predict(**request['case'])
     return {'parameters': parameters}
+  if kind == 'bilinear':
+    state['call'] = make_bilinear(**request['case'])
+    return {'sizes': sizes(state['call']())}
+  if kind == 'loss':
+    state['call'] = make_loss(**request['case'])
+    return {'sizes': sizes(state['call']())}
+  if kind == 'search':
+    state['call'] = make_search(**request['case'])
+    return {'found': state['call']()}
   raise ValueError(f'unknown request: {kind}')
 
 
