@@ -13,7 +13,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from ferjax import hosts, parallel, train, trained
+from ferjax import hosts, parallel, train
 from ferjax.errors import InputError
 from ferjax.logs import NonFiniteError
 
@@ -89,6 +89,8 @@ def train_or_evaluate() -> None:
   if MODE.value == 'eval':
     if not WORKDIR.value:
       raise InputError('--mode=eval needs --workdir=RUN, the folder of a trained model')
+    from ferjax import trained  # here, so that training starts without what it imports
+
     print_sets(trained.evaluate_run(Path(WORKDIR.value), CHECKPOINT.value, config_flag()))
     return
   config = config_flag()

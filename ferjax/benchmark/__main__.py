@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -43,7 +44,8 @@ def main(argv: list[str]) -> dict:
   """Runs the benchmarks that the arguments name.
 
   Returns:
-    What `--out` saves: `machine`, `versions`, `settings` and the rows of each benchmark.
+    What `--out` saves: `command`, `date`, `machine`, `versions`, `settings` and the rows of each
+    benchmark.
 
   Raises:
     InputError: an unknown benchmark, nothing to time, or a Python without PyTorch.
@@ -64,6 +66,7 @@ def main(argv: list[str]) -> dict:
   with torch_process.start(python) as torch:
     bench = measure.Bench(options.rounds, options.turn, options.only, torch, options.rows)
     results = {
+      'command': shlex.join(['python', '-m', 'ferjax.benchmark', *argv]),
       'date': time.strftime('%Y-%m-%d %H:%M:%S'),
       'machine': measure.machine(),
       'versions': measure.versions() | (torch.versions if torch else {}),

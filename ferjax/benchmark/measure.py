@@ -169,10 +169,11 @@ def versions() -> dict[str, str]:
 
 
 def heading(results: Mapping[str, Any]) -> str:
-  """Machine and versions in two lines."""
+  """Command, machine and versions in three lines."""
   facts, packages = results['machine'], results['versions']
   load = '' if facts['load'] is None else f', load {facts["load"]:.1f} before the run'
   return (
+    f'`{results["command"]}`\n'
     f'{facts["processor"]}, {facts["cores"]} cores, devices: {", ".join(facts["devices"])}{load}\n'
     + ', '.join(f'{name} {version}' for name, version in packages.items())
     + f'; {results["date"]}'
