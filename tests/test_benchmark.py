@@ -242,7 +242,7 @@ def test_methods_are_timed_beside_softmax():
 
 def test_lgmp_in_both_forms():
   (row,) = lgmp.run(QUICK, (lgmp.Case(6, channels=8, batch=2, landmarks=12),))
-  assert row['case'] == '6x6x8, 12 landmarks, batch 2'
+  assert row['case'] == '6x6x8, 12 landmarks, batch 2, W'
   assert row['faster_than_literal'] == row['literal']['median_ms'] / row['ferjax']['median_ms']
   assert row['literal']['memory_mb'] > row['ferjax']['memory_mb'] > 0
   assert '| 6x6x8' in measure.markdown(lgmp.table([row]))
@@ -313,7 +313,7 @@ def test_numbers_of_embeddings(tmp_path):
 
 
 def test_input_from_shuffled_files_and_to_a_step(monkeypatch, tmp_path):
-  def one_block(width, **kinds):
+  def one_block(width, output_stride, dtype, param_dtype):
     return resnet.ResNet(resnet.BasicBlock, (1,), width)
 
   monkeypatch.setattr(files.build.models, 'resnet10', one_block)
@@ -351,7 +351,7 @@ def test_each_start_finds_what_the_last_one_left(monkeypatch, tmp_path):
   monkeypatch.setattr(start, 'IMPORTS', ('json', 'json.tool'))
   rows = start.run(QUICK)
   assert [row['case'] for row in rows[:2]] == ['import json', 'import json.tool']
-  assert set(rows[0]['heaviest']) >= {'json'} and rows[0]['compared'] == 1
+  assert 0 < len(rows[0]['heaviest']) <= 8 and rows[0]['compared'] == 1
   all_new, compiles, last = (row['start']['median_ms'] for row in rows[2:])
   assert all_new > 1000 and 500 < compiles < all_new and last < compiles
   assert rows[4]['compared'] == last / all_new
