@@ -79,6 +79,8 @@ def main(argv: list[str]) -> None:
     logging.getLogger('ferjax').setLevel(logging.ERROR)
   if not jax.config.jax_compilation_cache_dir:
     jax.config.update('jax_compilation_cache_dir', str(cache_folder() / 'xla'))
+    # Small programs too: a start has many of them.
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
   parallel.keep_freed_memory()
   train_or_evaluate()
   hosts.wait('end of the command')  # at an exit of its own, JAX waits five minutes for the others

@@ -313,7 +313,7 @@ def test_numbers_of_embeddings(tmp_path):
 
 
 def test_input_from_shuffled_files_and_to_a_step(monkeypatch, tmp_path):
-  def one_block(width, output_stride, dtype, param_dtype):
+  def one_block(*, width, output_stride, dtype, param_dtype):
     return resnet.ResNet(resnet.BasicBlock, (1,), width)
 
   monkeypatch.setattr(files.build.models, 'resnet10', one_block)
