@@ -2,25 +2,26 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ferjax import models
 from ferjax.benchmark import (
   __main__,
   conv,
   knn,
   lgmp,
   measure,
-  methods,
   predict,
   reading,
-  regions,
   step,
   torch_process,
 )
 from ferjax.errors import InputError
+from ferjax.methods import softmax
 from ferjax.models import resnet
 
 QUICK = measure.Bench(rounds=1, turn=0.0, only='', torch=None)
@@ -97,18 +98,59 @@ def test_conv_refuses_sides_that_differ(monkeypatch):
     conv.run(QUICK, [conv.pool_case(4, 4, batch=2)])
 
 
-def test_step(monkeypatch):
-  def one_block(width):
-    return resnet.ResNet(resnet.BasicBlock, (1,), width)
+def one_block(*, width, **kinds):
+  del kinds['output_stride']
+  return resnet.ResNet(resnet.BasicBlock, (1,), width, **kinds)
 
-  monkeypatch.setattr(step.models, 'resnet10', one_block)
-  case = step.Case('resnet10', 8, batch=2, width=4)
-  (row,) = step.run(QUICK, (case,))
-  assert json.loads(json.dumps(row))['case'] == 'resnet10, 8 px, batch 2'
-  ours, native = row['ferjax'], row['native']
-  assert ours['images_per_s'] == pytest.approx(2000 / ours['median_ms'])
-  assert row['compile_ratio'] == ours['compile']['median_ms'] / native['compile']['median_ms']
-  assert len({len(column) for column in step.table([row]).values()}) == 1
+
+def test_step_of_methods_beside_softmax(monkeypatch, tmp_path):
+  monkeypatch.setattr(models, 'resnet10', one_block)
+  small = step.Case('resnet10', 24, batch=16, width=4)
+  names = ('softmax', 'lanet', 'hrl sifl=False branch=dense')
+  cases = [small._replace(method=name) for name in names]
+  # stem 7 x 7 x 3 x 4, two 3 x 3 x 4 x 4, three BatchNorms, 4 x 7 weights and biases
+  parameters = 588 + 2 * 144 + 3 * 8 + 35
+  with torch_process.start(fake_python(tmp_path, torch_stub(parameters=parameters))) as torch:
+    rows = step.run(QUICK._replace(torch=torch, only='resnet10'), cases)
+  plain, lanet, dense = json.loads(json.dumps(rows))
+  assert plain['case'] == 'resnet10, 24 px, batch 16, float32, softmax'
+  ours, native = plain['ferjax'], plain['native']
+  assert ours['parameters'] == parameters
+  assert ours['images_per_s'] == pytest.approx(16_000 / ours['median_ms'])
+  assert plain['faster_than_torch'] == 3000 / ours['median_ms']
+  assert plain['faster_than_native'] == native['median_ms'] / ours['median_ms']
+  assert plain['compile_ratio'] == ours['compile_s'] / native['compile_s']
+  assert plain['torch']['memory_mib'] == 3 and ours['memory_mib'] > 16 * 24 * 24 * 3 / 2**20
+  assert plain['time_to_softmax'] == plain['flops_to_softmax'] == 1
+  # The stem's convolution and its kernel's gradient; two of 3 x 3, and both gradients of each.
+  flops = 16 * (2 * 2 * 12**2 * 4 * 49 * 3 + 2 * 3 * 2 * 6**2 * 4 * 9 * 4)
+  assert flops < ours['flops'] < 1.5 * flops
+  assert 0 < ours['share_of_peak'] < 1
+  assert 'native' not in lanet and lanet['faster_than_torch'] is None
+  assert 1.5 < lanet['flops_to_softmax'] < 5 and lanet['ferjax']['parameters'] > parameters
+  assert lanet['time_to_flops'] == lanet['time_to_softmax'] / lanet['flops_to_softmax']
+  assert dense['ferjax']['parameters'] > parameters + 224 * 50 * 2048
+  assert '| resnet10, 24 px, batch 16, float32, lanet ' in measure.markdown(step.table(rows))
+
+
+def test_step_augmented_in_bfloat16(monkeypatch):
+  monkeypatch.setattr(models, 'resnet10', one_block)
+  case = step.Case('resnet10', 16, 2, 'bfloat16', 'dmlnet', augmented=True, width=4)
+  plain, dmlnet = step.run(QUICK, [case])
+  assert plain['method'] == 'softmax' and dmlnet['case'].endswith('bfloat16, augmented, dmlnet')
+  assert dmlnet['flops_to_softmax'] > 1
+
+
+def test_steps_suit_the_device(monkeypatch):
+  def shapes():
+    return {(case.model, case.size, case.batch, case.precision) for case in step.all_cases()}
+
+  assert {size for _, size, _, _ in shapes()} == {64, 112}
+  shipped = {path.stem for path in Path(softmax.__file__).parent.glob('[a-z]*.py')}
+  methods = {case.method for case in step.all_cases()}
+  assert {step.METHODS[name]['name'] for name in methods} == shipped
+  monkeypatch.setattr(step.jax, 'default_backend', lambda: 'gpu')
+  assert {(name, 224, 256, 'bfloat16') for name in ('resnet18', 'resnet50')} < shapes()
 
 
 def test_native_convolutions_are_lax():
@@ -149,6 +191,8 @@ for line in sys.stdin:
     'versions': {'torch': '2.0'},
     'conv': {'sizes': SIZES},
     'predict': {'parameters': PARAMETERS},
+    'step': {'parameters': PARAMETERS},
+    'memory': {'bytes': 3 * 2**20},
     'turn': {'seconds': 3.0 * request.get('calls', 0), 'cpu_seconds': 4.0},
   }
   print(json.dumps(answers.get(request['do'], {})), flush=True)
@@ -176,37 +220,12 @@ def test_results_with_torch_beside(tmp_path, monkeypatch, capsys):
   assert '## conv' in capsys.readouterr().out
 
 
-def test_methods_are_timed_beside_softmax():
-  which = ('softmax', 'lanet', 'hrl sifl=False branch=dense')
-  rows = methods.run(QUICK, (methods.Case('resnet10', 32, batch=16, width=8, methods=which),))
-  assert [row['method'] for row in rows] == list(which)
-  softmax, lanet, dense = rows
-  assert dense['parameters'] > softmax['parameters'] + 224 * 50 * 2048
-  assert softmax['flops_to_softmax'] == softmax['time_to_softmax'] == 1
-  assert 1.5 < lanet['flops_to_softmax'] < 5 and lanet['parameters'] > softmax['parameters']
-  assert '| lanet ' in measure.markdown(methods.table(rows))
-
-
 def test_lgmp_in_both_forms():
   (row,) = lgmp.run(QUICK, (lgmp.Case(6, channels=8, batch=2, landmarks=12),))
   assert row['case'] == '6x6x8, 12 landmarks, batch 2'
   assert row['faster_than_literal'] == row['literal']['median_ms'] / row['ferjax']['median_ms']
   assert row['literal']['memory_mb'] > row['ferjax']['memory_mb'] > 0
   assert '| 6x6x8' in measure.markdown(lgmp.table([row]))
-
-
-def test_three_networks_are_timed_together_and_apart(monkeypatch):
-  def one_block(width):
-    return resnet.ResNet(resnet.BasicBlock, (1,), width)
-
-  monkeypatch.setattr(methods.models, 'resnet10', one_block)
-  (row,) = regions.run(QUICK, (methods.Case('resnet10', 24, batch=4, width=4),))
-  apart = sum(row[name]['median_ms'] for name in ('face', 'eyes', 'mouth'))
-  assert row['apart_to_together'] == apart / row['together']['median_ms']
-  assert row['together_to_face'] == row['together']['median_ms'] / row['face']['median_ms']
-  columns = regions.table([row])
-  assert columns['apart, images/s'] == [pytest.approx(4000 / apart)]
-  assert '| resnet10, 24 px, batch 4 |' in measure.markdown(columns)
 
 
 def test_knn_approximate_beside_exact():

@@ -11,7 +11,7 @@ from ferjax.benchmark import measure, torch_process
 from ferjax.errors import InputError, nearest, told_in_a_line
 from ferjax.logs import write_json
 
-NAMES = ('conv', 'step', 'methods', 'lgmp', 'regions', 'knn', 'reading', 'predict')
+NAMES = ('conv', 'step', 'lgmp', 'knn', 'reading', 'predict')
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
