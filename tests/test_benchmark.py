@@ -1,3 +1,4 @@
+import contextlib
 import json
 import re
 import subprocess
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferjax import models
+from ferjax import build, models
 from ferjax.benchmark import (
   __main__,
   conv,
@@ -98,47 +99,46 @@ def test_conv_refuses_sides_that_differ(monkeypatch):
     conv.run(QUICK, [conv.pool_case(4, 4, batch=2)])
 
 
-def one_block(*, width, **kinds):
-  del kinds['output_stride']
-  return resnet.ResNet(resnet.BasicBlock, (1,), width, **kinds)
+def test_step_beside_softmax_native_and_torch(monkeypatch, tmp_path):
+  def two_blocks(*, width, output_stride, dtype, param_dtype):
+    kinds = {'dtype': dtype, 'param_dtype': param_dtype}
+    return resnet.ResNet(resnet.BasicBlock, (1, 1), width, output_stride, **kinds)
 
-
-def test_step_of_methods_beside_softmax(monkeypatch, tmp_path):
-  monkeypatch.setattr(models, 'resnet10', one_block)
-  small = step.Case('resnet10', 24, batch=16, width=4)
-  names = ('softmax', 'lanet', 'hrl sifl=False branch=dense')
-  cases = [small._replace(method=name) for name in names]
-  # stem 7 x 7 x 3 x 4, two 3 x 3 x 4 x 4, three BatchNorms, 4 x 7 weights and biases
-  parameters = 588 + 2 * 144 + 3 * 8 + 35
+  monkeypatch.setattr(models, 'resnet10', two_blocks)
+  monkeypatch.setattr(step, 'without_caches', contextlib.nullcontext)
+  case = step.Case('resnet10', 16, 10, 'bfloat16', 'lanet', augmented=True, width=4)
+  # The stem, four convolutions and a shortcut, six BatchNorms, the classifier.
+  parameters = 588 + (144 + 144 + 288 + 576 + 32) + 2 * (3 * 4 + 3 * 8) + 63
   with torch_process.start(fake_python(tmp_path, torch_stub(parameters=parameters))) as torch:
-    rows = step.run(QUICK._replace(torch=torch, only='resnet10'), cases)
-  plain, lanet, dense = json.loads(json.dumps(rows))
-  assert plain['case'] == 'resnet10, 24 px, batch 16, float32, softmax'
+    rows = step.run(QUICK._replace(torch=torch, only='lanet'), [case])
+  plain, lanet = json.loads(json.dumps(rows))
+  assert plain['case'] == 'resnet10, 16 px, batch 10, bfloat16, augmented, softmax'
   ours, native = plain['ferjax'], plain['native']
   assert ours['parameters'] == parameters
-  assert ours['images_per_s'] == pytest.approx(16_000 / ours['median_ms'])
+  assert ours['images_per_s'] == pytest.approx(10_000 / ours['median_ms'])
   assert plain['faster_than_torch'] == 3000 / ours['median_ms']
   assert plain['faster_than_native'] == native['median_ms'] / ours['median_ms']
   assert plain['compile_ratio'] == ours['compile_s'] / native['compile_s']
-  assert plain['torch']['memory_mib'] == 3 and ours['memory_mib'] > 16 * 24 * 24 * 3 / 2**20
+  assert plain['torch']['memory_mib'] == 3 and ours['memory_mib'] > 3 * 4 * parameters / 2**20
   assert plain['time_to_softmax'] == plain['flops_to_softmax'] == 1
-  # The stem's convolution and its kernel's gradient; two of 3 x 3, and both gradients of each.
-  flops = 16 * (2 * 2 * 12**2 * 4 * 49 * 3 + 2 * 3 * 2 * 6**2 * 4 * 9 * 4)
-  assert flops < ours['flops'] < 1.5 * flops
+  # The convolutions on maps of 8, 4 and 2 pixels a side: values and kernel gradients.
+  flops = 10 * 2 * 2 * (588 * 8**2 + (144 + 144) * 4**2 + (288 + 576 + 32) * 2**2)
+  assert flops < ours['flops'] < 2 * flops
   assert 0 < ours['share_of_peak'] < 1
   assert 'native' not in lanet and lanet['faster_than_torch'] is None
-  assert 1.5 < lanet['flops_to_softmax'] < 5 and lanet['ferjax']['parameters'] > parameters
+  assert 1 < lanet['flops_to_softmax'] < 5 and lanet['ferjax']['parameters'] > parameters
   assert lanet['time_to_flops'] == lanet['time_to_softmax'] / lanet['flops_to_softmax']
-  assert dense['ferjax']['parameters'] > parameters + 224 * 50 * 2048
-  assert '| resnet10, 24 px, batch 16, float32, lanet ' in measure.markdown(step.table(rows))
+  assert '| resnet10, 16 px, batch 10, bfloat16, augmented, lanet ' in measure.markdown(
+    step.table(rows)
+  )
 
 
-def test_step_augmented_in_bfloat16(monkeypatch):
-  monkeypatch.setattr(models, 'resnet10', one_block)
-  case = step.Case('resnet10', 16, 2, 'bfloat16', 'dmlnet', augmented=True, width=4)
-  plain, dmlnet = step.run(QUICK, [case])
-  assert plain['method'] == 'softmax' and dmlnet['case'].endswith('bfloat16, augmented, dmlnet')
-  assert dmlnet['flops_to_softmax'] > 1
+def test_step_gives_every_method_what_it_needs():
+  for name in step.METHODS:
+    case = step.Case('resnet18', 8, 2, method=name)
+    method = build.make_method(step.config_of(case), step.CLASSES, step.POSES)
+    batch = step.host_batch(case, method)
+    assert method.needs <= set(batch) and {len(column) for column in batch.values()} == {2}
 
 
 def test_steps_suit_the_device(monkeypatch):

@@ -200,10 +200,10 @@ class Step(NamedTuple):
 
 def compile_step(case: Case) -> Step:
   """The training step of a case as `train` makes it, on one device."""
-  config = _config(case)
+  config = config_of(case)
   devices = parallel.make(devices=1)
   method = build.make_method(config, CLASSES, POSES)
-  batch = _host_batch(case, method)
+  batch = host_batch(case, method)
   example = {name: jnp.asarray(column[:1]) for name, column in batch.items()}
   example = augment.evaluation(example, build.picture_dtype(config))
   params, extra = method.init(jax.random.key(0), example, {'label': np.zeros(ROWS, np.int32)})
@@ -214,8 +214,7 @@ def compile_step(case: Case) -> Step:
   train_step = core.make_train_step(method, tx, _augmentation(case, config, method), {})
   step = devices.compile(train_step, donate=0)
   states = [devices.replicate(start)]
-  jax.clear_caches()
-  with _no_compilation_cache():
+  with without_caches():
     began = time.perf_counter()
     step = step.lower(states[0], devices.shard(batch)).compile()
     seconds = time.perf_counter() - began
@@ -250,7 +249,8 @@ def _product(case):
   return measure.jax_turn(lambda: multiply(a, a)), 2 * size**3
 
 
-def _config(case) -> ml_collections.ConfigDict:
+def config_of(case: Case) -> ml_collections.ConfigDict:
+  """The config that a case trains by."""
   config = configs.base()
   config.method = METHODS[case.method]
   config.model.update(name=case.model, width=case.width)
@@ -270,7 +270,7 @@ def _augmentation(case, config, method):
   )
 
 
-def _host_batch(case, method):
+def host_batch(case: Case, method: core.Method) -> dict[str, np.ndarray]:
   """Pictures and labels drawn at random: what a method trains on, as it comes from the host."""
   rng = np.random.default_rng(0)
   picture, group = (case.size, case.size, 3), (case.batch, NEIGHBOURS)
@@ -293,7 +293,7 @@ def _host_batch(case, method):
 
 def _of_torch(case):
   """What PyTorch is asked for."""
-  config = _config(case)
+  config = config_of(case)
   ranges = ('flip', 'crop_scale', 'crop_ratio')
   device = {'cpu': 'cpu', 'gpu': 'cuda'}[jax.default_backend()]
   return case._asdict() | {
@@ -306,7 +306,9 @@ def _of_torch(case):
 
 
 @contextlib.contextmanager
-def _no_compilation_cache():
+def without_caches():
+  """What is traced and compiled in this block was not before."""
+  jax.clear_caches()
   enabled = jax.config.jax_enable_compilation_cache
   jax.config.update('jax_enable_compilation_cache', False)
   try:
