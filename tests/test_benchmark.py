@@ -1,13 +1,16 @@
+import contextlib
 import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ferjax import build, models
 from ferjax.benchmark import (
   __main__,
   bilinear,
@@ -17,15 +20,14 @@ from ferjax.benchmark import (
   lgmp,
   losses,
   measure,
-  methods,
   predict,
-  regions,
   start,
   step,
   torch_process,
 )
 from ferjax.benchmark import input as files
 from ferjax.errors import InputError
+from ferjax.methods import softmax
 from ferjax.models import resnet
 
 QUICK = measure.Bench(rounds=1, turn=0.0, only='', torch=None)
@@ -113,18 +115,58 @@ def test_conv_refuses_sides_that_differ(monkeypatch):
     conv.run(QUICK, [conv.pool_case(4, 4, batch=2)])
 
 
-def test_step(monkeypatch):
-  def one_block(width):
-    return resnet.ResNet(resnet.BasicBlock, (1,), width)
+def test_step_beside_softmax_native_and_torch(monkeypatch, tmp_path):
+  def two_blocks(*, width, output_stride, dtype, param_dtype):
+    kinds = {'dtype': dtype, 'param_dtype': param_dtype}
+    return resnet.ResNet(resnet.BasicBlock, (1, 1), width, output_stride, **kinds)
 
-  monkeypatch.setattr(step.models, 'resnet10', one_block)
-  case = step.Case('resnet10', 8, batch=2, width=4)
-  (row,) = step.run(QUICK, (case,))
-  assert json.loads(json.dumps(row))['case'] == 'resnet10, 8 px, batch 2'
-  ours, native = row['ferjax'], row['native']
-  assert ours['images_per_s'] == pytest.approx(2000 / ours['median_ms'])
-  assert row['compile_ratio'] == ours['compile']['median_ms'] / native['compile']['median_ms']
-  assert len({len(column) for column in step.table([row]).values()}) == 1
+  monkeypatch.setattr(models, 'resnet10', two_blocks)
+  monkeypatch.setattr(step, 'without_caches', contextlib.nullcontext)
+  case = step.Case('resnet10', 16, 10, 'bfloat16', 'lanet', augmented=True, width=4)
+  # The stem, four convolutions and a shortcut, six BatchNorms, the classifier.
+  parameters = 588 + (144 + 144 + 288 + 576 + 32) + 2 * (3 * 4 + 3 * 8) + 63
+  with torch_process.start(fake_python(tmp_path, torch_stub(parameters=parameters))) as torch:
+    rows = step.run(QUICK._replace(torch=torch, only='lanet'), [case])
+  plain, lanet = json.loads(json.dumps(rows))
+  assert plain['case'] == 'resnet10, 16 px, batch 10, bfloat16, augmented, softmax'
+  ours, native = plain['ferjax'], plain['native']
+  assert ours['parameters'] == parameters
+  assert ours['images_per_s'] == pytest.approx(10_000 / ours['median_ms'])
+  assert plain['faster_than_torch'] == 3000 / ours['median_ms']
+  assert plain['faster_than_native'] == native['median_ms'] / ours['median_ms']
+  assert plain['compile_ratio'] == ours['compile_s'] / native['compile_s']
+  assert plain['torch']['memory_mib'] == 3 and ours['memory_mib'] > 3 * 4 * parameters / 2**20
+  assert plain['time_to_softmax'] == plain['flops_to_softmax'] == 1
+  # The convolutions on maps of 8, 4 and 2 pixels a side: values and kernel gradients.
+  flops = 10 * 2 * 2 * (588 * 8**2 + (144 + 144) * 4**2 + (288 + 576 + 32) * 2**2)
+  assert flops < ours['flops'] < 2 * flops
+  assert 0 < ours['share_of_peak'] < 1
+  assert 'native' not in lanet and lanet['faster_than_torch'] is None
+  assert 1 < lanet['flops_to_softmax'] < 5 and lanet['ferjax']['parameters'] > parameters
+  assert lanet['time_to_flops'] == lanet['time_to_softmax'] / lanet['flops_to_softmax']
+  assert '| resnet10, 16 px, batch 10, bfloat16, augmented, lanet ' in measure.markdown(
+    step.table(rows)
+  )
+
+
+def test_step_gives_every_method_what_it_needs():
+  for name in step.METHODS:
+    case = step.Case('resnet18', 8, 2, method=name)
+    method = build.make_method(step.config_of(case), step.CLASSES, step.POSES)
+    batch = step.host_batch(case, method)
+    assert method.needs <= set(batch) and {len(column) for column in batch.values()} == {2}
+
+
+def test_steps_suit_the_device(monkeypatch):
+  def shapes():
+    return {(case.model, case.size, case.batch, case.precision) for case in step.all_cases()}
+
+  assert {size for _, size, _, _ in shapes()} == {64, 112}
+  shipped = {path.stem for path in Path(softmax.__file__).parent.glob('[a-z]*.py')}
+  methods = {case.method for case in step.all_cases()}
+  assert {step.METHODS[name]['name'] for name in methods} == shipped
+  monkeypatch.setattr(step.jax, 'default_backend', lambda: 'gpu')
+  assert {(name, 224, 256, 'bfloat16') for name in ('resnet18', 'resnet50')} < shapes()
 
 
 def test_native_convolutions_are_lax():
@@ -201,6 +243,8 @@ for line in sys.stdin:
     'predict': {'parameters': PARAMETERS},
     'bilinear': {'sizes': SIZES},
     'search': {'found': FOUND},
+    'step': {'parameters': PARAMETERS},
+    'memory': {'bytes': 3 * 2**20},
     'turn': {'seconds': 3.0 * request.get('calls', 0), 'cpu_seconds': 4.0},
   }
   print(json.dumps(answers.get(request['do'], {})), flush=True)
@@ -229,37 +273,12 @@ def test_results_with_torch_beside(tmp_path, monkeypatch, capsys):
   assert '## conv' in capsys.readouterr().out
 
 
-def test_methods_are_timed_beside_softmax():
-  which = ('softmax', 'lanet', 'hrl sifl=False branch=dense')
-  rows = methods.run(QUICK, (methods.Case('resnet10', 32, batch=16, width=8, methods=which),))
-  assert [row['method'] for row in rows] == list(which)
-  softmax, lanet, dense = rows
-  assert dense['parameters'] > softmax['parameters'] + 224 * 50 * 2048
-  assert softmax['flops_to_softmax'] == softmax['time_to_softmax'] == 1
-  assert 1.5 < lanet['flops_to_softmax'] < 5 and lanet['parameters'] > softmax['parameters']
-  assert '| lanet ' in measure.markdown(methods.table(rows))
-
-
 def test_lgmp_in_both_forms():
   (row,) = lgmp.run(QUICK, (lgmp.Case(6, channels=8, batch=2, landmarks=12),))
   assert row['case'] == '6x6x8, 12 landmarks, batch 2, W'
   assert row['faster_than_literal'] == row['literal']['median_ms'] / row['ferjax']['median_ms']
   assert row['literal']['memory_mb'] > row['ferjax']['memory_mb'] > 0
   assert '| 6x6x8' in measure.markdown(lgmp.table([row]))
-
-
-def test_three_networks_are_timed_together_and_apart(monkeypatch):
-  def one_block(width):
-    return resnet.ResNet(resnet.BasicBlock, (1,), width)
-
-  monkeypatch.setattr(methods.models, 'resnet10', one_block)
-  (row,) = regions.run(QUICK, (methods.Case('resnet10', 24, batch=4, width=4),))
-  apart = sum(row[name]['median_ms'] for name in ('face', 'eyes', 'mouth'))
-  assert row['apart_to_together'] == apart / row['together']['median_ms']
-  assert row['together_to_face'] == row['together']['median_ms'] / row['face']['median_ms']
-  columns = regions.table([row])
-  assert columns['apart, images/s'] == [pytest.approx(4000 / apart)]
-  assert '| resnet10, 24 px, batch 4 |' in measure.markdown(columns)
 
 
 def test_bilinear_sampling_beside_others(tmp_path):

@@ -12,22 +12,13 @@ from ferjax.benchmark import measure, torch_process
 from ferjax.errors import InputError, nearest, told_in_a_line
 from ferjax.logs import write_json
 
-NAMES = {  # and the files of each
-  'step': ('step', 'methods', 'regions'),
-  'ops': ('conv', 'bilinear', 'lgmp', 'losses'),
-  'input': ('input',),
-  'graphs': ('graphs',),
-  'evaluate': ('evaluate',),
-  'predict': ('predict',),
-  'start': ('start',),
-}
-FILES = [file for files in NAMES.values() for file in files]
+OPS = ('conv', 'bilinear', 'lgmp', 'losses')
+NAMES = ('step', 'ops', 'input', 'graphs', 'evaluate', 'predict', 'start')
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
   parser = argparse.ArgumentParser(prog='python -m ferjax.benchmark', description=__doc__)
-  parts = ', '.join(f'{name} ({", ".join(files)})' for name, files in NAMES.items() if files[1:])
-  names = f'benchmarks: {", ".join(NAMES)}; all by default. Parts can be named too: {parts}'
+  names = f'benchmarks: {", ".join(NAMES)}; all by default. ops is {", ".join(OPS)}'
   parser.add_argument('names', nargs='*', help=names)
   parser.add_argument('--against', choices=['torch'], help="time PyTorch's counterparts too")
   python = 'the Python that has PyTorch, if not this one; implies --against=torch'
@@ -51,13 +42,13 @@ def main(argv: list[str]) -> dict:
     InputError: an unknown benchmark, nothing to time, or a Python without PyTorch.
   """
   options = parse(argv)
-  known = [*NAMES, *FILES]
+  known = [*NAMES, *OPS]
   for name in options.names:
     if name not in known:
       raise InputError(
         f"no benchmark '{name}'.{nearest(name, known)} There are: {', '.join(NAMES)}"
       )
-  files = [file for name in options.names or NAMES for file in NAMES.get(name, (name,))]
+  files = [file for name in options.names or NAMES for file in (OPS if name == 'ops' else (name,))]
   if options.rows < 100:
     raise InputError('--rows must be at least 100')
   if options.rounds < 1 or options.turn < 0:

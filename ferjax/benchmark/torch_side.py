@@ -12,7 +12,8 @@ Reads requests from stdin and answers each on stdout, both one line of JSON:
   {"do": "loss", "case": {...}}           -> {"sizes": [the loss, mean |.| of each gradient, ...]}
   {"do": "search", "case": {...}}         -> {"found": what the search says of the rows}
   {"do": "turn", "calls": n}              -> {"seconds", "cpu_seconds"} of n calls of the last built
-  {"do": "memory"}                        -> {"bytes"}: peak of the process since the last was built
+  {"do": "memory"}                        -> {"bytes"}: peak since the last was built, of the GPU if
+                                             one was used, else of the process
 
 What goes wrong is answered with {"error": text}. Images lie channels last; all cores are used.
 """
@@ -104,26 +105,66 @@ MODELS = {
 }
 
 
-def make_step(model, width, size, batch, num_classes):
-  """A step of training with Adam on uint8 pictures that come from the host: () -> loss."""
-  network = ResNet(*MODELS[model], width, num_classes).to(memory_format=torch.channels_last).train()
-  optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
+def make_step(
+  model, width, size, batch, num_classes, precision, augment, lr, device, compiled, **_
+):
+  """A step of training with Adam on uint8 pictures that come from the host: () -> loss, accuracy.
+
+  `augment` holds what `flip_and_crop` takes, or is None. On a GPU products of float32 may use
+  TensorFloat-32, which is what XLA does there.
+  """
+  torch.backends.cudnn.benchmark = True
+  torch.backends.cuda.matmul.allow_tf32 = True
+  network = ResNet(*MODELS[model], width, num_classes).train()
+  network = network.to(device, memory_format=torch.channels_last)
+  optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
   rng = np.random.default_rng(0)
-  images = rng.integers(0, 256, (batch, size, size, 3), np.uint8)
-  labels = rng.integers(0, num_classes, batch)
-  mean, stddev = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STDDEV))
+  images = torch.from_numpy(rng.integers(0, 256, (batch, size, size, 3), np.uint8))
+  labels = torch.from_numpy(rng.integers(0, num_classes, batch))
+  if device == 'cuda':
+    images, labels = images.pin_memory(), labels.pin_memory()
+  mean, stddev = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (MEAN, STDDEV))
+
+  def forward(image, label):
+    image = image.permute(0, 3, 1, 2).float()
+    if augment:
+      image = flip_and_crop(image, **augment)
+    image = (image / 255 - mean) / stddev
+    with torch.autocast(device, torch.bfloat16, enabled=precision == 'bfloat16'):
+      logits = network(image)
+    return F.cross_entropy(logits.float(), label), logits
+
+  if compiled:
+    torch.compiler.reset()  # else the next network counts as another shape of the last
+    forward = torch.compile(forward)
 
   def step():
-    image = torch.from_numpy(images).permute(0, 3, 1, 2).float()
-    label = torch.from_numpy(labels)
-    logits = network((image / 255 - mean) / stddev)
-    loss = F.cross_entropy(logits, label)
+    image, label = (array.to(device, non_blocking=True) for array in (images, labels))
+    loss, logits = forward(image, label)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
-    return loss.item(), (logits.argmax(1) == label).float().mean().item()
+    return loss.detach(), (logits.argmax(1) == label).float().mean()
 
   return step, sum(parameter.numel() for parameter in network.parameters())
+
+
+def flip_and_crop(image, flip, crop_scale, crop_ratio):
+  """Each picture of f[b, 3, h, w] flipped with a probability and cropped, at the same size.
+
+  A crop has an area, as a share of the picture's, and a width / height, of these ranges. Both are
+  one bilinear sampling, as in ferjax's augmentation.
+  """
+  area, ratio, x, y, side = torch.rand(5, len(image), device=image.device)
+  area = crop_scale[0] + (crop_scale[1] - crop_scale[0]) * area
+  ratio = crop_ratio[0] * (crop_ratio[1] / crop_ratio[0]) ** ratio
+  width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+  x, y = (2 * x - 1) * (1 - width), (2 * y - 1) * (1 - height)
+  zero = torch.zeros_like(x)
+  rows = [torch.where(side < flip, -width, width), zero, x, zero, height, y]
+  grid = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), image.shape, align_corners=False)
+  image = F.grid_sample(image, grid, 'bilinear', 'border', align_corners=False)
+  return image.contiguous(memory_format=torch.channels_last)
 
 
 def make_conv(case):
@@ -357,7 +398,11 @@ def answer(request, state):
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(request['calls']):
       state['call']()
+    if torch.cuda.is_initialized():
+      torch.cuda.synchronize()
     return {'seconds': time.perf_counter() - wall, 'cpu_seconds': time.process_time() - cpu}
+  if kind == 'memory' and torch.cuda.is_initialized():
+    return {'bytes': torch.cuda.max_memory_allocated()}
   if kind == 'memory':
     return {'bytes': peak() - state['resident']}
   state.pop('call', None)
@@ -391,7 +436,11 @@ def answer(request, state):
 
 
 def restart_peak():
-  """Makes Linux forget the peak of the resident memory; its size now, in bytes."""
+  """Makes Linux forget the peak of the resident memory; its size now, in bytes. What a GPU holds
+  without use is freed, and its peak forgotten."""
+  if torch.cuda.is_initialized():
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
   try:
     Path('/proc/self/clear_refs').write_text('5')
   except OSError:
