@@ -44,6 +44,14 @@ def cache_folder() -> Path:
   return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'ferjax'
 
 
+def keep_programs() -> None:
+  """Keeps compiled programs in the cache folder, if no other one is set: small ones too, of which a
+  start has many."""
+  if not jax.config.jax_compilation_cache_dir:
+    jax.config.update('jax_compilation_cache_dir', str(cache_folder() / 'xla'))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+
+
 def find_modules_here() -> None:
   """Lets `config.terms` name functions of the working directory, as under `python -m`, when the
   console script runs."""
@@ -77,10 +85,7 @@ def main(argv: list[str]) -> None:
   )
   if not parallel.first_process():
     logging.getLogger('ferjax').setLevel(logging.ERROR)
-  if not jax.config.jax_compilation_cache_dir:
-    jax.config.update('jax_compilation_cache_dir', str(cache_folder() / 'xla'))
-    # Small programs too: a start has many of them.
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+  keep_programs()
   parallel.keep_freed_memory()
   train_or_evaluate()
   hosts.wait('end of the command')  # at an exit of its own, JAX waits five minutes for the others
