@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from ferjax import embeddings, files
+from ferjax import embeddings, plots
 from ferjax.data import graphs
 
 TITLES = {'au': 'action units', 'landmarks': 'landmarks'}
@@ -49,4 +49,4 @@ def write(
     axes.set_yticks(())
     axes.legend(loc='upper center', bbox_to_anchor=(0.5, -0.01), ncols=3, fontsize=8, frameon=False)
   figure.tight_layout()
-  files.save_figure(path, figure)
+  plots.save(path, figure)

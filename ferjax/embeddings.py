@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from ferjax import clusters, files, metrics
+from ferjax import clusters, metrics, plots
 from ferjax.evaluate import Predictions
 from ferjax.plots import COLOURS
 
@@ -186,7 +186,7 @@ def sheet(
       title += f' (silhouette {values[key]:.2f}{within})'
     axes.set_title(title, fontsize=10)
   figure.tight_layout()
-  files.save_figure(path, figure)
+  plots.save(path, figure)
 
 
 def identities(
@@ -220,7 +220,7 @@ def identities(
   axes = figure.add_subplot()
   _scatter(axes, plane(embedding[rows]), _by_subject(subject))
   axes.set_title('\n'.join(lines), fontsize=10)
-  files.save_figure(path, figure)
+  plots.save(path, figure)
 
 
 def _of(rows, every):
@@ -316,4 +316,4 @@ def curves(path: Path, values: Mapping[str, Any], name: str) -> None:
     if len(lines) > 1:
       axes.legend(fontsize=8)
   figure.tight_layout()
-  files.save_figure(path, figure)
+  plots.save(path, figure)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
 
 from ferjax import files, metrics
 from ferjax.core import TrainState
@@ -77,6 +76,8 @@ def predict(
 
 def probabilities(predictions: Predictions) -> np.ndarray:
   """f64[n, C]: softmax of the logits."""
+  from scipy import special  # here, so that training starts without it
+
   return special.softmax(predictions.outputs['logits'].astype(np.float64), axis=1)
 
 

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from matplotlib.figure import Figure
-
 
 @contextlib.contextmanager
 def replacing(path: Path, mode: str = 'w') -> Iterator[IO]:
@@ -37,10 +35,3 @@ def replacing_path(path: Path) -> Iterator[Path]:
     os.replace(partial, path)
   finally:
     partial.unlink(missing_ok=True)
-
-
-def save_figure(path: Path, figure: Figure) -> None:
-  """Writes a figure as PNG, and the folders above it."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with replacing(path, 'wb') as file:
-    figure.savefig(file, format='png', dpi=120, bbox_inches='tight')

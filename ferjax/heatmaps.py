@@ -12,9 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
-from ferjax import files
 from ferjax.core import Batch, Method
 from ferjax.data import augment
 
@@ -115,6 +113,10 @@ def write(folder: Path, looks: Looks, classes: Sequence[str]) -> None:
 
 
 def _sheet(path, looks, maps, classes, title):
+  from matplotlib.figure import Figure  # here, so that training starts without it
+
+  from ferjax import plots
+
   views, rows = maps.shape[:2]
   figure = Figure(figsize=(2.5 * views + 0.8, 1.38 * rows + 0.6))
   figure.suptitle(f'{title}; each map on its own scale', fontsize=10, y=0.96)
@@ -149,4 +151,4 @@ def _sheet(path, looks, maps, classes, title):
         prediction = looks.prediction[view, row]
         colour = 'black' if prediction == looks.label[row] else 'tab:red'
         mapped.set_title(f'said: {classes[prediction]}', fontsize=7, pad=2, color=colour)
-  files.save_figure(path, figure)
+  plots.save(path, figure)

@@ -13,7 +13,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from ferjax import hosts, parallel, train, trained
+from ferjax import hosts, parallel, train
 from ferjax.errors import InputError
 from ferjax.logs import NonFiniteError
 
@@ -42,6 +42,14 @@ HEARTBEAT = flags.DEFINE_integer(
 def cache_folder() -> Path:
   """Where ferjax keeps what it can make again: `$XDG_CACHE_HOME/ferjax` or `~/.cache/ferjax`."""
   return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'ferjax'
+
+
+def keep_programs() -> None:
+  """Keeps compiled programs in the cache folder, if no other one is set: small ones too, of which a
+  start has many."""
+  if not jax.config.jax_compilation_cache_dir:
+    jax.config.update('jax_compilation_cache_dir', str(cache_folder() / 'xla'))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 
 
 def find_modules_here() -> None:
@@ -77,8 +85,7 @@ def main(argv: list[str]) -> None:
   )
   if not parallel.first_process():
     logging.getLogger('ferjax').setLevel(logging.ERROR)
-  if not jax.config.jax_compilation_cache_dir:
-    jax.config.update('jax_compilation_cache_dir', str(cache_folder() / 'xla'))
+  keep_programs()
   parallel.keep_freed_memory()
   train_or_evaluate()
   hosts.wait('end of the command')  # at an exit of its own, JAX waits five minutes for the others
@@ -89,6 +96,8 @@ def train_or_evaluate() -> None:
   if MODE.value == 'eval':
     if not WORKDIR.value:
       raise InputError('--mode=eval needs --workdir=RUN, the folder of a trained model')
+    from ferjax import trained  # here, so that training starts without what it imports
+
     print_sets(trained.evaluate_run(Path(WORKDIR.value), CHECKPOINT.value, config_flag()))
     return
   config = config_flag()

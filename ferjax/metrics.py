@@ -1,10 +1,11 @@
-"""Numbers from predictions and embeddings, over scikit-learn."""
+"""Numbers from predictions, and over scikit-learn from embeddings.
+
+Scikit-learn is imported where it is used, so that training starts without it.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn import cluster, neighbors
-from sklearn import metrics as sklearn_metrics
 
 from ferjax.losses.cross_entropy import cross_entropy
 
@@ -13,7 +14,8 @@ RETRIEVED = (1, 2, 4, 8, 16, 32)  # K of Recall@K and Acc@K
 
 def confusion_matrix(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
   """int[C, C]: how many rows of class i (row) were called class j (column)."""
-  return sklearn_metrics.confusion_matrix(label, prediction, labels=np.arange(num_classes))
+  cell = label.astype(np.int64) * num_classes + prediction
+  return np.bincount(cell, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def per_class(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
@@ -112,6 +114,8 @@ def nearest_neighbours(stored: np.ndarray, query: np.ndarray | None, count: int)
   Returns:
     int[n, min(count, m)], or int[m, min(count, m - 1)] without a query.
   """
+  from sklearn import neighbors
+
   count = min(count, len(stored) - (query is None))
   if count < 1:
     return np.zeros((len(stored if query is None else query), 0), int)
@@ -164,6 +168,9 @@ def clustering(embedding: np.ndarray, label: np.ndarray, seed: int = 0) -> dict[
     `nmi` (normalised mutual information, over the arithmetic mean of the entropies) and
     `pairwise_f1` (of "same cluster" as a prediction of "same class", over all pairs of rows).
   """
+  from sklearn import cluster
+  from sklearn import metrics as sklearn_metrics
+
   clusters = min(len(np.unique(label)), len(np.unique(embedding, axis=0)))
   found = cluster.KMeans(clusters, n_init=10, random_state=seed).fit_predict(embedding)
   pairs = sklearn_metrics.pair_confusion_matrix(label, found)
@@ -181,6 +188,8 @@ def silhouette(embedding: np.ndarray, group: np.ndarray) -> float | None:
   are alone in their group do not count. Reference: Rousseeuw, "Silhouettes: a graphical aid to the
   interpretation and validation of cluster analysis", 1987.
   """
+  from sklearn import metrics as sklearn_metrics
+
   _, place, count = np.unique(group, return_inverse=True, return_counts=True)
   kept = count[place] > 1
   if (count > 1).sum() < 2:

@@ -1,14 +1,18 @@
-"""Curves as SVG to put into a page: text stays text, and no line is told by its colour alone."""
+"""Figures as files, and curves as SVG to put into a page: text stays text, and no line is told by
+its colour alone."""
 
 import io
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from ferjax import files
 
 # Okabe and Ito's colours, which colour-blind people tell apart.
 COLOURS = ('#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#D55E00', '#F0E442', '#000000')
@@ -40,6 +44,13 @@ def style(number: int) -> tuple[str, tuple[float, ...]]:
   """Colour and dashes (points of line and gap; empty for a whole line) of the n-th line: the first
   40 are different."""
   return COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
+
+
+def save(path: Path, figure: Figure) -> None:
+  """Writes a figure as PNG, and the folders above it."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with files.replacing(path, 'wb') as file:
+    figure.savefig(file, format='png', dpi=120, bbox_inches='tight')
 
 
 def running_mean(values: np.ndarray) -> np.ndarray:

@@ -33,7 +33,6 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import cv2
-import jax
 import numpy as np
 import tensorflow_datasets as tfds
 
@@ -43,7 +42,7 @@ from ferjax.annotation import detector as detectors
 from ferjax.annotation import environment
 from ferjax.data.faces.stream import available_processes
 from ferjax.errors import InputError, told_in_a_line
-from ferjax.main import cache_folder, show_messages
+from ferjax.main import cache_folder, keep_programs, show_messages
 from ferjax.prediction import film as films
 from ferjax.prediction import inputs, overlay, reading
 
@@ -386,8 +385,7 @@ def main(argv: Sequence[str]) -> None:
     InputError: no such run, MediaPipe cannot be installed or started; see `predict`.
   """
   options = parse(argv)
-  if not jax.config.jax_compilation_cache_dir:
-    jax.config.update('jax_compilation_cache_dir', str(cache_folder() / 'xla'))
+  keep_programs()
   inputs.find(options.inputs)  # what is not there is told before the model is loaded
   model = predictors.load(options.workdir, options.checkpoint)
   detection = None

@@ -12,7 +12,6 @@ from ferjax import (
   checkpoint,
   embeddings,
   evaluate,
-  files,
   heatmaps,
   logs,
   plots,
@@ -141,7 +140,7 @@ def learning_curves(path: Path, lines: Iterable[Mapping], title: str) -> None:
     axes.grid(alpha=0.3)
   names = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
   figure.legend(names.values(), names, loc='outside right center', fontsize=8)
-  files.save_figure(path, figure)
+  plots.save(path, figure)
 
 
 def terms(path: Path, lines: Iterable[Mapping], title: str) -> None:
@@ -175,7 +174,7 @@ def terms(path: Path, lines: Iterable[Mapping], title: str) -> None:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
   figure.tight_layout()
-  files.save_figure(path, figure)
+  plots.save(path, figure)
 
 
 def confident_mistakes(
@@ -206,7 +205,7 @@ def confident_mistakes(
       loc='left',
     )
   figure.tight_layout()
-  files.save_figure(path, figure)
+  plots.save(path, figure)
 
 
 def split(
@@ -335,7 +334,7 @@ def _cross_entropy_histogram(path, losses, wrong):
   axes.set_ylabel('training rows')
   axes.legend(loc='lower center', bbox_to_anchor=(0.5, 1), ncols=2, fontsize=8)
   axes.grid(alpha=0.3)
-  files.save_figure(path, figure)
+  plots.save(path, figure)
 
 
 def label_distributions(
@@ -393,4 +392,4 @@ def label_distributions(
     axes.set_yticks(places, classes, fontsize=6)
     axes.set_xticks((0, 0.5, 1), ('0', '', '1'), fontsize=6)
     axes.yaxis.tick_right()
-  files.save_figure(path, figure)
+  plots.save(path, figure)

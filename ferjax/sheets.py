@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from ferjax import clusters, evaluate, files, heatmaps
+from ferjax import clusters, evaluate, heatmaps, plots
 from ferjax.data import dataset
 
 FOUND = 5  # pictures that a search shows
@@ -165,4 +165,4 @@ def draw(
   axes.imshow(canvas, interpolation='none')
   axes.axis('off')
   axes.set_title(title, fontsize=10, loc='left')
-  files.save_figure(path, figure)
+  plots.save(path, figure)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from ferjax import files, metrics
+from ferjax import files, metrics, plots
 from ferjax.evaluate import AVERAGED, Predictions, truth
 
 
@@ -33,7 +33,7 @@ def confusion(
   axes.set_ylabel('given')
   axes.set_title(title)
   figure.colorbar(drawn, ax=axes, shrink=0.8, label='share of the given class')
-  files.save_figure(path, figure)
+  plots.save(path, figure)
 
 
 def sets(
@@ -143,4 +143,4 @@ def _draw(path, accuracy, rows, degrees, classes, name):
   axes.set_ylabel('given expression')
   axes.set_title(f'{name}: accuracy by expression and pose')
   figure.colorbar(drawn, ax=axes, label='accuracy')
-  files.save_figure(path, figure)
+  plots.save(path, figure)

@@ -14,7 +14,6 @@ import ml_collections
 
 from ferjax import (
   added_terms,
-  auxiliary,
   build,
   checkpoint,
   core,
@@ -25,7 +24,6 @@ from ferjax import (
   optim,
   parallel,
   preemption,
-  results,
   sources,
   weights,
 )
@@ -207,6 +205,8 @@ def _train(config, workdir, signals):
         pending = []
         speed = {'lr': float(learning_rate(step)), 'images_per_s': log.speed(step + 1)}
         log.write(step + 1, 'train', {'loss': values['loss'], **values, **speed})
+
+  from ferjax import auxiliary, results  # here, so that training starts without what they import
 
   signals.close()
   if preempted:

@@ -1,26 +1,33 @@
+import contextlib
 import json
 import re
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ferjax import build, models
 from ferjax.benchmark import (
   __main__,
+  bilinear,
   conv,
-  knn,
+  evaluate,
+  graphs,
   lgmp,
+  losses,
   measure,
-  methods,
   predict,
-  reading,
-  regions,
+  start,
   step,
   torch_process,
 )
+from ferjax.benchmark import input as files
 from ferjax.errors import InputError
+from ferjax.methods import softmax
 from ferjax.models import resnet
 
 QUICK = measure.Bench(rounds=1, turn=0.0, only='', torch=None)
@@ -46,6 +53,17 @@ def test_sides_take_turns_and_medians_are_of_one_call():
   assert timed['b']['median_ms'] == 7000.0
   assert measure.ratio({'ferjax': timed['a'], 'torch': timed['b']}, 'torch') == 7.0
   assert measure.ratio({'ferjax': timed['a']}, 'torch') is None
+  order.clear()
+  timed = measure.interleave({'a': side('a', [4.0, 6.0])}, measure.Bench(2, 1.0, '', None), calls=2)
+  assert order == [('a', 2)] * 2 and timed['a']['median_ms'] == 2500.0
+
+
+def test_columns_of_a_side():
+  found = {'median_ms': 200.0, 'quartiles_ms': [190.0, 230.0], 'cpu_ms': 5.0}
+  rows = [{'ferjax': found}, {}]
+  assert measure.column(rows, 'ferjax') == [200.0, None]
+  assert measure.column(rows, 'ferjax', 'cpu_ms') == [5.0, None]
+  assert measure.spread(rows, 'ferjax') == ['95-115', None]
 
 
 def test_markdown():
@@ -97,18 +115,58 @@ def test_conv_refuses_sides_that_differ(monkeypatch):
     conv.run(QUICK, [conv.pool_case(4, 4, batch=2)])
 
 
-def test_step(monkeypatch):
-  def one_block(width):
-    return resnet.ResNet(resnet.BasicBlock, (1,), width)
+def test_step_beside_softmax_native_and_torch(monkeypatch, tmp_path):
+  def two_blocks(*, width, output_stride, dtype, param_dtype):
+    kinds = {'dtype': dtype, 'param_dtype': param_dtype}
+    return resnet.ResNet(resnet.BasicBlock, (1, 1), width, output_stride, **kinds)
 
-  monkeypatch.setattr(step.models, 'resnet10', one_block)
-  case = step.Case('resnet10', 8, batch=2, width=4)
-  (row,) = step.run(QUICK, (case,))
-  assert json.loads(json.dumps(row))['case'] == 'resnet10, 8 px, batch 2'
-  ours, native = row['ferjax'], row['native']
-  assert ours['images_per_s'] == pytest.approx(2000 / ours['median_ms'])
-  assert row['compile_ratio'] == ours['compile']['median_ms'] / native['compile']['median_ms']
-  assert len({len(column) for column in step.table([row]).values()}) == 1
+  monkeypatch.setattr(models, 'resnet10', two_blocks)
+  monkeypatch.setattr(step, 'without_caches', contextlib.nullcontext)
+  case = step.Case('resnet10', 16, 10, 'bfloat16', 'lanet', augmented=True, width=4)
+  # The stem, four convolutions and a shortcut, six BatchNorms, the classifier.
+  parameters = 588 + (144 + 144 + 288 + 576 + 32) + 2 * (3 * 4 + 3 * 8) + 63
+  with torch_process.start(fake_python(tmp_path, torch_stub(parameters=parameters))) as torch:
+    rows = step.run(QUICK._replace(torch=torch, only='lanet'), [case])
+  plain, lanet = json.loads(json.dumps(rows))
+  assert plain['case'] == 'resnet10, 16 px, batch 10, bfloat16, augmented, softmax'
+  ours, native = plain['ferjax'], plain['native']
+  assert ours['parameters'] == parameters
+  assert ours['images_per_s'] == pytest.approx(10_000 / ours['median_ms'])
+  assert plain['faster_than_torch'] == 3000 / ours['median_ms']
+  assert plain['faster_than_native'] == native['median_ms'] / ours['median_ms']
+  assert plain['compile_ratio'] == ours['compile_s'] / native['compile_s']
+  assert plain['torch']['memory_mib'] == 3 and ours['memory_mib'] > 3 * 4 * parameters / 2**20
+  assert plain['time_to_softmax'] == plain['flops_to_softmax'] == 1
+  # The convolutions on maps of 8, 4 and 2 pixels a side: values and kernel gradients.
+  flops = 10 * 2 * 2 * (588 * 8**2 + (144 + 144) * 4**2 + (288 + 576 + 32) * 2**2)
+  assert flops < ours['flops'] < 2 * flops
+  assert 0 < ours['share_of_peak'] < 1
+  assert 'native' not in lanet and lanet['faster_than_torch'] is None
+  assert 1 < lanet['flops_to_softmax'] < 5 and lanet['ferjax']['parameters'] > parameters
+  assert lanet['time_to_flops'] == lanet['time_to_softmax'] / lanet['flops_to_softmax']
+  assert '| resnet10, 16 px, batch 10, bfloat16, augmented, lanet ' in measure.markdown(
+    step.table(rows)
+  )
+
+
+def test_step_gives_every_method_what_it_needs():
+  for name in step.METHODS:
+    case = step.Case('resnet18', 8, 2, method=name)
+    method = build.make_method(step.config_of(case), step.CLASSES, step.POSES)
+    batch = step.host_batch(case, method)
+    assert method.needs <= set(batch) and {len(column) for column in batch.values()} == {2}
+
+
+def test_steps_suit_the_device(monkeypatch):
+  def shapes():
+    return {(case.model, case.size, case.batch, case.precision) for case in step.all_cases()}
+
+  assert {size for _, size, _, _ in shapes()} == {64, 112}
+  shipped = {path.stem for path in Path(softmax.__file__).parent.glob('[a-z]*.py')}
+  methods = {case.method for case in step.all_cases()}
+  assert {step.METHODS[name]['name'] for name in methods} == shipped
+  monkeypatch.setattr(step.jax, 'default_backend', lambda: 'gpu')
+  assert {(name, 224, 256, 'bfloat16') for name in ('resnet18', 'resnet50')} < shapes()
 
 
 def test_native_convolutions_are_lax():
@@ -134,6 +192,40 @@ def test_a_python_without_torch_is_told(tmp_path, script, reason):
     __main__.main(['conv', '--torch-python', python])
 
 
+def test_against_torch_uses_this_python_unless_told(monkeypatch):
+  asked = []
+
+  def start(python):
+    asked.append(python)
+    raise InputError('stop')
+
+  monkeypatch.setattr(__main__.torch_process, 'start', start)
+  for flags in ([], ['--against=torch'], ['--against=torch', '--torch-python=other']):
+    with pytest.raises(InputError, match='stop'):
+      __main__.main(['ops', *flags])
+  assert asked == [None, sys.executable, 'other']
+
+
+def test_a_name_stands_for_its_files(monkeypatch, capsys):
+  ran = []
+
+  def module(path):
+    def run(bench):
+      ran.append(path.rpartition('.')[2])
+      return [] if bench.only == 'nothing' else [{'case': 'a'}]
+
+    return SimpleNamespace(run=run, table=lambda rows: {'case': [row['case'] for row in rows]})
+
+  monkeypatch.setattr(__main__.importlib, 'import_module', module)
+  __main__.main(['ops', 'start'])
+  assert ran == ['conv', 'bilinear', 'lgmp', 'losses', 'start']
+  ran.clear()
+  assert __main__.main(['lgmp'])['lgmp'] == [{'case': 'a'}]
+  assert ran == ['lgmp'] and '## lgmp' in capsys.readouterr().out
+  with pytest.raises(InputError, match='--only=nothing: no such case in evaluate'):
+    __main__.main(['evaluate', '--only=nothing'])
+
+
 def test_a_mistyped_name_is_told():
   command = [sys.executable, '-m', 'ferjax.benchmark', 'cov']
   result = subprocess.run(command, capture_output=True, text=True)
@@ -149,14 +241,19 @@ for line in sys.stdin:
     'versions': {'torch': '2.0'},
     'conv': {'sizes': SIZES},
     'predict': {'parameters': PARAMETERS},
+    'bilinear': {'sizes': SIZES},
+    'search': {'found': FOUND},
+    'step': {'parameters': PARAMETERS},
+    'memory': {'bytes': 3 * 2**20},
     'turn': {'seconds': 3.0 * request.get('calls', 0), 'cpu_seconds': 4.0},
   }
   print(json.dumps(answers.get(request['do'], {})), flush=True)
 """
 
 
-def torch_stub(sizes=(), parameters=0):
-  return TORCH.replace('SIZES', json.dumps(sizes)).replace('PARAMETERS', str(parameters))
+def torch_stub(sizes=(), parameters=0, found=None):
+  text = TORCH.replace('SIZES', json.dumps(sizes)).replace('PARAMETERS', str(parameters))
+  return text.replace('FOUND', repr(found))
 
 
 def test_results_with_torch_beside(tmp_path, monkeypatch, capsys):
@@ -176,58 +273,115 @@ def test_results_with_torch_beside(tmp_path, monkeypatch, capsys):
   assert '## conv' in capsys.readouterr().out
 
 
-def test_methods_are_timed_beside_softmax():
-  which = ('softmax', 'lanet', 'hrl sifl=False branch=dense')
-  rows = methods.run(QUICK, (methods.Case('resnet10', 32, batch=16, width=8, methods=which),))
-  assert [row['method'] for row in rows] == list(which)
-  softmax, lanet, dense = rows
-  assert dense['parameters'] > softmax['parameters'] + 224 * 50 * 2048
-  assert softmax['flops_to_softmax'] == softmax['time_to_softmax'] == 1
-  assert 1.5 < lanet['flops_to_softmax'] < 5 and lanet['parameters'] > softmax['parameters']
-  assert '| lanet ' in measure.markdown(methods.table(rows))
-
-
 def test_lgmp_in_both_forms():
   (row,) = lgmp.run(QUICK, (lgmp.Case(6, channels=8, batch=2, landmarks=12),))
-  assert row['case'] == '6x6x8, 12 landmarks, batch 2'
+  assert row['case'] == '6x6x8, 12 landmarks, batch 2, W'
   assert row['faster_than_literal'] == row['literal']['median_ms'] / row['ferjax']['median_ms']
   assert row['literal']['memory_mb'] > row['ferjax']['memory_mb'] > 0
   assert '| 6x6x8' in measure.markdown(lgmp.table([row]))
 
 
-def test_three_networks_are_timed_together_and_apart(monkeypatch):
-  def one_block(width):
-    return resnet.ResNet(resnet.BasicBlock, (1,), width)
+def test_bilinear_sampling_beside_others(tmp_path):
+  case = bilinear.Case(2, 4, 3, 5)
+  (row,) = bilinear.run(QUICK, (case,))
+  ours, theirs = row['ferjax']['median_ms'], row['map_coordinates']['median_ms']
+  assert row['faster_than_map_coordinates'] == theirs / ours
+  columns = bilinear.table([row])
+  assert columns['PyTorch'] == [None] and '| 2 of 4x4x3 at 5 points ' in measure.markdown(columns)
+  with (
+    torch_process.start(fake_python(tmp_path, torch_stub([1.0, 1.0, 1.0]))) as torch,
+    pytest.raises(AssertionError, match='2 of 4x4x3 at 5 points'),
+  ):
+    bilinear.run(QUICK._replace(torch=torch), (case,))
 
-  monkeypatch.setattr(methods.models, 'resnet10', one_block)
-  (row,) = regions.run(QUICK, (methods.Case('resnet10', 24, batch=4, width=4),))
-  apart = sum(row[name]['median_ms'] for name in ('face', 'eyes', 'mouth'))
-  assert row['apart_to_together'] == apart / row['together']['median_ms']
-  assert row['together_to_face'] == row['together']['median_ms'] / row['face']['median_ms']
-  columns = regions.table([row])
-  assert columns['apart, images/s'] == [pytest.approx(4000 / apart)]
-  assert '| resnet10, 24 px, batch 4 |' in measure.markdown(columns)
+
+def test_losses_of_a_whole_batch():
+  cases = tuple(losses.Case(what, 16, 8, queue=32) for what in losses.WIDTHS)
+  rows = losses.run(QUICK, cases)
+  assert [row['case'] for row in rows] == ['LDE, batch 16', 'EL, batch 16', 'triplets, batch 16']
+  assert '| EL, batch 16 ' in measure.markdown(losses.table(rows))
+  embedding = jnp.array([[0.0], [1.0], [3.0]])  # hinges of 0.2 + 1 - 9 and 0.2 + 1 - 4, and none
+  inputs, fixed = {'embedding': embedding}, {'label': jnp.array([0, 0, 1])}
+  assert losses.triplets(inputs, fixed) == 0
 
 
-def test_knn_approximate_beside_exact():
-  rows = knn.run(QUICK._replace(rows=1000))
+def test_graphs_approximate_beside_exact():
+  rows = graphs.run(QUICK._replace(rows=1000))
   assert [row['case'] for row in rows] == ['au, 1000 rows', 'landmarks, 1000 rows']
   for row in rows:
     assert 0.98 < row['true_recall'] <= 1 and abs(row['recall'] - row['true_recall']) < 0.01
-    assert row['memory_mb'] > 50 and row['exact']['cpu_s'] > 0 < row['approximate']['wall_s']
-  assert '| landmarks, 1000 rows ' in measure.markdown(knn.table(rows))
-  assert knn.action_units(50).shape == (50, 17) and knn.landmarks(50).shape == (50, 136)
+    assert row['memory_mb'] > 50
+    assert row['faster_than_exact'] == row['exact']['median_ms'] / row['ferjax']['median_ms']
+  assert '| landmarks, 1000 rows ' in measure.markdown(graphs.table(rows))
+  assert graphs.action_units(50).shape == (50, 17) and graphs.landmarks(50).shape == (50, 136)
 
 
-def test_reading_shuffled_files(monkeypatch, tmp_path):
-  monkeypatch.setattr(reading, 'PICTURES', 40)
-  python = fake_python(tmp_path, torch_stub())
-  with torch_process.start(python) as torch:
-    (row,) = reading.run(QUICK._replace(torch=torch), (reading.Case(24, size=16, batch=8),))
+def test_numbers_of_embeddings(tmp_path):
+  rows = evaluate.run(QUICK._replace(rows=300))
+  classified, retrieved, clustered = rows
+  assert [row['case'] for row in rows] == ['kNN, 300 rows', 'Recall@K, 300 rows', 'NMI, 300 rows']
+  assert classified['faster_than_sklearn'] > 0 and 1 / 7 < classified['values']['acc'] < 1
+  assert retrieved['values']['recall@1'] < retrieved['values']['recall@32'] <= 1
+  assert 0 < clustered['values']['nmi'] < 1
+  assert '| NMI, 300 rows ' in measure.markdown(evaluate.table(rows))
+  with (
+    torch_process.start(fake_python(tmp_path, torch_stub(found={'acc': 0.0}))) as torch,
+    pytest.raises(AssertionError, match='kNN: torch'),
+  ):
+    evaluate.run(QUICK._replace(rows=300, torch=torch, only='kNN'))
+
+
+def test_input_from_shuffled_files_and_to_a_step(monkeypatch, tmp_path):
+  def one_block(*, width, output_stride, dtype, param_dtype):
+    return resnet.ResNet(resnet.BasicBlock, (1,), width)
+
+  monkeypatch.setattr(files.build.models, 'resnet10', one_block)
+  monkeypatch.setattr(files, 'PICTURES', 40)
+  monkeypatch.setattr(files, 'STEPS', 2)
+  case = files.Case(24, size=16, batch=8)
+  with torch_process.start(fake_python(tmp_path, torch_stub())) as torch:
+    cases = (case, case._replace(model='resnet10', width=4))
+    row, trained = files.run(QUICK._replace(torch=torch), cases)
   assert row['case'] == '24 px JPEG at 16 px' and row['bytes'] > 300
   assert row['ferjax']['images_per_s'] == pytest.approx(8000 / row['ferjax']['median_ms'])
   assert row['faster_than_torch'] == 3000 / row['ferjax']['median_ms']
-  assert '| 24 px JPEG at 16 px |' in measure.markdown(reading.table([row]))
+  assert row['waiting'] is None and 0 < trained['waiting'] < 1
+  assert trained['step']['images_per_s'] == pytest.approx(8000 / trained['step']['median_ms'])
+  assert '| 24 px JPEG at 16 px, resnet10 |' in measure.markdown(files.table([row, trained]))
+
+
+TRAINS = """
+import os, sys, time
+from pathlib import Path
+cache, workdir = Path(os.environ['XDG_CACHE_HOME']), Path(sys.argv[2].removeprefix('--workdir='))
+for part in ('data', 'xla'):
+  if not (cache / 'ferjax' / part).is_dir():
+    time.sleep(0.5)
+    (cache / 'ferjax' / part).mkdir(parents=True)
+workdir.mkdir()  # fails where the last run's is left
+print('step 1/9 train', file=sys.stderr, flush=True)
+time.sleep(60)
+"""
+
+
+def test_each_start_finds_what_the_last_one_left(monkeypatch, tmp_path):
+  (tmp_path / 'trains.py').write_text(TRAINS)
+  monkeypatch.setattr(start, 'TRAINS', (sys.executable, str(tmp_path / 'trains.py')))
+  monkeypatch.setattr(start, 'IMPORTS', ('json', 'json.tool'))
+  rows = start.run(QUICK)
+  assert [row['case'] for row in rows[:2]] == ['import json', 'import json.tool']
+  assert 0 < len(rows[0]['heaviest']) <= 8 and rows[0]['compared'] == 1
+  all_new, compiles, last = (row['start']['median_ms'] for row in rows[2:])
+  assert all_new > 1000 and 500 < compiles < all_new and last < compiles
+  assert rows[4]['compared'] == last / all_new
+  assert '| first step, programs too ' in measure.markdown(start.table(rows))
+
+
+def test_a_start_that_fails_is_told(monkeypatch, tmp_path):
+  (tmp_path / 'trains.py').write_text('raise SystemExit("no such thing")')
+  monkeypatch.setattr(start, 'TRAINS', (sys.executable, str(tmp_path / 'trains.py')))
+  with pytest.raises(RuntimeError, match='no such thing'):
+    start.run(QUICK._replace(only='first'))
 
 
 def test_prediction_from_files_and_from_memory(monkeypatch, tmp_path):

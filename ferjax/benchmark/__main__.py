@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -11,18 +12,22 @@ from ferjax.benchmark import measure, torch_process
 from ferjax.errors import InputError, nearest, told_in_a_line
 from ferjax.logs import write_json
 
-NAMES = ('conv', 'step', 'methods', 'lgmp', 'regions', 'knn', 'reading', 'predict')
+OPS = ('conv', 'bilinear', 'lgmp', 'losses')
+NAMES = ('step', 'ops', 'input', 'graphs', 'evaluate', 'predict', 'start')
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
   parser = argparse.ArgumentParser(prog='python -m ferjax.benchmark', description=__doc__)
-  parser.add_argument('names', nargs='*', help=f'benchmarks: {", ".join(NAMES)}; all by default')
-  parser.add_argument('--torch-python', help='a Python with PyTorch, to time its counterparts too')
+  names = f'benchmarks: {", ".join(NAMES)}; all by default. ops is {", ".join(OPS)}'
+  parser.add_argument('names', nargs='*', help=names)
+  parser.add_argument('--against', choices=['torch'], help="time PyTorch's counterparts too")
+  python = 'the Python that has PyTorch, if not this one; implies --against=torch'
+  parser.add_argument('--torch-python', help=python)
   parser.add_argument('--out', type=Path, help='a file for all results, as JSON')
   parser.add_argument('--only', default='', help='only cases whose name holds this text')
   parser.add_argument('--rounds', type=int, default=7, help='turns of each side')
   parser.add_argument('--turn', type=float, default=0.5, help='least seconds of a turn')
-  parser.add_argument('--rows', type=int, default=30_000, help='rows of knn')
+  parser.add_argument('--rows', type=int, default=30_000, help='rows of graphs and evaluate')
   return parser.parse_args(argv)
 
 
@@ -30,36 +35,46 @@ def main(argv: list[str]) -> dict:
   """Runs the benchmarks that the arguments name.
 
   Returns:
-    What `--out` saves: `machine`, `versions`, `settings` and the rows of each benchmark.
+    What `--out` saves: `command`, `date`, `machine`, `versions`, `settings` and the rows of each
+    benchmark.
 
   Raises:
     InputError: an unknown benchmark, nothing to time, or a Python without PyTorch.
   """
   options = parse(argv)
+  known = [*NAMES, *OPS]
   for name in options.names:
-    if name not in NAMES:
-      raise InputError(f"no benchmark '{name}'.{nearest(name, NAMES)} There are: {NAMES}")
+    if name not in known:
+      raise InputError(
+        f"no benchmark '{name}'.{nearest(name, known)} There are: {', '.join(NAMES)}"
+      )
+  files = [file for name in options.names or NAMES for file in (OPS if name == 'ops' else (name,))]
   if options.rows < 100:
     raise InputError('--rows must be at least 100')
   if options.rounds < 1 or options.turn < 0:
     raise InputError('--rounds must be at least 1 and --turn at least 0')
-  with torch_process.start(options.torch_python) as torch:
+  python = options.torch_python or (sys.executable if options.against else None)
+  with torch_process.start(python) as torch:
     bench = measure.Bench(options.rounds, options.turn, options.only, torch, options.rows)
     results = {
+      'command': shlex.join(['python', '-m', 'ferjax.benchmark', *argv]),
       'date': time.strftime('%Y-%m-%d %H:%M:%S'),
       'machine': measure.machine(),
       'versions': measure.versions() | (torch.versions if torch else {}),
       'settings': {'rounds': options.rounds, 'turn_s': options.turn, 'rows': options.rows},
     }
     print(measure.heading(results), flush=True)
-    for name in options.names or NAMES:
-      benchmark = importlib.import_module(f'ferjax.benchmark.{name}')
-      results[name] = benchmark.run(bench)
-      if not results[name]:
-        raise InputError(f'--only={options.only}: no such case in {name}')
-      print(f'\n## {name}\n\n{measure.markdown(benchmark.table(results[name]))}', flush=True)
+    for file in files:
+      benchmark = importlib.import_module(f'ferjax.benchmark.{file}')
+      rows = benchmark.run(bench)
+      if not rows:
+        continue
+      results[file] = rows
+      print(f'\n## {file}\n\n{measure.markdown(benchmark.table(rows))}', flush=True)
       if options.out:
         write_json(options.out, results)
+  if not results.keys() & set(files):
+    raise InputError(f'--only={options.only}: no such case in {", ".join(files)}')
   return results
 
 

@@ -115,7 +115,7 @@ def _row(case, rate, bench):
   for name, (convolve, pool) in operations.items():
     call = _value_and_gradients(case, convolve, pool)
     sides[name] = measure.jax_turn(lambda call=call: call(*arrays))
-    sizes[name] = [float(jnp.abs(array).mean()) for array in call(*arrays)]
+    sizes[name] = measure.sizes(call(*arrays))
   if bench.torch:
     fields = case._asdict() | {
       'padding': [low for low, _ in case.padding],
@@ -124,8 +124,7 @@ def _row(case, rate, bench):
     }
     sizes['torch'] = bench.torch.ask(do='conv', case=fields)['sizes']
     sides['torch'] = bench.torch.turn
-  for found in sizes.values():
-    np.testing.assert_allclose(found, sizes['native'], rtol=1e-3, err_msg=case.name)
+  measure.check_equal(sizes, case.name)
   timed = measure.interleave(sides, bench)
   flops = _flops(case, output.shape)
   return {
@@ -189,16 +188,12 @@ def _flops(case, output):
 
 def table(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
   """Columns for a reader; times of forward and backward in ms."""
-
-  def times(side):
-    return [row[side]['median_ms'] if side in row else None for row in rows]
-
   return {
     'batch 32, forward and backward, ms': [row['case'] for row in rows],
     'floor': [row['floor_ms'] for row in rows],
-    'native XLA': times('native'),
-    'ferjax': times('ferjax'),
-    'PyTorch': times('torch'),
+    'native XLA': measure.column(rows, 'native'),
+    'ferjax': measure.column(rows, 'ferjax'),
+    'PyTorch': measure.column(rows, 'torch'),
     'native / ferjax': [row['faster_than_native'] for row in rows],
     'PyTorch / ferjax': [row['faster_than_torch'] for row in rows],
   }

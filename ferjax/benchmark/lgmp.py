@@ -1,7 +1,8 @@
 """Message propagation on a graph of landmarks, beside the same sampled node by node for each cell.
 
-Value and gradients by the map, the random walks and W; graph and clusters are given. The literal
-side takes its eight nodes in turn, which is its form with the least memory.
+Value and gradients by the map and the random walks, alone and with W, which both sides multiply
+every cell by once; graph and clusters are given. The literal side takes its eight nodes in turn,
+which is its form with the least memory.
 """
 
 from typing import Any, NamedTuple
@@ -11,26 +12,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from ferjax.benchmark import measure
-from ferjax.benchmark.step import MIB
 from ferjax.models import lgmp
 from ferjax.ops import landmark_graph
 
 
 class Case(NamedTuple):
-  """A map and its landmarks."""
+  """A map and its landmarks, and whether W follows."""
 
   side: int
   channels: int = 512
   batch: int = 8
   landmarks: int = 50
+  weight: bool = True
 
   @property
   def name(self) -> str:
     size = f'{self.side}x{self.side}x{self.channels}'
-    return f'{size}, {self.landmarks} landmarks, batch {self.batch}'
+    return f'{size}, {self.landmarks} landmarks, batch {self.batch}' + ', W' * self.weight
 
 
-CASES = (Case(56), Case(28))
+CASES = tuple(Case(side, weight=weight) for side in (56, 28) for weight in (False, True))
 FORMS = {'ferjax': lgmp.propagate, 'literal': lgmp.propagate_literally}
 
 
@@ -49,12 +50,12 @@ def _row(case, bench):
   inputs, fixed = _arrays(case)
   sides, memory, sizes = {}, {}, {}
   for name, send in FORMS.items():
-    step = jax.jit(_value_and_gradients(send)).lower(inputs, fixed).compile()
+    step = jax.jit(_value_and_gradients(send, case.weight)).lower(inputs, fixed).compile()
     sides[name] = measure.jax_turn(lambda step=step: step(inputs, fixed))
-    sizes[name] = [float(jnp.abs(leaf).mean()) for leaf in jax.tree.leaves(step(inputs, fixed))]
+    sizes[name] = measure.sizes(step(inputs, fixed))
     analysis = step.memory_analysis()
-    memory[name] = (analysis.temp_size_in_bytes + analysis.output_size_in_bytes) / MIB
-  np.testing.assert_allclose(sizes['ferjax'], sizes['literal'], rtol=1e-3, err_msg=case.name)
+    memory[name] = (analysis.temp_size_in_bytes + analysis.output_size_in_bytes) / measure.MIB
+  measure.check_equal(sizes, case.name)
   timed = measure.interleave(sides, bench)
   for name, side in timed.items():
     side['memory_mb'] = memory[name]
@@ -80,12 +81,13 @@ def _arrays(case):
   return jax.tree.map(jnp.asarray, arrays)
 
 
-def _value_and_gradients(send):
+def _value_and_gradients(send, with_weight):
   def call(inputs, fixed):
     points, graph, cluster = fixed
 
     def value(feature_map, walk, weight):
-      return jax.vmap(send)(feature_map, points, walk, graph, cluster) @ weight
+      received = jax.vmap(send)(feature_map, points, walk, graph, cluster)
+      return received @ weight if with_weight else received
 
     out, vjp = jax.vjp(value, *inputs)
     return out, vjp(out)
@@ -103,4 +105,6 @@ def table(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
     'literal, MiB': [row['literal']['memory_mb'] for row in rows],
     'ferjax, MiB': [row['ferjax']['memory_mb'] for row in rows],
     'memory to ferjax': [row['less_memory_than_literal'] for row in rows],
+    'quartiles, literal': measure.spread(rows, 'literal'),
+    'quartiles, ferjax': measure.spread(rows, 'ferjax'),
   }

@@ -18,7 +18,8 @@ from ferjax.benchmark.torch_process import TorchProcess
 
 MOST_CALLS = 1000  # in a turn
 PAUSE = 0.02  # seconds between turns, in which idle threads of the last side stop spinning
-PACKAGES = ('ferjax', 'jax', 'jaxlib', 'flax', 'optax', 'numpy')
+MIB = 2**20
+PACKAGES = ('ferjax', 'jax', 'jaxlib', 'flax', 'optax', 'numpy', 'scikit-learn', 'faiss-cpu')
 
 Turn = Callable[[int], tuple[float, float]]
 
@@ -42,7 +43,8 @@ class Bench(NamedTuple):
 
 
 def jax_turn(call: Callable[[], Any]) -> Turn:
-  """Times `call`, which returns JAX arrays: calls -> wall seconds, CPU seconds of the process."""
+  """Times `call`, with the JAX arrays that it returns if any: calls -> wall seconds, CPU seconds of
+  the process."""
 
   def turn(calls):
     wall, cpu = time.perf_counter(), time.process_time()
@@ -53,28 +55,33 @@ def jax_turn(call: Callable[[], Any]) -> Turn:
   return turn
 
 
-def interleave(sides: Mapping[str, Turn], bench: Bench) -> dict[str, dict[str, Any]]:
+def interleave(
+  sides: Mapping[str, Turn], bench: Bench, calls: int = 0
+) -> dict[str, dict[str, Any]]:
   """Times all sides in turn, A B C A B C, so that what slows the machine down slows each of them.
 
   Args:
     sides: Name -> turn(calls) -> wall seconds, CPU seconds of them all.
     bench: Rounds and length of the turns.
+    calls: In a turn, without a warm-up; 0 for as many as make its length, after a warm-up.
 
   Returns:
     For each side, of one call: `median_ms`, `quartiles_ms` and `cpu_ms` (median of the process's
     CPU time) over the rounds, and `calls` in a turn.
   """
-  calls = {}
-  for name, turn in sides.items():
-    turn(1)
-    wall, _ = turn(1)
-    calls[name] = min(MOST_CALLS, max(1, math.ceil(bench.turn / max(wall, 1e-9))))
+  counts = {name: calls or _calls(turn, bench) for name, turn in sides.items()}
   seconds = {name: [] for name in sides}
   for _ in range(bench.rounds):
     for name, turn in sides.items():
       time.sleep(PAUSE)
-      seconds[name].append(np.array(turn(calls[name])) / calls[name])
-  return {name: summary(seconds[name]) | {'calls': calls[name]} for name in sides}
+      seconds[name].append(np.array(turn(counts[name])) / counts[name])
+  return {name: summary(seconds[name]) | {'calls': counts[name]} for name in sides}
+
+
+def _calls(turn, bench):
+  turn(1)
+  wall, _ = turn(1)
+  return min(MOST_CALLS, max(1, math.ceil(bench.turn / max(wall, 1e-9))))
 
 
 def summary(seconds: Sequence[tuple[float, float]]) -> dict[str, Any]:
@@ -90,6 +97,37 @@ def summary(seconds: Sequence[tuple[float, float]]) -> dict[str, Any]:
 def ratio(sides: Mapping[str, dict], other: str, key: str = 'median_ms') -> float | None:
   """How many times faster ferjax is than another side, or None where that did not run."""
   return sides[other][key] / sides['ferjax'][key] if other in sides else None
+
+
+def sizes(arrays: Any) -> list[float]:
+  """Mean absolute value of each array of a pytree: what sides of equal work agree in."""
+  return [float(jnp.abs(leaf).mean()) for leaf in jax.tree.leaves(arrays)]
+
+
+def check_equal(sizes: Mapping[str, Sequence[float]], name: str) -> None:
+  """Refuses sides whose `sizes` are not those of the first one.
+
+  Raises:
+    AssertionError: names the case.
+  """
+  first, *others = sizes.values()
+  for found in others:
+    np.testing.assert_allclose(found, first, rtol=1e-3, err_msg=name)
+
+
+def column(rows: Sequence[Mapping[str, Any]], side: str, key: str = 'median_ms') -> list[Any]:
+  """Of every row's side the value of a key; None where that side did not run."""
+  return [row[side][key] if side in row else None for row in rows]
+
+
+def spread(rows: Sequence[Mapping[str, Any]], side: str) -> list[str | None]:
+  """Of every row's side both quartiles of its time, in % of the median."""
+
+  def text(found):
+    low, high = (100 * q / found['median_ms'] for q in found['quartiles_ms'])
+    return f'{low:.0f}-{high:.0f}'
+
+  return [text(row[side]) if side in row else None for row in rows]
 
 
 def matmul_rate(bench: Bench, size: int = 2048) -> float:
@@ -131,10 +169,11 @@ def versions() -> dict[str, str]:
 
 
 def heading(results: Mapping[str, Any]) -> str:
-  """Machine and versions in two lines."""
+  """Command, machine and versions in three lines."""
   facts, packages = results['machine'], results['versions']
   load = '' if facts['load'] is None else f', load {facts["load"]:.1f} before the run'
   return (
+    f'`{results["command"]}`\n'
     f'{facts["processor"]}, {facts["cores"]} cores, devices: {", ".join(facts["devices"])}{load}\n'
     + ', '.join(f'{name} {version}' for name, version in packages.items())
     + f'; {results["date"]}'

@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ferjax import core, models, parallel, predict, predictor
-from ferjax.benchmark import measure, reading
+from ferjax.benchmark import input as files
+from ferjax.benchmark import measure
 from ferjax.data import augment, labels
 from ferjax.methods import softmax
-from ferjax.prediction import inputs
-from ferjax.prediction import reading as prediction_reading
+from ferjax.prediction import inputs, reading
 
 
 class Case(NamedTuple):
@@ -60,7 +60,7 @@ def _row(case, bench):
   model, parameters = _model(case)
   with tempfile.TemporaryDirectory() as folder:
     if case.stored:
-      reading.write(Path(folder), case.stored, case.pictures)
+      files.write(Path(folder), case.stored, case.pictures)
       call, images = _from_files(model, folder), case.pictures
     else:
       call, images = _from_memory(model, case), case.batch
@@ -113,12 +113,12 @@ def _from_memory(model, case) -> Callable[[], np.ndarray]:
 
 def _from_files(model, folder) -> Callable[[], list]:
   def call():
-    reader = prediction_reading.Reader(model.image_size, False, None, None, lambda: False)
+    reader = reading.Reader(model.image_size, False, None, None, lambda: False)
     sources = inputs.find([folder])
     with ThreadPoolExecutor(measure.cores()) as pool:
-      tasks = prediction_reading.tasks(sources, reader, 1, False, SimpleNamespace(total=0))
-      items = prediction_reading.ahead(pool, tasks)
-      parts = prediction_reading.batches(items, model.sizes[-1])
+      tasks = reading.tasks(sources, reader, 1, False, SimpleNamespace(total=0))
+      items = reading.ahead(pool, tasks)
+      parts = reading.batches(items, model.sizes[-1])
       return [said[0][0] for _, said in predict.predictions(model, parts)]
 
   return call
@@ -126,24 +126,11 @@ def _from_files(model, folder) -> Callable[[], list]:
 
 def table(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
   """Columns for a reader; quartiles are of the time, in % of its median."""
-
-  def column(side, key):
-    return [row[side][key] if side in row else None for row in rows]
-
-  def spread(side):
-    return [
-      f'{100 * low / row[side]["median_ms"]:.0f}-{100 * high / row[side]["median_ms"]:.0f}'
-      if side in row
-      else None
-      for row in rows
-      for low, high in [row.get(side, {'quartiles_ms': (0, 0)})['quartiles_ms']]
-    ]
-
   return {
     'prediction': [row['case'] for row in rows],
-    'ferjax, images/s': column('ferjax', 'images_per_s'),
-    'PyTorch, images/s': column('torch', 'images_per_s'),
+    'ferjax, images/s': measure.column(rows, 'ferjax', 'images_per_s'),
+    'PyTorch, images/s': measure.column(rows, 'torch', 'images_per_s'),
     'ferjax / PyTorch': [row['faster_than_torch'] for row in rows],
-    'quartiles, ferjax': spread('ferjax'),
-    'quartiles, PyTorch': spread('torch'),
+    'quartiles, ferjax': measure.spread(rows, 'ferjax'),
+    'quartiles, PyTorch': measure.spread(rows, 'torch'),
   }

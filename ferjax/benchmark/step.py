@@ -1,45 +1,102 @@
-"""The training step of the softmax method, beside native convolutions and PyTorch.
+"""The training step of every method, made of a config as in training: time, memory, compilation.
 
-All sides train the same ResNet with Adam on the same uint8 pictures, which come from the host and
-are only normalised. Our step also computes the norms that ferjax logs; PyTorch's does not.
+uint8 pictures come from the host; they are normalised on the device, and in augmented cases flipped
+and cropped there as by default. Up to `parallel.UNDER_WAY` steps are under way, as in training.
+
+Each method runs in turn with softmax on the same network and pictures. Softmax has beside it
+PyTorch with the same network, loss, augmentation and Adam: channels last, in bfloat16 cases under
+autocast, on a GPU compiled. On a CPU it also has XLA's native convolutions beside it, which differ
+from ours there. Our step computes the norms that ferjax logs besides.
+
+The device's peak is a measured one: the rate of a large matrix product of the case's precision, in
+turn with its steps. What a data sheet promises may be higher. FLOPs are XLA's count of the compiled
+step. Images are the examples that pay a loss: the 8 neighbours of each do not count.
 """
 
+import collections
 import contextlib
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 from unittest import mock
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from jax import lax
 
-from ferjax import core, models, optim, parallel
+from ferjax import build, core, optim, parallel
+from ferjax import config as configs
 from ferjax.benchmark import measure
 from ferjax.data import augment
-from ferjax.methods import softmax
 from ferjax.ops import conv
 
-MOST_COMPILATIONS = 3
+CLASSES, POSES, LANDMARKS, ROWS, NEIGHBOURS = 7, 5, 50, 5000, 8
+STEPS = 10_000  # length of the run that the learning rate is planned for
 MIB = 2**20
+METHODS = {  # name of a case's method: config.method
+  'softmax': {'name': 'softmax'},
+  'lanet': {'name': 'lanet'},
+  'hrl': {'name': 'hrl'},
+  'hrl sifl=False': {'name': 'hrl', 'sifl': False},
+  'hrl sifl=False branch=dense': {'name': 'hrl', 'sifl': False, 'branch': 'dense'},
+  'dmlnet': {'name': 'dmlnet'},
+  'ldl_alsg': {'name': 'ldl_alsg'},
+  'ldl_alsg neighbours=separate': {'name': 'ldl_alsg', 'neighbours': 'separate'},
+  'sgm': {'name': 'sgm'},
+  'dgms': {'name': 'sgm', 'levels': 5},
+  'triplet': {'name': 'triplet'},
+}
 
 
 class Case(NamedTuple):
-  """A network and its input."""
+  """What trains on what.
+
+  Attributes:
+    model: A network of `ferjax.models`.
+    size: Pixels of a picture's side.
+    batch: Pictures in a step.
+    precision: `float32` or `bfloat16`.
+    method: One of `METHODS`.
+    augmented: Whether the pictures are flipped and cropped.
+    width: Features of the network's first stage.
+  """
 
   model: str
   size: int
   batch: int = 32
+  precision: str = 'float32'
+  method: str = 'softmax'
+  augmented: bool = False
   width: int = 64
-  num_classes: int = 7
 
   @property
   def name(self) -> str:
-    return f'{self.model}, {self.size} px, batch {self.batch}'
+    augmented = 'augmented, ' if self.augmented else ''
+    shape = f'{self.model}, {self.size} px, batch {self.batch}'
+    return f'{shape}, {self.precision}, {augmented}{self.method}'
 
 
-CASES = (Case('resnet18', 64), Case('resnet18', 112), Case('resnet50', 112))
+def all_cases() -> tuple[Case, ...]:
+  """Those that suit the device: small ones on a CPU, of the papers' size elsewhere."""
+  if jax.default_backend() == 'cpu':
+    small, large = Case('resnet18', 64), Case('resnet50', 112, 16)
+    networks = [
+      small,
+      Case('resnet18', 112),
+      Case('resnet50', 112),
+      small._replace(augmented=True),
+      small._replace(precision='bfloat16'),
+    ]
+  else:
+    whole = Case('resnet18', 224, 256, 'bfloat16', augmented=True)
+    networks = [whole, whole._replace(model='resnet50')]
+    small, large = whole._replace(batch=128), networks[1]._replace(batch=64)
+  methods = [small._replace(method=name) for name in METHODS]
+  landmark_graphs = [large._replace(method=name) for name in METHODS if name.startswith('hrl')]
+  return tuple(dict.fromkeys([*networks, *methods, *landmark_graphs]))
 
 
 @contextlib.contextmanager
@@ -52,119 +109,212 @@ def native_convolutions():
     yield
 
 
-CONVOLUTIONS = {'ferjax': contextlib.nullcontext, 'native': native_convolutions}
+def run(bench: measure.Bench, cases: Sequence[Case] | None = None) -> list[dict[str, Any]]:
+  """A row for each case, `all_cases()` by default: its sides `ferjax`, `native` and `torch`.
 
+  A side has the time of a step as in `measure.interleave`, `images_per_s` and `memory_mib`: what
+  XLA's plan says; for PyTorch what it allocated at most, on a CPU the growth of its process. Ours
+  have `compile_s` (tracing and compilation, without any cache), `flops`, `parameters` and
+  `share_of_peak`.
 
-def run(bench: measure.Bench, cases: tuple[Case, ...] = CASES) -> list[dict[str, Any]]:
-  """A row for each case: the sides `ferjax`, `native` and `torch`, and ratios.
-
-  A side has `images_per_s`, the time of a step as in `measure.interleave`, `memory_mb`, and ours
-  `compile`, the time of tracing and compilation. `memory_mb` is what XLA's plan says, and for
-  PyTorch the growth of its process while it trains.
+  A row compares with PyTorch, with native convolutions, and with softmax: `time_to_softmax`,
+  `flops_to_softmax` and `time_to_flops`, the first over the second.
   """
-  rows = []
-  for case in cases:
+  groups = {}
+  for case in all_cases() if cases is None else cases:
     if bench.only in case.name:
-      measure.progress(f'step: {case.name}')
-      rows.append(_row(case, bench))
-  return rows
+      groups.setdefault(case._replace(method='softmax'), []).append(case)
+  return [
+    row
+    for softmax, group in groups.items()
+    for row in _rows(tuple(dict.fromkeys([softmax, *group])), bench)
+  ]
 
 
-def _row(case, bench):
-  devices = parallel.make(devices=1)
-  method, state = _start(case)
-  batch = devices.shard(_host_batch(case))
-  steps, compilations = {}, {name: [] for name in CONVOLUTIONS}
-  for _ in range(min(bench.rounds, MOST_COMPILATIONS)):
-    for name, convolutions in CONVOLUTIONS.items():
-      measure.progress(f'  compiles: {name}')
-      with convolutions():
-        steps[name], seconds = _compile(devices, method, state, batch)
-      compilations[name].append(seconds)
-  sides = {
-    name: measure.jax_turn(_call(step, devices.replicate(state), batch))
-    for name, step in steps.items()
-  }
-  memory = {name: _memory(step) for name, step in steps.items()}
-  if bench.torch:
-    parameters = bench.torch.ask(do='step', case=case._asdict())['parameters']
-    if parameters != sum(leaf.size for leaf in jax.tree.leaves(state.params)):
-      raise AssertionError(f'{case.name}: PyTorch has {parameters} parameters')
-    sides['torch'] = bench.torch.turn
+def _rows(cases, bench):
+  """Of cases that differ in their method alone, softmax first."""
+  softmax = cases[0]
+  steps = {}
+  for case in cases:
+    measure.progress(f'step: compiles {case.name}')
+    steps[case.method] = compile_step(case)
+  if jax.default_backend() == 'cpu':
+    measure.progress(f'step: compiles {softmax.name}, native convolutions')
+    with native_convolutions():
+      steps['native'] = compile_step(softmax)
+  turns = {name: step.turn for name, step in steps.items()}
+  turns['product'], operations = _product(softmax)
+  torch = bench.torch if jax.default_backend() in ('cpu', 'gpu') else None
+  if torch:
+    parameters = torch.ask(do='step', case=_of_torch(softmax))['parameters']
+    if parameters != steps['softmax'].facts['parameters']:
+      raise AssertionError(f'{softmax.name}: PyTorch has {parameters} parameters')
+    turns['torch'] = torch.turn
   measure.progress('  trains')
-  timed = measure.interleave(sides, bench)
-  if bench.torch:
-    memory['torch'] = bench.torch.ask(do='memory')['bytes'] / MIB
+  timed = measure.interleave(turns, bench)
+  peak = operations / timed.pop('product')['median_ms']
   for name, side in timed.items():
-    side['images_per_s'] = case.batch / (side['median_ms'] / 1000)
-    side['memory_mb'] = memory[name]
-    if name in compilations:
-      side['compile'] = measure.summary(compilations[name])
-  compiled = [timed[name]['compile']['median_ms'] for name in ('ferjax', 'native')]
+    side['images_per_s'] = softmax.batch / (side['median_ms'] / 1000)
+    if name in steps:
+      side |= steps[name].facts
+      side['share_of_peak'] = side['flops'] / side['median_ms'] / peak
+  if torch:
+    timed['torch']['memory_mib'] = torch.ask(do='memory')['bytes'] / MIB
+  return [_row(case, timed) for case in cases]
+
+
+def _row(case, timed):
+  softmax, sides = timed['softmax'], {'ferjax': timed[case.method]}
+  if case.method == 'softmax':
+    sides |= {name: timed[name] for name in ('native', 'torch') if name in timed}
+  time_ratio = sides['ferjax']['median_ms'] / softmax['median_ms']
+  flops_ratio = sides['ferjax']['flops'] / softmax['flops']
+  compile_ratio = None
+  if 'native' in sides:
+    compile_ratio = sides['ferjax']['compile_s'] / sides['native']['compile_s']
   return {
     'case': case.name,
     **case._asdict(),
-    **timed,
-    'faster_than_native': measure.ratio(timed, 'native'),
-    'faster_than_torch': measure.ratio(timed, 'torch'),
-    'cpu_less_than_torch': measure.ratio(timed, 'torch', 'cpu_ms'),
-    'compile_ratio': compiled[0] / compiled[1],
+    **sides,
+    'faster_than_native': measure.ratio(sides, 'native'),
+    'faster_than_torch': measure.ratio(sides, 'torch'),
+    'cpu_less_than_torch': measure.ratio(sides, 'torch', 'cpu_ms'),
+    'compile_ratio': compile_ratio,
+    'time_to_softmax': time_ratio,
+    'flops_to_softmax': flops_ratio,
+    'time_to_flops': time_ratio / flops_ratio,
   }
 
 
-def _start(case):
-  """The method and its first state."""
-  model = getattr(models, case.model)(width=case.width)
-  method = softmax.make(model, num_classes=case.num_classes)
-  example = {'image': jnp.zeros((1, case.size, case.size, 3))}
-  params, extra = method.init(jax.random.key(0), example, {})
-  tx, _ = optim.make(params, 1, 1)
-  step = jnp.zeros((), jnp.int32)
-  return method, core.TrainState(step, params, tx.init(params), extra, jax.random.key(1))
+class Step(NamedTuple):
+  """A compiled training step.
+
+  Attributes:
+    turn: Times so many steps, the state going on from one to the next.
+    facts: `compile_s`, `flops`, `memory_mib` and `parameters`.
+  """
+
+  turn: measure.Turn
+  facts: dict[str, float]
 
 
-def _host_batch(case):
-  rng = np.random.default_rng(0)
-  return {
-    'image': rng.integers(0, 256, (case.batch, case.size, case.size, 3), np.uint8),
-    'label': rng.integers(0, case.num_classes, case.batch).astype(np.int32),
-    'position': np.arange(case.batch, dtype=np.int32),
-  }
+def compile_step(case: Case) -> Step:
+  """The training step of a case as `train` makes it, on one device."""
+  config = config_of(case)
+  devices = parallel.make(devices=1)
+  method = build.make_method(config, CLASSES, POSES)
+  batch = host_batch(case, method)
+  example = {name: jnp.asarray(column[:1]) for name, column in batch.items()}
+  example = augment.evaluation(example, build.picture_dtype(config))
+  params, extra = method.init(jax.random.key(0), example, {'label': np.zeros(ROWS, np.int32)})
+  tx, _ = configs.call(optim.make, 'optimizer', config.optimizer, params, STEPS, STEPS)
+  start = core.TrainState(
+    jnp.zeros((), jnp.int32), params, tx.init(params), extra, jax.random.key(1)
+  )
+  train_step = core.make_train_step(method, tx, _augmentation(case, config, method), {})
+  step = devices.compile(train_step, donate=0)
+  states = [devices.replicate(start)]
+  with without_caches():
+    began = time.perf_counter()
+    step = step.lower(states[0], devices.shard(batch)).compile()
+    seconds = time.perf_counter() - began
 
-
-def _compile(devices, method, state, batch):
-  """The compiled step, and the (wall, CPU) seconds that it took, without any cache."""
-  tx, _ = optim.make(state.params, 1, 1)
-  train_step = core.make_train_step(method, tx, lambda keys, batch: augment.evaluation(batch), {})
-  compiled = devices.compile(train_step, donate=0)
-  state = devices.replicate(state)
-  jax.clear_caches()
-  with _no_compilation_cache():
+  def turn(calls):
     wall, cpu = time.perf_counter(), time.process_time()
-    step = compiled.lower(state, batch).compile()
-    return step, (time.perf_counter() - wall, time.process_time() - cpu)
+    under_way = collections.deque()
+    for _ in range(calls):
+      state, metrics = step(states.pop(), devices.shard(batch))
+      states.append(state)
+      under_way.append(metrics)
+      if len(under_way) == parallel.UNDER_WAY:
+        jax.block_until_ready(under_way.popleft())
+    jax.block_until_ready((states, list(under_way)))
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+  facts = {
+    'compile_s': seconds,
+    'flops': step.cost_analysis()['flops'],
+    'memory_mib': _memory(step),
+    'parameters': sum(leaf.size for leaf in jax.tree.leaves(params)),
+  }
+  return Step(turn, facts)
+
+
+def _product(case):
+  """Turns of a large matrix product in the precision of a case, and the FLOPs of one."""
+  size = 2048 if jax.default_backend() == 'cpu' else 16_384
+  dtype, _ = build.PRECISIONS[case.precision]
+  a = jax.random.normal(jax.random.key(0), (size, size), dtype)
+  multiply = jax.jit(jnp.matmul)
+  return measure.jax_turn(lambda: multiply(a, a)), 2 * size**3
+
+
+def config_of(case: Case) -> ml_collections.ConfigDict:
+  """The config that a case trains by."""
+  config = configs.base()
+  config.method = METHODS[case.method]
+  config.model.update(name=case.model, width=case.width)
+  config.data.image_size = case.size
+  config.batch = case.batch
+  config.precision = case.precision
+  return config
+
+
+def _augmentation(case, config, method):
+  dtype = build.picture_dtype(config)
+  if not case.augmented:
+    return lambda keys, batch: augment.evaluation(batch, dtype)
+  orders = {'flip_order': np.arange(LANDMARKS)[::-1], 'flip_poses': np.arange(POSES)[::-1]}
+  return configs.call(
+    augment.make, 'augment', config.augment, views=method.views, dtype=dtype, **orders
+  )
+
+
+def host_batch(case: Case, method: core.Method) -> dict[str, np.ndarray]:
+  """Pictures and labels drawn at random: what a method trains on, as it comes from the host."""
+  rng = np.random.default_rng(0)
+  picture, group = (case.size, case.size, 3), (case.batch, NEIGHBOURS)
+  columns = {
+    'image': rng.integers(0, 256, (case.batch, *picture), np.uint8),
+    'label': rng.integers(0, CLASSES, case.batch).astype(np.int32),
+    'index': rng.permutation(ROWS)[: case.batch].astype(np.int32),
+    'position': np.arange(case.batch, dtype=np.int32),
+    'landmarks': rng.uniform(0, case.size - 1, (case.batch, LANDMARKS, 2)).astype(np.float32),
+    'pose': rng.integers(0, POSES, case.batch).astype(np.int32),
+    'subject': rng.integers(0, 20, case.batch).astype(np.int32),
+  }
+  needed = {'image', 'label', 'index', 'position', *method.needs}
+  batch = {name: column for name, column in columns.items() if name in needed}
+  if METHODS[case.method]['name'] == 'ldl_alsg':  # what its sampler adds
+    batch['neighbour_image'] = rng.integers(0, 256, (*group, *picture), np.uint8)
+    batch['affinity'] = rng.random(group).astype(np.float32)
+  return batch
+
+
+def _of_torch(case):
+  """What PyTorch is asked for."""
+  config = config_of(case)
+  ranges = ('flip', 'crop_scale', 'crop_ratio')
+  device = {'cpu': 'cpu', 'gpu': 'cuda'}[jax.default_backend()]
+  return case._asdict() | {
+    'num_classes': CLASSES,
+    'augment': {name: config.augment[name] for name in ranges} if case.augmented else None,
+    'lr': config.optimizer.lr,
+    'device': device,
+    'compiled': device == 'cuda',
+  }
 
 
 @contextlib.contextmanager
-def _no_compilation_cache():
+def without_caches():
+  """What is traced and compiled in this block was not before."""
+  jax.clear_caches()
   enabled = jax.config.jax_enable_compilation_cache
   jax.config.update('jax_enable_compilation_cache', False)
   try:
     yield
   finally:
     jax.config.update('jax_enable_compilation_cache', enabled)
-
-
-def _call(step, state, batch):
-  """() -> metrics, with the state going on from call to call."""
-  states = [jax.tree.map(jnp.copy, state)]
-
-  def call():
-    state, metrics = step(states.pop(), batch)
-    states.append(state)
-    return state, metrics
-
-  return call
 
 
 def _memory(step):
@@ -179,25 +329,23 @@ def _memory(step):
 def table(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
   """Columns for a reader."""
 
-  def column(side, *keys):
-    found = []
-    for row in rows:
-      value = row.get(side)
-      for key in keys:
-        value = value and value[key]
-      found.append(value)
-    return found
+  def column(side, key):
+    return [row[side][key] if side in row else None for row in rows]
 
-  sides = {'native XLA': 'native', 'ferjax': 'ferjax', 'PyTorch': 'torch'}
   return {
     'step': [row['case'] for row in rows],
-    **{f'{name}, images/s': column(side, 'images_per_s') for name, side in sides.items()},
-    'ferjax / native': [row['faster_than_native'] for row in rows],
+    'images/s': column('ferjax', 'images_per_s'),
+    'PyTorch, images/s': column('torch', 'images_per_s'),
     'ferjax / PyTorch': [row['faster_than_torch'] for row in rows],
-    'ferjax, CPU s': [ms / 1000 for ms in column('ferjax', 'cpu_ms')],
-    'PyTorch, CPU s': [ms and ms / 1000 for ms in column('torch', 'cpu_ms')],
-    'compile, s': [ms / 1000 for ms in column('ferjax', 'compile', 'median_ms')],
+    'ferjax / native': [row['faster_than_native'] for row in rows],
+    'time to softmax': [row['time_to_softmax'] for row in rows],
+    'FLOPs to softmax': [row['flops_to_softmax'] for row in rows],
+    'time / FLOPs': [row['time_to_flops'] for row in rows],
+    'GFLOP': [flops / 1e9 for flops in column('ferjax', 'flops')],
+    'share of peak': column('ferjax', 'share_of_peak'),
+    'compile, s': column('ferjax', 'compile_s'),
     'to native': [row['compile_ratio'] for row in rows],
-    'ferjax, MiB': column('ferjax', 'memory_mb'),
-    'PyTorch, MiB': column('torch', 'memory_mb'),
+    'MiB': column('ferjax', 'memory_mib'),
+    'PyTorch, MiB': column('torch', 'memory_mib'),
+    'M parameters': [parameters / 1e6 for parameters in column('ferjax', 'parameters')],
   }

@@ -6,10 +6,14 @@ Reads requests from stdin and answers each on stdout, both one line of JSON:
   {"do": "matmul", "size": s}             -> {}
   {"do": "conv", "case": {...}}           -> {"sizes": [mean |y|, of each gradient, ...]}
   {"do": "step", "case": {...}}           -> {"parameters": how many}
-  {"do": "reading", "case": {...}}        -> {"pictures": how many}
+  {"do": "input", "case": {...}}          -> {"pictures": how many}
   {"do": "predict", "case": {...}}        -> {"parameters": how many}
+  {"do": "bilinear", "case": {...}}       -> {"sizes": [mean |y|, of each gradient, ...]}
+  {"do": "loss", "case": {...}}           -> {"sizes": [the loss, mean |.| of each gradient, ...]}
+  {"do": "search", "case": {...}}         -> {"found": what the search says of the rows}
   {"do": "turn", "calls": n}              -> {"seconds", "cpu_seconds"} of n calls of the last built
-  {"do": "memory"}                        -> {"bytes"}: peak of the process since the last was built
+  {"do": "memory"}                        -> {"bytes"}: peak since the last was built, of the GPU if
+                                             one was used, else of the process
 
 What goes wrong is answered with {"error": text}. Images lie channels last; all cores are used.
 """
@@ -101,26 +105,66 @@ MODELS = {
 }
 
 
-def make_step(model, width, size, batch, num_classes):
-  """A step of training with Adam on uint8 pictures that come from the host: () -> loss."""
-  network = ResNet(*MODELS[model], width, num_classes).to(memory_format=torch.channels_last).train()
-  optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
+def make_step(
+  model, width, size, batch, num_classes, precision, augment, lr, device, compiled, **_
+):
+  """A step of training with Adam on uint8 pictures that come from the host: () -> loss, accuracy.
+
+  `augment` holds what `flip_and_crop` takes, or is None. On a GPU products of float32 may use
+  TensorFloat-32, which is what XLA does there.
+  """
+  torch.backends.cudnn.benchmark = True
+  torch.backends.cuda.matmul.allow_tf32 = True
+  network = ResNet(*MODELS[model], width, num_classes).train()
+  network = network.to(device, memory_format=torch.channels_last)
+  optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
   rng = np.random.default_rng(0)
-  images = rng.integers(0, 256, (batch, size, size, 3), np.uint8)
-  labels = rng.integers(0, num_classes, batch)
-  mean, stddev = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STDDEV))
+  images = torch.from_numpy(rng.integers(0, 256, (batch, size, size, 3), np.uint8))
+  labels = torch.from_numpy(rng.integers(0, num_classes, batch))
+  if device == 'cuda':
+    images, labels = images.pin_memory(), labels.pin_memory()
+  mean, stddev = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (MEAN, STDDEV))
+
+  def forward(image, label):
+    image = image.permute(0, 3, 1, 2).float()
+    if augment:
+      image = flip_and_crop(image, **augment)
+    image = (image / 255 - mean) / stddev
+    with torch.autocast(device, torch.bfloat16, enabled=precision == 'bfloat16'):
+      logits = network(image)
+    return F.cross_entropy(logits.float(), label), logits
+
+  if compiled:
+    torch.compiler.reset()  # else the next network counts as another shape of the last
+    forward = torch.compile(forward)
 
   def step():
-    image = torch.from_numpy(images).permute(0, 3, 1, 2).float()
-    label = torch.from_numpy(labels)
-    logits = network((image / 255 - mean) / stddev)
-    loss = F.cross_entropy(logits, label)
+    image, label = (array.to(device, non_blocking=True) for array in (images, labels))
+    loss, logits = forward(image, label)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
-    return loss.item(), (logits.argmax(1) == label).float().mean().item()
+    return loss.detach(), (logits.argmax(1) == label).float().mean()
 
   return step, sum(parameter.numel() for parameter in network.parameters())
+
+
+def flip_and_crop(image, flip, crop_scale, crop_ratio):
+  """Each picture of f[b, 3, h, w] flipped with a probability and cropped, at the same size.
+
+  A crop has an area, as a share of the picture's, and a width / height, of these ranges. Both are
+  one bilinear sampling, as in ferjax's augmentation.
+  """
+  area, ratio, x, y, side = torch.rand(5, len(image), device=image.device)
+  area = crop_scale[0] + (crop_scale[1] - crop_scale[0]) * area
+  ratio = crop_ratio[0] * (crop_ratio[1] / crop_ratio[0]) ** ratio
+  width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+  x, y = (2 * x - 1) * (1 - width), (2 * y - 1) * (1 - height)
+  zero = torch.zeros_like(x)
+  rows = [torch.where(side < flip, -width, width), zero, x, zero, height, y]
+  grid = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), image.shape, align_corners=False)
+  image = F.grid_sample(image, grid, 'bilinear', 'border', align_corners=False)
+  return image.contiguous(memory_format=torch.channels_last)
 
 
 def make_conv(case):
@@ -171,7 +215,7 @@ class Pictures(torch.utils.data.Dataset):
     return torch.from_numpy(np.array(picture)), item
 
 
-def make_reading(folder, size, batch, workers, **_):
+def make_input(folder, size, batch, workers, **_):
   """A reader of shuffled batches without end: () -> pictures, numbers."""
   pictures = Pictures(folder, size)
   loader = torch.utils.data.DataLoader(
@@ -206,6 +250,146 @@ def make_predict(model, width, size, stored, batch, num_classes, folder, workers
   return call, sum(parameter.numel() for parameter in network.parameters())
 
 
+def make_bilinear(batch, side, channels, points):
+  """Bilinear samples of maps at points, with gradients by both: () -> samples, gradients."""
+  rng = np.random.default_rng(0)
+  maps = rng.standard_normal((batch, side, side, channels), np.float32)
+  places = rng.uniform(0, side - 1, (batch, points, 2)).astype(np.float32)
+  cotangent = rng.standard_normal((batch, points, channels), np.float32)
+  maps = torch.from_numpy(maps).permute(0, 3, 1, 2).contiguous().requires_grad_()
+  places = torch.from_numpy(places).requires_grad_()
+  cotangent = torch.from_numpy(cotangent).permute(0, 2, 1).unsqueeze(2).contiguous()
+
+  def call():
+    grid = (2 * places / (side - 1) - 1).unsqueeze(1)
+    found = F.grid_sample(maps, grid, padding_mode='border', align_corners=True)
+    return [found, *torch.autograd.grad(found, [maps, places], cotangent)]
+
+  return call
+
+
+CLASSES, NEIGHBOURS, TEMPERATURE, MARGIN = 7, 8, 0.1, 0.2
+BLOCK = 1024  # queries of a search at a time
+
+
+def make_loss(what, **case):
+  """A loss of a whole batch and its gradients: () -> loss, gradients."""
+  inputs, loss = {'LDE': lde, 'EL': el, 'triplets': triplets}[what](**case)
+  inputs = [torch.from_numpy(x).requires_grad_() for x in inputs]
+
+  def call():
+    found = loss(*inputs)
+    return [found, *torch.autograd.grad(found, inputs)]
+
+  return call
+
+
+def lde(batch, width, **_):
+  """LA-Net's estimate of label distributions: the arrays with gradients, in the order of the other
+  side's pytree, and the loss. Likewise below."""
+  rng, half, quarter = np.random.default_rng(0), width // 2, width // 4
+  features = rng.standard_normal((batch, width), np.float32)
+  logits = rng.standard_normal((batch, CLASSES), np.float32)
+  layers = {'g1': (width, half), 'g2': (width, half), 'f1': (2 * half, half)}
+  layers |= {'f2': (half, quarter), 'f3': (quarter, 1)}
+  drawn = {}
+  for name, shape in layers.items():
+    kernel = rng.standard_normal(shape, np.float32) / np.float32(shape[0] ** 0.5)
+    drawn[name] = [np.zeros(shape[1], np.float32), kernel]
+  weights = [array for name in sorted(drawn) for array in drawn[name]]
+
+  def loss(features, logits, *weights):
+    f1, f2, f3, g1, g2 = zip(weights[::2], weights[1::2], strict=True)
+    unit = F.normalize(features.detach())
+    similarity = (unit @ unit.T).fill_diagonal_(-torch.inf)
+    found = similarity.topk(NEIGHBOURS).indices
+    own = dense(features, g1)[:, None].expand(-1, NEIGHBOURS, -1)
+    hidden = torch.cat([own, dense(features[found], g2)], -1)
+    score = dense(F.relu(dense(F.relu(dense(hidden, f1)), f2)), f3)[..., 0]
+    weight = F.logsigmoid(score).softmax(1)
+    estimated = torch.einsum('bk,bkc->bc', weight, logits.softmax(1)[found])
+    return (estimated * (estimated.log() - logits.log_softmax(1))).sum(1).mean()
+
+  return [features, logits, *weights], loss
+
+
+def dense(x, layer):
+  bias, kernel = layer
+  return x @ kernel + bias
+
+
+def el(batch, width, queue):
+  """LA-Net's expression-landmark contrast against a full queue."""
+  rng = np.random.default_rng(0)
+  drawn = [rng.standard_normal((n, width), np.float32) for n in (batch, batch, queue)]
+  query, key, queue_key = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in drawn)
+  label, queue_label = (torch.from_numpy(rng.integers(0, CLASSES, n)) for n in (batch, queue))
+  key, queue_key = torch.from_numpy(key), torch.from_numpy(queue_key)
+
+  def loss(query):
+    similarity = query @ key.T / TEMPERATURE
+    positive = label[:, None] == label
+    other = label[:, None] != queue_label
+    negatives = torch.where(other, query @ queue_key.T / TEMPERATURE, -1e30)
+    losses = F.softplus(negatives.logsumexp(1, keepdim=True) - similarity)
+    return ((losses * positive).sum(1) / positive.sum(1)).mean()
+
+  return [query], loss
+
+
+def triplets(batch, width, **_):
+  """The batch-hard triplet loss of squared distances."""
+  rng = np.random.default_rng(0)
+  embedding = rng.standard_normal((batch, width), np.float32)
+  embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
+  label = torch.from_numpy(rng.integers(0, CLASSES, batch))
+
+  def loss(embedding):
+    products = embedding @ embedding.T
+    squares = products.diagonal()
+    distance = squares[:, None] + squares - 2 * products
+    same = label[:, None] == label
+    positive = same & ~torch.eye(batch, dtype=bool)
+    farthest = torch.where(positive, distance, -torch.inf).amax(1)
+    nearest = torch.where(same, torch.inf, distance).amin(1)
+    return F.relu(MARGIN + farthest - nearest).mean()
+
+  return [embedding], loss
+
+
+def make_search(folder, what, neighbours, counts):
+  """Exact search by blocks of queries: () -> the accuracy of a vote among the nearest stored rows
+  (`kNN`), or how far each row finds its class among the nearest others (`Recall@K`)."""
+  names = ('stored', 'label', 'query', 'query_label')
+  arrays = (torch.from_numpy(np.load(Path(folder) / f'{name}.npy')) for name in names)
+  stored, label, query, query_label = arrays
+  squares = (stored**2).sum(1)
+
+  def labels_nearby(rows, count, others):
+    found = []
+    for numbers in torch.arange(len(rows)).split(BLOCK):
+      distance = squares - 2 * rows[numbers] @ stored.T
+      if others:
+        distance[torch.arange(len(numbers)), numbers] = torch.inf
+      found.append(label[distance.topk(count, largest=False).indices])
+    return torch.cat(found)
+
+  def classify():
+    said = F.one_hot(labels_nearby(query, neighbours, False)).sum(1).argmax(1)
+    return {'acc': (said == query_label).float().mean().item()}
+
+  def retrieve():
+    same = labels_nearby(stored, max(counts), True) == label[:, None]
+    recall = {f'recall@{k}': same[:, :k].any(1).float().mean().item() for k in counts}
+    return recall | {f'acc@{k}': same[:, :k].float().mean().item() for k in counts}
+
+  return classify if what == 'kNN' else retrieve
+
+
+def sizes(arrays):
+  return [float(array.detach().abs().mean()) for array in arrays]
+
+
 def answer(request, state):
   kind = request['do']
   if kind == 'versions':
@@ -214,7 +398,11 @@ def answer(request, state):
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(request['calls']):
       state['call']()
+    if torch.cuda.is_initialized():
+      torch.cuda.synchronize()
     return {'seconds': time.perf_counter() - wall, 'cpu_seconds': time.process_time() - cpu}
+  if kind == 'memory' and torch.cuda.is_initialized():
+    return {'bytes': torch.cuda.max_memory_allocated()}
   if kind == 'memory':
     return {'bytes': peak() - state['resident']}
   state.pop('call', None)
@@ -225,21 +413,34 @@ def answer(request, state):
     return {}
   if kind == 'conv':
     state['call'] = make_conv(request['case'])
-    return {'sizes': [float(array.detach().abs().mean()) for array in state['call']()]}
+    return {'sizes': sizes(state['call']())}
   if kind == 'step':
     state['call'], parameters = make_step(**request['case'])
     return {'parameters': parameters}
-  if kind == 'reading':
-    state['call'], pictures = make_reading(**request['case'])
+  if kind == 'input':
+    state['call'], pictures = make_input(**request['case'])
     return {'pictures': pictures}
   if kind == 'predict':
     state['call'], parameters = make_predict(**request['case'])
     return {'parameters': parameters}
+  if kind == 'bilinear':
+    state['call'] = make_bilinear(**request['case'])
+    return {'sizes': sizes(state['call']())}
+  if kind == 'loss':
+    state['call'] = make_loss(**request['case'])
+    return {'sizes': sizes(state['call']())}
+  if kind == 'search':
+    state['call'] = make_search(**request['case'])
+    return {'found': state['call']()}
   raise ValueError(f'unknown request: {kind}')
 
 
 def restart_peak():
-  """Makes Linux forget the peak of the resident memory; its size now, in bytes."""
+  """Makes Linux forget the peak of the resident memory; its size now, in bytes. What a GPU holds
+  without use is freed, and its peak forgotten."""
+  if torch.cuda.is_initialized():
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
   try:
     Path('/proc/self/clear_refs').write_text('5')
   except OSError:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from ferjax.errors import InputError
 
@@ -105,6 +104,8 @@ def estimated_mirror(points: np.ndarray) -> np.ndarray | None:
     int[k] as `mirrored_landmarks`; None where it is doubtful: a point's mirror image is not another
     whose mirror image it is, or is not twice as near as the next point.
   """
+  from scipy.optimize import linear_sum_assignment  # here: its import takes long
+
   shape = points.astype(np.float64)
   shape = shape - shape.mean(1, keepdims=True)
   mean = (shape / np.maximum(shape.std((1, 2), keepdims=True), 1e-9)).mean(0)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
-import faiss
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -124,6 +123,8 @@ def _closest(points, rows, candidates, k):
 
 
 def _approximate(points, k, recall, sample, progress):
+  import faiss  # here, so that training starts without it
+
   lists = min(round(4 * math.sqrt(len(points))), len(points))
   inverted = faiss.IndexIVFFlat(faiss.IndexFlatL2(points.shape[1]), points.shape[1], lists)
   inverted.cp.niter = 10

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy.spatial import Delaunay, QhullError
 
 from ferjax.errors import InputError
 
@@ -69,6 +68,8 @@ def delaunay(landmarks: np.ndarray, groups: int = 8) -> np.ndarray:
     i32[N, k, n], nearest first; random edges have k added. The draw is the same for every face, so
     that its graph depends on its own landmarks alone.
   """
+  from scipy.spatial import Delaunay, QhullError  # here, so that training starts without it
+
   count = landmarks.shape[1]
   check(count, groups)
   graphs = np.empty((len(landmarks), count, groups), np.int32)

@@ -3,9 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse import linalg
-from scipy.spatial import Delaunay
 
 from ferjax.data.faces import points, surface
 
@@ -94,6 +91,8 @@ def build() -> Skin:
   lift = np.zeros(len(domain))
   lift[: len(named.lift)] = named.lift
 
+  from scipy.spatial import Delaunay  # here, so that faces that are drawn are read without it
+
   triangles = Delaunay(domain).simplices
   a, b, c = (domain[triangles[:, i]] for i in range(3))
   turn = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
@@ -138,6 +137,9 @@ def spread(skin: Skin, controls: np.ndarray, length: float) -> np.ndarray:
   Returns:
     f64[n, k], one column for each control.
   """
+  from scipy import sparse  # here, as above
+  from scipy.sparse import linalg
+
   n = len(skin.domain)
   corners = skin.domain[skin.triangles]
   rows, columns, values = [], [], []

@@ -1,12 +1,11 @@
 """Graphs of the 4 nearest neighbours among made-up faces: approximate beside exact search.
 
 Landmarks are a 20-dimensional shape and pose and a little noise, action units sparse intensities
-with two decimals. Each search runs once; the exact one for a part of the rows, its time scaled up.
+with two decimals. The exact search is timed for a part of the rows, and its time scaled up.
 """
 
 import resource
 import sys
-import time
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ EXACT_ROWS = 5000  # queries of the exact search
 def run(bench: measure.Bench) -> list[dict[str, Any]]:
   """A row for each space.
 
-  Each has, of `approximate` and `exact`, `wall_s` and `cpu_s` (all threads of the process), of the
+  Each has the sides `ferjax`, which is the approximate search, and `exact`, a ratio, of the
   approximate search its own estimate `recall` and `true_recall` on the rows of the exact one, and
   `memory_mb`, the largest memory of the process so far.
   """
@@ -29,8 +28,8 @@ def run(bench: measure.Bench) -> list[dict[str, Any]]:
   for space, make in SPACES.items():
     name = f'{space}, {bench.rows} rows'
     if bench.only in name:
-      measure.progress(f'knn: {name}')
-      rows.append({'case': name, **_row(make(bench.rows))})
+      measure.progress(f'graphs: {name}')
+      rows.append({'case': name, **_row(make(bench.rows), bench)})
   return rows
 
 
@@ -54,37 +53,47 @@ def landmarks(rows: int) -> np.ndarray:
 SPACES = {'au': action_units, 'landmarks': landmarks}
 
 
-def _row(points):
-  found, approximate = _timed(lambda: knn.nearest_others(points, K, search='approximate'))
-  memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def _row(points, bench):
   queries = np.random.default_rng(1).permutation(len(points))[:EXACT_ROWS]
   centred = points - points.mean(0)
-  (_, truth), exact = _timed(lambda: knn.exact(centred, K, queries))
-  share = len(points) / len(queries)
+  found = {}
+
+  def search():
+    found['approximate'] = knn.nearest_others(points, K, search='approximate')
+
+  def search_some():
+    found['exact'] = knn.exact(centred, K, queries)
+
+  def scaled(calls):
+    return np.array(measure.jax_turn(search_some)(calls)) * len(points) / len(queries)
+
+  sides = {'ferjax': measure.jax_turn(search), 'exact': scaled}
+  timed = measure.interleave(sides, bench, calls=1)
+  memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  _, truth = found['exact']
   return {
-    'approximate': approximate,
-    'exact': {name: share * value for name, value in exact.items()},
-    'recall': found.recall,
-    'true_recall': knn.found_share(found.distance[queries], truth),
+    **timed,
+    'faster_than_exact': measure.ratio(timed, 'exact'),
+    'recall': found['approximate'].recall,
+    'true_recall': knn.found_share(found['approximate'].distance[queries], truth),
     'memory_mb': memory / (2**20 if sys.platform == 'darwin' else 2**10),
   }
 
 
-def _timed(call):
-  wall, cpu = time.perf_counter(), time.process_time()
-  result = call()
-  seconds = {'wall_s': time.perf_counter() - wall, 'cpu_s': time.process_time() - cpu}
-  return result, seconds
-
-
 def table(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-  """Columns for a reader."""
+  """Columns for a reader; quartiles are of the time, in % of its median."""
+
+  def seconds(side, key='median_ms'):
+    return [ms / 1000 for ms in measure.column(rows, side, key)]
+
   return {
     'graph of 4 neighbours': [row['case'] for row in rows],
-    'approximate: wall, s': [row['approximate']['wall_s'] for row in rows],
-    'approximate: CPU, s': [row['approximate']['cpu_s'] for row in rows],
-    'exact: wall, s': [row['exact']['wall_s'] for row in rows],
-    'exact: CPU, s': [row['exact']['cpu_s'] for row in rows],
+    'approximate: wall, s': seconds('ferjax'),
+    'quartiles': measure.spread(rows, 'ferjax'),
+    'approximate: CPU, s': seconds('ferjax', 'cpu_ms'),
+    'exact: wall, s': seconds('exact'),
+    'exact: CPU, s': seconds('exact', 'cpu_ms'),
+    'exact / approximate': [row['faster_than_exact'] for row in rows],
     'recall, estimated': [row['recall'] for row in rows],
     'recall': [row['true_recall'] for row in rows],
     'peak memory, MiB': [row['memory_mb'] for row in rows],
