@@ -15,7 +15,7 @@ def contrastive_pair(
 
   Of each row the mean over all other rows of D^2 / 2 where their label is the same, else of
   max(0, m - D)^2 / 2, with the Euclidean distance D. Reference: Hadsell et al., "Dimensionality
-  Reduction by Learning an Invariant Mapping", CVPR 2006, equation 4.
+  Reduction by Learning an Invariant Mapping", CVPR 2006.
 
   Args:
     embedding: f[b, d].
@@ -39,7 +39,7 @@ def contrastive_pair(
     raise InputError(f'contrastive pairs with margin={margin}: it must be above 0')
   embedding, label = rows.take(embedding, label, where)
   same, other = rows.pairs(label, where)
-  squares = jnp.maximum(squared_distances(embedding), 0)
+  squares = jnp.maximum(squared_distances(embedding, where), 0)
   away = squares > 0
   distance = jnp.where(away, jnp.sqrt(jnp.where(away, squares, 1)), 0)
   losses = jnp.where(same, squares, 0) + jnp.where(other, jnp.maximum(margin - distance, 0) ** 2, 0)
