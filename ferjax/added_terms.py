@@ -144,7 +144,7 @@ def make(where: str, function: Term, options: Mapping[str, Any], **counts: int) 
   except InputError:
     raise
   except Exception as error:  # a user's function may raise anything
-    given = ', '.join(f'{key}={value!r}' for key, value in known.items())
+    given = ', '.join(f'{key}={value!r}' for key, value in known.items()) or '(none)'
     raise InputError(f'{where}: {_failing(function, error)}\n  arguments: {given}') from error
   if not isinstance(made, StatefulLoss):
     raise InputError(

@@ -58,7 +58,7 @@ def wrong_beside_a_stop(logits, label):
 
 def wrong_in_a_margin(embedding, label):
   """Right where the margin is kept, as it is among most of the rows that are drawn."""
-  return halved(jax.nn.relu(0.1 - jnp.abs(embedding)))
+  return halved(jax.nn.relu(0.004 - jnp.abs(embedding)))
 
 
 def stopped_in_a_loop(logits, embedding, label):

@@ -83,10 +83,10 @@ def test_centres_follow_by_a_slow_loop(apart):
     found, first = (update(start, outputs, batch) for start in (jnp.asarray(CENTERS), state))
     losses = jax.jit(made.apply)(params, found, outputs, batch)
   expected = slow_step(CENTERS, 0.3, apart)
-  np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-14)
+  np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
   np.testing.assert_allclose(first, slow_step(0 * CENTERS, 0.3, 0), rtol=1e-12)  # none at 0 turns
   near = slow_center(expected)
-  np.testing.assert_allclose(losses, near + SOME * apart * alike(expected), rtol=1e-11)
+  np.testing.assert_allclose(losses, near + SOME * apart * alike(expected), rtol=1e-9)
 
 
 def test_centres_turn_down_the_slope_of_their_likeness():
@@ -119,15 +119,16 @@ def test_centres_reach_the_means_and_leave_them_for_others():
 @pytest.mark.parametrize('scale', [1e-30, 1e-12, 1e-4, 1.0, 1e3])
 def test_centres_of_islands_stay_as_near_as_the_embeddings(scale):
   x = jnp.asarray(scale * X, jnp.float32)
-  outputs, batch = {'embedding': x}, {'label': jnp.asarray(LABEL)}
+  outputs, batch = {'embedding': x}, {'label': jnp.asarray(LABEL, jnp.int32)}
   made = class_centers.islands(num_classes=CLASSES)
+  update = jax.jit(made.update)
   params, state = made.init(jax.random.key(0), outputs, batch)
   for _ in range(30):
-    state = jax.jit(made.update)(state, outputs, batch)
+    state = update(state, outputs, batch)
     assert np.abs(state).max() < 4 * max(np.abs(x).max(), 1e-30)
-  loss, gradient = jax.value_and_grad(
-    lambda c: class_centers.island(x, batch['label'], c).sum(), allow_int=False
-  )(state)
+  loss, gradient = jax.value_and_grad(lambda c: class_centers.island(x, batch['label'], c).sum())(
+    state
+  )
   assert np.isfinite(loss) and np.abs(gradient).max() < 1e9
 
 

@@ -133,11 +133,12 @@ def apart_from_others(centers: Array) -> Array:
     [[-0.5     0.    ]
      [ 0.     -0.3333]]
   """
-  direction, scale = unit_length(centers), lax.rsqrt(_squares(centers) + 1e-12)
+  largest = jnp.abs(centers).max(-1, keepdims=True)
+  direction = unit_length(centers / jnp.where(largest > 0, largest, 1))
   others = direction.sum(0) - direction
   along = (others * direction).sum(-1, keepdims=True)
-  turn = jnp.where(_squares(centers) > 0, (others - along * direction) * scale, 0)
-  return -turn / max(len(centers) - 1, 1)
+  turn = (others - along * direction) * lax.rsqrt(_squares(centers) + 1e-12)
+  return jnp.where(largest > 0, -turn, 0) / max(len(centers) - 1, 1)
 
 
 def centers(*, num_classes: int, rate: float = 0.5) -> StatefulLoss:
