@@ -30,9 +30,9 @@ def contrastive_pair(
     InputError: `margin` not above 0, or other shapes or types.
 
   Example:
-    >>> import jax.numpy as jnp
+    >>> import jax.numpy as jnp, numpy as np
     >>> embedding = jnp.array([[0.0, 0.0], [2.0, 0.0], [0.5, 0.0]])
-    >>> print(contrastive_pair(embedding, jnp.array([0, 0, 1])))
+    >>> print(np.asarray(contrastive_pair(embedding, jnp.array([0, 0, 1]))).round(4))
     [1.0625 1.     0.0625]
   """
   if margin <= 0:
