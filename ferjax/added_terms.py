@@ -1,5 +1,6 @@
 """From a section of `config.terms` to a loss: found, given its arguments, and tried on shapes."""
 
+import functools
 import hashlib
 import importlib
 import inspect
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from ferjax import terms
 from ferjax.data import pipeline
@@ -20,8 +22,9 @@ RESERVED = ('weight', 'name', 'path')
 GIVEN = ('outputs', 'batch', 'where')  # never from a config
 
 
-def find(where: str, path: str) -> Callable:
-  """The function that `module.function` names, in the working directory or on PYTHONPATH.
+def find(where: str, path: str) -> Term:
+  """What `module.function` names, in the working directory or on PYTHONPATH: a function, anything
+  else that is called like one, or a `StatefulLoss`.
 
   Args:
     where: What is said of it in errors, such as `config.terms.mine.path`.
@@ -30,8 +33,8 @@ def find(where: str, path: str) -> Callable:
   Raises:
     InputError: no such module or function.
   """
-  module_name, _, name = path.rpartition('.')
-  if not module_name or path.endswith('.py'):
+  module_name, _, name = str(path).rpartition('.')
+  if not module_name or not isinstance(path, str) or path.endswith('.py'):
     raise InputError(
       f"{where} is '{path}': give module.function, such as my_losses.island for the function "
       'island of my_losses.py'
@@ -45,11 +48,12 @@ def find(where: str, path: str) -> Callable:
       ) from error
     raise
   functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-  if not callable(getattr(module, name, None)):
+  found = getattr(module, name, None)
+  if not (callable(found) or isinstance(found, StatefulLoss)):
     raise InputError(
       f"{where} is '{path}': {source(module)} has no function '{name}'.{nearest(name, functions)}"
     )
-  return getattr(module, name)
+  return found
 
 
 def builtin(where: str, name: str) -> Callable:
@@ -67,8 +71,8 @@ def builtin(where: str, name: str) -> Callable:
   return getattr(terms, name)
 
 
-def function_of(name: str, section: Mapping[str, Any]) -> Callable:
-  """The function that `config.terms.<name>` means: of its `path`, or built in.
+def function_of(name: str, section: Mapping[str, Any]) -> Term:
+  """The function, or `StatefulLoss`, that `config.terms.<name>` means: of its `path`, or built in.
 
   Raises:
     InputError: see `find` and `builtin`.
@@ -78,8 +82,8 @@ def function_of(name: str, section: Mapping[str, Any]) -> Callable:
   return builtin(f'config.terms.{name}', section.get('name', name))
 
 
-def make(where: str, function: Callable, options: Mapping[str, Any], **counts: int) -> Term:
-  """A loss with its arguments, which are filled by their names.
+def make(where: str, function: Term, options: Mapping[str, Any], **counts: int) -> Term:
+  """A loss with its arguments, which are filled by their names; a `StatefulLoss` has none.
 
   `options` and `counts` fill those that they name. Of the others that have no default, `outputs`
   and `batch` are all outputs of the method and all labels of the batch, and any other is the output
@@ -97,17 +101,33 @@ def make(where: str, function: Callable, options: Mapping[str, Any], **counts: i
     (outputs, batch) -> f[b], or a `StatefulLoss`.
 
   Raises:
-    InputError: an argument that it does not have, or a function that makes something else.
+    InputError: an argument that it does not have or may not have, or a function that fails or
+      makes something else.
   """
-  parameters = inspect.signature(function).parameters
+  if isinstance(function, StatefulLoss):
+    for key in options:
+      raise InputError(f'unknown key {where}.{key}. {_name(function)} is made already: it has none')
+    return function
+  try:
+    parameters = inspect.signature(function).parameters
+  except (TypeError, ValueError) as error:
+    raise InputError(f'{where}: {source(function)} is no Python function') from error
+  for name, parameter in parameters.items():
+    if parameter.kind is parameter.POSITIONAL_ONLY:
+      raise InputError(f"{where}: {_name(function)} has '{name}' before a /: all go by their names")
+    if name in RESERVED:
+      raise InputError(
+        f"{where}: {_name(function)} has an argument '{name}', which is a key of every term: give "
+        'it another name'
+      )
   named = [k for k, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
   anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
   settings = [name for name in named if name not in GIVEN]
   for key in options:
     if key in GIVEN or not (key in settings or anything):
       raise InputError(
-        f'unknown key {where}.{key}.{nearest(key, settings)} {_name(function)} has the arguments '
-        f'{", ".join(settings) or "(none)"}'
+        f'unknown key {where}.{key}.{nearest(key, [*settings, *RESERVED])} {_name(function)} has '
+        f'the arguments {", ".join(settings) or "(none)"}'
       )
   known = {k: v for k, v in counts.items() if k in named} | dict(options)
   asked = [k for k in named if parameters[k].default is inspect.Parameter.empty and k not in known]
@@ -119,7 +139,13 @@ def make(where: str, function: Callable, options: Mapping[str, Any], **counts: i
       return function(**{name: seen[name] for name in asked}, **known)
 
     return loss
-  made = function(**known)
+  try:
+    made = function(**known)
+  except InputError:
+    raise
+  except Exception as error:  # a user's function may raise anything
+    given = ', '.join(f'{key}={value!r}' for key, value in known.items()) or '(none)'
+    raise InputError(f'{where}: {_failing(function, error)}\n  arguments: {given}') from error
   if not isinstance(made, StatefulLoss):
     raise InputError(
       f'{where}: {_name(function)} takes neither outputs nor labels, so it must make a '
@@ -130,9 +156,13 @@ def make(where: str, function: Callable, options: Mapping[str, Any], **counts: i
 
 
 def stateful(term: Term) -> StatefulLoss:
-  """A loss as a triple; a plain function learns nothing and keeps nothing."""
+  """A loss as a triple, all of whose numbers are arrays; a plain function keeps nothing."""
   if isinstance(term, StatefulLoss):
-    return term
+    return StatefulLoss(
+      init=lambda rng, outputs, batch: _arrays(term.init(rng, outputs, batch)),
+      apply=term.apply,
+      update=lambda state, outputs, batch: _arrays(term.update(state, outputs, batch)),
+    )
   return StatefulLoss(
     init=lambda rng, outputs, batch: ({}, ()),
     apply=lambda params, state, outputs, batch: term(outputs, batch),
@@ -140,7 +170,11 @@ def stateful(term: Term) -> StatefulLoss:
   )
 
 
-def check(where: str, function: Callable, term: Term, outputs, batch) -> frozenset[str]:
+def _arrays(tree):
+  return jax.tree.map(jnp.array, tree)
+
+
+def check(where: str, function: Term, term: Term, outputs, batch) -> frozenset[str]:
   """Tries a loss on shapes; nothing is computed.
 
   Args:
@@ -150,7 +184,7 @@ def check(where: str, function: Callable, term: Term, outputs, batch) -> frozens
     outputs, batch: Shapes and types by name, of the same number of rows.
 
   Returns:
-    Which names of `batch` it reads.
+    Which names of `batch` it asks for, with which alone it runs.
 
   Raises:
     InputError: it fails, reads what is not there, or does not return one floating number a row; an
@@ -158,23 +192,30 @@ def check(where: str, function: Callable, term: Term, outputs, batch) -> frozens
   """
   triple = stateful(term)
   rows = len(batch['label'])
+  asked = set()
 
-  def run(outputs, batch):
-    params, state = triple.init(jax.random.key(0), outputs, batch)
-    losses = triple.apply(params, state, outputs, batch)
-    return losses, state, triple.update(state, outputs, batch)
+  def run(outputs, labels):
+    labels = _Labels(labels, frozenset(batch))
+    params, state = triple.init(jax.random.key(0), outputs, labels)
+    losses = triple.apply(params, state, outputs, labels)
+    return losses, state, triple.update(state, outputs, labels)
 
-  try:
-    traced, (losses, state, moved) = jax.make_jaxpr(run, return_shape=True)(outputs, batch)
-  except InputError:
-    raise
-  except KeyError as error:
-    raise InputError(_lacking(where, function, error, outputs, batch)) from error
-  except Exception as error:  # a user's function may raise anything
-    raise InputError(
-      f'{where}: {_name(function)} fails{_line(function, error)}: {type(error).__name__}: '
-      f'{str(error).strip().partition(chr(10))[0]}\n{_seen(outputs, batch)}'
-    ) from error
+  while True:
+    try:
+      given = {name: batch[name] for name in asked}
+      losses, state, moved = jax.eval_shape(run, outputs, given)
+      break
+    except InputError:
+      raise
+    except Exception as error:  # a user's function may raise anything
+      name = error.args[0] if isinstance(error, KeyError) and error.args else None
+      if name in set(batch) - asked:
+        asked.add(name)
+      elif isinstance(error, KeyError):
+        raise InputError(_lacking(where, function, error, outputs, batch)) from error
+      else:
+        told = f'{where}: {_failing(function, error)}\n{_seen(outputs, batch)}'
+        raise InputError(told) from error
   wanted = f'f[{rows}], one number for each of the {rows} rows of the batch'
   if not (hasattr(losses, 'shape') and losses.shape == (rows,)):
     hint = ' (leave out its mean or sum)' if getattr(losses, 'shape', None) == () else ''
@@ -185,20 +226,29 @@ def check(where: str, function: Callable, term: Term, outputs, batch) -> frozens
     )
   if (a := jax.tree.map(_shape, state)) != (b := jax.tree.map(_shape, moved)):
     raise InputError(f'{where}: the update of {_name(function)} makes {b} of a state {a}')
-  paths = [path for path, _ in jax.tree_util.tree_flatten_with_path((outputs, batch))[0]]
-  found = zip(paths, _used(traced.jaxpr), strict=True)
-  return frozenset(path[1].key for path, used in found if path[0].idx == 1 and used)
+  return frozenset(asked)
 
 
-def _used(jaxpr):
-  """Which arguments of a traced function it looks at."""
-  used = {id(variable) for variable in jaxpr.outvars}
-  for equation in jaxpr.eqns:
-    inner = getattr(equation.params.get('jaxpr'), 'jaxpr', None)
-    known = inner is not None and len(inner.invars) == len(equation.invars)
-    looks = _used(inner) if known else [True] * len(equation.invars)
-    used |= {id(v) for v, look in zip(equation.invars, looks, strict=True) if look}
-  return [id(variable) in used for variable in jaxpr.invars]
+@jax.tree_util.register_pytree_node_class
+class _Labels(dict):
+  """Some of a batch's labels: to ask for another, or whether it is there, is a KeyError."""
+
+  def __init__(self, labels, known: frozenset[str]):
+    super().__init__(labels)
+    self.known = known
+
+  def __contains__(self, name):
+    return name in self.known and self[name] is not None
+
+  def get(self, name, default=None):
+    return self[name] if name in self.known else default
+
+  def tree_flatten(self):
+    return tuple(self.values()), (tuple(self), self.known)
+
+  @classmethod
+  def tree_unflatten(cls, names, values):
+    return cls(zip(names[0], values, strict=True), names[1])
 
 
 def _lacking(where, function, error, outputs, batch):
@@ -226,24 +276,43 @@ def _shape(value):
   return f'{value.dtype}[{", ".join(map(str, value.shape))}]'
 
 
+def _failing(function, error):
+  line = str(error).strip().partition('\n')[0]
+  return f'{_name(function)} fails{_line(function, error)}: {type(error).__name__}: {line}'
+
+
 def _line(function, error):
   """` (line n)` of the function's file where the error arose."""
   frames = traceback.extract_tb(error.__traceback__)
-  file = inspect.getsourcefile(inspect.unwrap(function))
-  lines = [frame.lineno for frame in frames if frame.filename == file]
+  lines = [frame.lineno for frame in frames if frame.filename == _file(function)]
   return f' (line {lines[-1]})' if lines else ''
 
 
 def _name(function):
-  return f'{function.__name__} of {source(function)}'
+  return f'{getattr(_code(function), "__name__", "it")} of {source(function)}'
 
 
 def source(thing) -> str:
   """Name of the file that a function or module comes from."""
+  return Path(_file(thing)).name
+
+
+def _file(thing):
+  """Path of the source of a term or module, or what it is where there is none."""
   try:
-    return Path(inspect.getsourcefile(inspect.unwrap(thing))).name
-  except TypeError:
+    return inspect.getsourcefile(_code(thing)) or str(thing)
+  except TypeError:  # built into Python
     return str(thing)
+
+
+def _code(thing):
+  """The function, class or module that a term was written as."""
+  if isinstance(thing, StatefulLoss):
+    return _code(thing.apply)
+  if isinstance(thing, functools.partial):
+    return _code(thing.func)
+  thing = inspect.unwrap(thing)
+  return thing if hasattr(thing, '__name__') else type(thing)
 
 
 def sources(section: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
@@ -251,7 +320,7 @@ def sources(section: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str
   found = {}
   for name, options in section.items():
     if 'path' in options:
-      path = inspect.getsourcefile(inspect.unwrap(function_of(name, options)))
-      digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-      found[name] = {'file': Path(path).name, 'sha256': digest}
+      path = Path(_file(function_of(name, options)))
+      digest = hashlib.sha256(path.read_bytes()).hexdigest()
+      found[name] = {'file': path.name, 'sha256': digest}
   return found

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -116,13 +117,17 @@ def make_weights(config: ml_collections.ConfigDict, steps_per_epoch: int) -> dic
 def _weight(where, value, steps_per_epoch):
   if isinstance(value, dict) and 'schedule' in value:
     make = configs.named(schedules, value['schedule'], where, 'schedule')
-    options = {key: number for key, number in value.items() if key != 'schedule'}
+    options = {
+      key: _number(f'{where}.{key}', number) for key, number in value.items() if key != 'schedule'
+    }
     return configs.call(make, where, options, steps_per_epoch)
-  if isinstance(value, bool) or not isinstance(value, int | float):
-    raise InputError(
-      f"config.{where} is {value!r}: give a number, or a dict such as {{'schedule': 'linear', "
-      "'start': 0.0, 'end': 0.1, 'epochs': 2}"
-    )
+  example = "{'schedule': 'linear', 'start': 0.0, 'end': 0.1, 'epochs': 2}"
+  return _number(where, value, f', or a dict such as {example}')
+
+
+def _number(where, value, or_else=''):
+  if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    raise InputError(f'config.{where} is {value!r}: give a finite number{or_else}')
   return value
 
 

@@ -75,7 +75,7 @@ def base() -> ml_collections.ConfigDict:
       'weights': {},  # build.make_weights: {term: weight, or {'schedule': 'linear', ...}}
       'weighting': {  # losses.weighting.make
         'name': 'constant',  # constant | dynamic | uncertainty
-        'total': 0.0,
+        'total': 0.0,  # of the weights of all terms, added ones among them; 0 for their number
         'temperature': 2.0,
         'window': 5,
         'clip': (0.1, 10.0),
@@ -275,7 +275,7 @@ def named(module, kind: str, where: str, key: str = 'name') -> Callable:
     for name, value in vars(module).items()
     if inspect.isfunction(value) and not name.startswith('_')
   }
-  if kind not in functions:
+  if kind not in list(functions):
     raise InputError(
       f"config.{where}.{key} is '{kind}'.{nearest(kind, functions)} "
       f'There are: {", ".join(sorted(functions))}'

@@ -179,9 +179,9 @@ def make_train_step(
       outputs = gather(outputs)
       seen = gather(labels(batch))
       terms, aux = method.loss(params, state.extra, outputs, seen, state.step)
-      factors, penalty = weighting.weigh(learned, state.weighting, terms, state.step)
+      factors, penalties = weighting.weigh(learned, state.weighting, terms, state.step)
       now = weights_at(weights, state.step)
-      loss = weighted_sum({k: factors[k] * v for k, v in terms.items()}, now) + penalty
+      loss = weighted_sum({k: factors[k] * v + penalties[k] for k, v in terms.items()}, now)
       return loss, (terms, factors, aux, carry, outputs, seen)
 
     (loss, seen_and_done), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)

@@ -19,7 +19,7 @@ def told_in_a_line() -> Iterator[None]:
     sys.exit(f'ferjax: {error}')
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
+def nearest(name: object, names: Iterable[str]) -> str:
   """` Did you mean 'x'?` for the closest of `names`, or an empty string."""
-  close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+  close = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
   return f" Did you mean '{close[0]}'?" if close else ''

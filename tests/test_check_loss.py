@@ -47,6 +47,39 @@ def wrong_gradient(embedding, label):
   return halved(embedding)
 
 
+def wrong_and_tiny(embedding, label):
+  return 1e-7 * halved(embedding)
+
+
+def wrong_beside_a_stop(logits, label):
+  """Log-softmax stops a gradient that does not matter, and does not hide one that is wrong."""
+  return halved(logits) - jax.nn.log_softmax(logits)[:, 0]
+
+
+def wrong_in_a_margin(embedding, label):
+  """Right where the margin is kept, as it is among most of the rows that are drawn."""
+  return halved(jax.nn.relu(0.004 - jnp.abs(embedding)))
+
+
+def stopped_in_a_loop(logits, embedding, label):
+  """By jit, and by a loop, beside stops that do not matter."""
+
+  @jax.jit
+  def one(row):
+    return jax.nn.logsumexp(row) * jax.lax.stop_gradient(row[0])
+
+  return jax.lax.map(one, logits) + halved(jax.lax.stop_gradient(embedding))
+
+
+def stopped_in_a_branch(embedding, label):
+  stop = jax.lax.stop_gradient
+  return jax.lax.cond(embedding[0, 0] > 9, lambda x: x, lambda x: stop(x) * x, embedding).sum(1)
+
+
+def plain_log_softmax(logits, label):
+  return -jnp.take_along_axis(jax.nn.log_softmax(logits), label[:, None], 1)[:, 0]
+
+
 CALLS = []
 
 
@@ -106,14 +139,35 @@ def test_what_fails_is_told_with_its_input(function, expected):
   assert of_loss(function) == expected
 
 
-def test_gradients_that_are_wrong_or_stopped():
-  direction = ('gradient against finite differences', 'random')
-  found = of_loss(wrong_gradient)
-  assert set(found) == {direction} and found[direction].startswith('along a direction')
-  before, after = found[direction].split('changes by ')[1].split(', the gradient says ')
-  assert abs(float(before) / float(after) - 2) < 1e-3
-  found = of_loss(stopped)
-  assert set(found) == {direction} and found[direction].startswith('it stops a gradient: along')
+def of_gradient(function):
+  """What is said of its gradient at both points, {} where that is in order."""
+  term = added_terms.stateful(added_terms.make('here', function, {}, num_classes=3))
+  with jax.enable_x64(True):
+    given = jax.tree.map(jnp.asarray, check_loss.drawn(SMALL, check_loss.ROWS))
+    return [(r.input, r.failure, r.note) for r in check_loss.gradients(term, *given)]
+
+
+def test_a_wrong_gradient_is_told():
+  for function, name in ((wrong_gradient, 'embedding'), (wrong_and_tiny, 'embedding')):
+    for _, failure, _ in of_gradient(function):
+      assert failure.startswith(f'along a direction in {name} the loss changes by ')
+      before, after = failure.split('changes by ')[1].split(', the gradient says ')
+      assert abs(float(before) / float(after) - 2) < 1e-3
+
+
+def test_a_wrong_gradient_does_not_hide_behind_a_stop_or_a_margin():
+  assert all('along a direction in logits' in f for _, f, _ in of_gradient(wrong_beside_a_stop))
+  (_, kept, _), (name, failure, _) = of_gradient(wrong_in_a_margin)
+  assert not kept and name == 'random, times 0.05' and 'along a direction in embedding' in failure
+
+
+def test_a_gradient_may_be_stopped_and_is_then_told():
+  for function in (stopped, stopped_in_a_loop):
+    for _, failure, note in of_gradient(function):
+      assert not failure and note.startswith('it stops a gradient: along a direction in ')
+  assert of_gradient(plain_log_softmax) == [('random', '', ''), ('random, times 0.05', '', '')]
+  (_, failure, _), _ = of_gradient(stopped_in_a_branch)
+  assert failure.endswith('(a stop_gradient inside of a loop or branch is not looked at)')
 
 
 def test_a_loss_that_is_not_pure():
@@ -150,7 +204,7 @@ def test_the_example_passes_and_mistakes_are_told_in_a_line(capsys, monkeypatch)
   assert check_loss.main(['my_loss.island', '--dim=8', '--apart=0.5'])
   text = capsys.readouterr().out
   assert 'island of my_loss.py reads of the batch: label' in text and 'all checks passed' in text
-  assert text.count('| ok') == 21 and '512' in text
+  assert text.count('| ok') == 22 and '512' in text
   command = [sys.executable, '-m', 'ferjax.check_loss']
   result = subprocess.run([*command, 'my_loss.island'], capture_output=True, text=True, cwd='/')
   assert result.returncode == 1 and 'Traceback' not in result.stderr

@@ -1,7 +1,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from ferjax.errors import InputError
 from ferjax.losses.divergence import (
   distribution_divergence,
   jensen_shannon,
@@ -73,6 +75,12 @@ def test_divergence_from_known_distributions_by_a_slow_loop():
     p = np.exp(logits[i]) / np.exp(logits[i]).sum()
     expected = sum(shares[i, c] * np.log(shares[i, c] / p[c]) for c in range(4)) * where[i]
     np.testing.assert_allclose(found[i], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize('shape', [(1, 4), (5, 1), (4,)])
+def test_distributions_of_another_shape_are_told(shape):
+  with pytest.raises(InputError, match=r'for logits \[5, 4\]: give both as f32\[b, C\]'):
+    distribution_divergence(jnp.zeros((5, 4)), jnp.ones(shape))
 
 
 def test_guidance_of_rows_that_count():

@@ -71,6 +71,25 @@ def neither(rate=0.5):
 
 def broken(outputs, batch):
   return outputs['embedding'] @ outputs['logits']
+
+def by_place(embedding, /, label):
+  return embedding.sum(1)
+
+def taken(embedding, weight=1.0):
+  return weight * embedding.sum(1)
+
+class Scaled:
+  def __call__(self, embedding, by=1.0):
+    return by * embedding.sum(1)
+
+import functools
+scaled = Scaled()
+halves = functools.partial(scaled, by=0.5)
+counted = StatefulLoss(
+  init=lambda rng, outputs, batch: ({'scale': 1.0}, (0, 0.5)),
+  apply=lambda params, state, outputs, batch: params['scale'] * outputs['embedding'].sum(1),
+  update=lambda state, outputs, batch: (state[0] + 1, 0.25),
+)
 '''
 
 
@@ -327,9 +346,14 @@ def test_weights_by_number_and_by_schedule(section, by_step):
 @pytest.mark.parametrize(
   'weight, message',
   [
-    ('high', "config.terms.sgm.weight is 'high': give a number"),
-    (True, 'give a number'),
-    ({'start': 1.0}, 'give a number'),
+    ('high', "config.terms.sgm.weight is 'high': give a finite number"),
+    (True, 'give a finite number'),
+    (float('nan'), "config.terms.sgm.weight is nan: give a finite number, or a dict such as {'sch"),
+    (float('-inf'), 'weight is -inf: give a finite number'),
+    ({'start': 1.0}, 'give a finite number'),
+    ({'schedule': 3}, "config.terms.sgm.weight.schedule is '3'. There are: constant, cosine"),
+    ({'schedule': []}, r"config.terms.sgm.weight.schedule is '\[\]'. There are: constant, cosine"),
+    ({'schedule': 'linear', 'end': 'high'}, "config.terms.sgm.weight.end is 'high': give a finite"),
     ({'schedule': 'linaer'}, "config.terms.sgm.weight.schedule is 'linaer'.* 'linear'"),
     ({'schedule': 'linear', 'epoch': 2}, "unknown key config.terms.sgm.weight.epoch.*'epochs'"),
     ({'schedule': 'linear', 'epochs': 0}, 'epochs=0, which must be above 0'),
@@ -389,6 +413,18 @@ def test_sections_that_are_none_are_refused():
       {'path': 'my_losses.broken'},
       r'broken of my_losses.py fails \(line 44\): TypeError: (.|\n)*:',
     ),
+    ({'path': 3}, "config.terms.mine.path is '3': give module.function"),
+    ({'name': 3}, "there is no term '3'. There are: arcface_head"),
+    ({'path': 'my_losses.by_place'}, "by_place of my_losses.py has 'embedding' before a /"),
+    ({'path': 'my_losses.taken'}, "has an argument 'weight', which is a key of every term"),
+    ({'name': 'sgm', 'wieght': 1.0}, "config.terms.mine.wieght. Did you mean 'weight'"),
+    (
+      {'name': 'centers', 'rate': 'high'},
+      r"centers of class_centers.py fails \(line \d+\): TypeError: (.|\n)*rate='high'",
+    ),
+    ({'path': 'my_losses.counted', 'rate': 1}, 'mine.rate. <lambda> of my_losses.py is made alr'),
+    ({'path': 'my_losses.jnp.exp2'}, 'no module'),
+    ({'path': 'builtins.max'}, 'config.terms.mine: <built-in function max> is no Python function'),
   ],
 )
 def test_functions_that_are_no_loss_are_refused_with_a_hint(my_losses, section, message):
@@ -399,7 +435,29 @@ def test_functions_that_are_no_loss_are_refused_with_a_hint(my_losses, section, 
     added_terms.check('config.terms.mine', function, term, *drawn())
 
 
-def test_only_what_a_loss_looks_at_is_read(my_losses):
+def count_of_poses(outputs, batch):
+  """Names a column without a look at its numbers."""
+  return outputs['embedding'].sum(1) * batch['pose'].shape[0]
+
+
+def if_there(outputs, batch):
+  pose = batch['pose'] if 'pose' in batch else 0
+  return outputs['embedding'].sum(1) + pose + batch.get('nothing', 0)
+
+
+def got(outputs, batch):
+  turned = jax.tree.map(lambda x: x[::-1], batch)
+  return outputs['embedding'].sum(1) + turned.get('pose', 0)
+
+
+@pytest.mark.parametrize('function', [count_of_poses, if_there, got])
+def test_what_a_loss_asks_for_is_read(function):
+  outputs, batch = drawn()
+  for compiled in (function, jax.jit(function)):
+    assert added_terms.check('here', function, compiled, outputs, batch) == {'pose'}
+
+
+def test_only_what_a_loss_asks_for_is_read(my_losses):
   outputs, batch = drawn()
   subjects = added_terms.find('here', 'my_losses.subjects')
   for function in (subjects, jax.jit(subjects)):
@@ -416,6 +474,67 @@ def test_only_what_a_loss_looks_at_is_read(my_losses):
   )
   with pytest.raises(InputError, match=r'makes float32\[2\] of a state float32\[1\]'):
     added_terms.check('here', subjects, growing, outputs, batch)
+
+
+def test_whatever_is_called_like_a_function_is_a_loss(my_losses):
+  outputs, batch = drawn()
+  for name, by in (('scaled', 1.0), ('halves', 0.5)):
+    section = {name: {'path': f'my_losses.{name}'}}
+    function = added_terms.function_of(name, section[name])
+    term = added_terms.make('here', function, {})
+    assert added_terms.check('here', function, term, outputs, batch) == frozenset()
+    np.testing.assert_allclose(term(outputs, batch), by * outputs['embedding'].sum(1), rtol=1e-6)
+    assert added_terms.sources(section)[name]['file'] == 'my_losses.py'
+    with pytest.raises(InputError, match="here.bye. Did you mean 'by'.* (Scaled|__call__) of my_l"):
+      added_terms.make('here', function, {'bye': 1})
+
+
+def test_a_state_of_numbers_becomes_arrays(my_losses):
+  counted = added_terms.function_of('counted', {'path': 'my_losses.counted'})
+  assert added_terms.make('here', counted, {}) is counted
+  assert added_terms.check('here', counted, counted, *drawn()) == frozenset()
+  assert added_terms.sources({'mine': {'path': 'my_losses.counted'}})['mine']['file']
+  method = wrap.with_terms(linear_method(), {'counted': counted})
+  batch, outputs, own = started(method)
+  learned, state = added_terms.stateful(counted).init(jax.random.key(0), outputs, batch)
+  assert learned['scale'].dtype == jnp.float32
+  extra = {'terms': {'counted': state}}
+  update = jax.jit(lambda extra: method.update(extra, own, None, outputs, batch, None))
+  for number in range(3):
+    count, last = extra['terms']['counted']
+    assert count == number and count.dtype == jnp.int32 and last == (0.25 if number else 0.5)
+    extra = update(extra)
+  assert update._cache_size() == 1
+
+
+def test_functions_of_the_host_see_the_methods_own_state():
+  """`refresh`, `enroll` and `columns` of a method with terms, which keeps what is the terms'."""
+  seen = []
+
+  def change(name):
+    def run(*args):
+      *epoch, params, extra, table, embed = args
+      seen.append((name, epoch, sorted(params), sorted(extra), table, embed))
+      return extra | {name: 1}
+
+    return run
+
+  inner = linear_method()._replace(
+    refresh=change('refresh'),
+    enroll=change('enroll'),
+    columns=lambda extra: {'subclass': sorted(extra)},
+  )
+  method = wrap.with_terms(inner, {'centers': losses.centers(num_classes=3)})
+  params = {'kernel': 0, 'terms': {'head': 1}}
+  extra = {'map': 2, 'terms': {'centers': 3}}
+  assert method.refresh(7, params, extra, 'table', 'embed') == extra | {'refresh': 1}
+  assert method.enroll(params, extra, 'table', 'embed') == extra | {'enroll': 1}
+  assert method.columns(extra) == {'subclass': ['map']}
+  assert seen == [
+    ('refresh', [7], ['kernel'], ['map'], 'table', 'embed'),
+    ('enroll', [], ['kernel'], ['map'], 'table', 'embed'),
+  ]
+  assert wrap.with_terms(linear_method(), {}).refresh is None
 
 
 @pytest.fixture

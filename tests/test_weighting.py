@@ -21,9 +21,9 @@ def follow(made, losses, per_step=None):
   update, weigh = jax.jit(made.update), jax.jit(made.weigh)
   found = []
   for step, values in enumerate([*losses, losses[-1]]):
-    weights, penalty = weigh(learned, state, terms(*values), jnp.int32(step))
+    weights, penalties = weigh(learned, state, terms(*values), jnp.int32(step))
     found.append([float(weight) for weight in weights.values()])
-    assert penalty == 0
+    assert not any(penalties.values())
     state = update(state, terms(*values))
   return np.array(found), state
 
@@ -76,33 +76,50 @@ def test_a_term_that_is_off_leaves_its_share_to_the_others():
 def test_constant_weights_are_ones_to_the_bit_and_have_no_state():
   made = weighting.make()
   assert not made.varies and made.init(terms(1, 2)) == ({}, ())
-  weights, penalty = made.weigh({}, (), terms(1, 2, 3), 0)
-  assert [float(w) for w in weights.values()] == [1, 1, 1] and penalty == 0
+  weights, penalties = made.weigh({}, (), terms(1, 2, 3), 0)
+  assert [float(w) for w in weights.values()] == [1, 1, 1] and not any(penalties.values())
   assert made.update((), terms(1)) == ()
+
+
+def settle(made, losses, steps=2000):
+  """Where gradient descent on the loss takes the learned weights, and the total at the start."""
+  learned, state = made.init(losses)
+
+  def total(learned):
+    weights, penalties = made.weigh(learned, state, losses, 0)
+    return sum(weights[name] * losses[name] + penalties[name] for name in losses)
+
+  @jax.jit
+  def descend(learned):
+    return jax.lax.fori_loop(
+      0, steps, lambda _, x: jax.tree.map(lambda a, g: a - 0.2 * g, x, jax.grad(total)(x)), learned
+    )
+
+  return descend(learned), total(learned)
 
 
 def test_uncertainty_settles_where_the_derivative_vanishes():
   """exp(-s) L + s / 2 is least at s = log(2 L)."""
   made = weighting.make(name='uncertainty', off=(('triplet', 0, 9, 0),))
-  losses = terms(0.2, 3.0, 5.0)
-  learned, state = made.init(losses)
-
-  def total(learned):
-    weights, penalty = made.weigh(learned, state, losses, 0)
-    return sum(weights[name] * losses[name] for name in losses) + penalty
-
-  assert float(total(learned)) == pytest.approx(3.2)
-
-  @jax.jit
-  def descend(learned):
-    return jax.lax.fori_loop(
-      0, 500, lambda _, x: jax.tree.map(lambda a, g: a - 0.2 * g, x, jax.grad(total)(x)), learned
-    )
-
-  learned = descend(learned)
+  learned, start = settle(made, terms(0.2, 3.0, 5.0))
+  assert float(start) == pytest.approx(3.2)
   np.testing.assert_allclose(learned['expression'], np.log(0.4), atol=1e-4)
   np.testing.assert_allclose(learned['pose'], np.log(6), atol=1e-4)
   assert learned['triplet'] == 0
+
+
+def test_uncertainty_of_a_term_at_0_or_below_settles_too():
+  """And what reaches the network is the weight times the term's own gradient."""
+  made = weighting.make(name='uncertainty')
+  learned, _ = settle(made, terms(0.0, -3.0, 0.02))
+  for name, value in zip(TERMS, (0.02, 0.02, 0.04), strict=True):
+    np.testing.assert_allclose(learned[name], np.log(value), atol=1e-3)
+
+  def total(value):
+    weights, penalties = made.weigh(learned, (), terms(value, 1.0, 1.0), 0)
+    return weights['expression'] * value + penalties['expression']
+
+  np.testing.assert_allclose(jax.grad(total)(-0.5), 50, rtol=1e-3)
 
 
 def two_terms():
@@ -144,9 +161,9 @@ def test_the_step_weighs_in_one_place(name):
   assert metrics['loss'] == 4 * share + 6 * share
   np.testing.assert_allclose(state.params['w'], 2 - 0.01 * share * (4 + 6), rtol=1e-6)
   np.testing.assert_allclose(state.extra['seen'], state.params['w'])
-  if name == 'uncertainty':  # d/ds: 1/2 - 4, 1/2 - 12 / 2
+  if name == 'uncertainty':  # d/ds: 1/2 - 4, (1/2 - 12) / 2
     moved = state.params[weighting.LEARNED]
-    np.testing.assert_allclose([moved['a'], moved['b']], [0.035, 0.115 - 0.06], rtol=1e-5)
+    np.testing.assert_allclose([moved['a'], moved['b']], [0.035, 0.115 / 2], rtol=1e-5)
   state, metrics = step(state, devices.shard(batch))
   assert metrics['weight/b'] == 0 and metrics['weight/a'] > 0.96
   predict = devices.compile(core.make_predict_step(method, lambda batch: batch))

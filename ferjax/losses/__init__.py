@@ -3,6 +3,7 @@
 A loss is `name(logits or embedding, label, *, ..., where=None) -> f[b]`: unreduced, in float64 for
 float64 and in float32 for any narrower float; rows outside `where` give 0, enter nothing of the
 others, and may hold anything, NaN too. Take `.mean()` of it, or divide its sum by `where.sum()`.
+Labels lie within 0..C-1: under `jax.jit` nothing can check it, and a loss of others means nothing.
 Those that keep or learn something are a `StatefulLoss`.
 
 - `cross_entropy`: `softmax_cross_entropy` (there `cross_entropy`), `label_smoothing`, `focal`.

@@ -6,13 +6,14 @@ from jax import Array, lax
 from ferjax.errors import InputError
 from ferjax.losses import rows
 from ferjax.losses.stateful import StatefulLoss
+from ferjax.ops.distances import unit_length
 
 
 def center(embedding: Array, label: Array, centers: Array, *, where: Array | None = None) -> Array:
   """|x - c_y|^2 / 2, half the squared distance of each row from the centre of its class.
 
   Reference: Wen et al., "A Discriminative Feature Learning Approach for Deep Face Recognition",
-  ECCV 2016, equation 2.
+  ECCV 2016.
 
   Args:
     embedding: f[b, d].
@@ -33,6 +34,11 @@ def center(embedding: Array, label: Array, centers: Array, *, where: Array | Non
     [12.5  2. ]
   """
   embedding, label = rows.take(embedding, label, where)
+  if centers.ndim != 2 or centers.shape[1] != embedding.shape[1]:
+    raise InputError(
+      f'a loss got centres {list(centers.shape)} for embeddings {list(embedding.shape)}: give '
+      f'f32[C, {embedding.shape[1]}], a row a class'
+    )
   return rows.counted(jnp.square(embedding - centers[label]).sum(-1) / 2, where)
 
 
@@ -53,7 +59,7 @@ def island(
   Args:
     embedding: f[b, d].
     label: i32[b].
-    centers: f[C, d]; the cosine with a centre at 0 is 0.
+    centers: f[C, d]; the cosine with a centre at 0, or within 1e-6 of it, goes to 0.
     apart: lambda_1, at least 0.
     where: bool[b], rows that count; the others give 0.
 
@@ -71,7 +77,9 @@ def island(
   """
   own = center(embedding, label, centers, where=where)
   count = len(centers)
-  alike = jnp.where(jnp.eye(count, dtype=bool), 0, _cosines(_directions(rows.wide(centers))) + 1)
+  direction = unit_length(rows.wide(centers))
+  cosines = jnp.matmul(direction, direction.T, precision='highest')
+  alike = jnp.where(jnp.eye(count, dtype=bool), 0, cosines + 1)
   return rows.counted(own + apart * alike.sum(), where)
 
 
@@ -80,7 +88,7 @@ def towards_rows(
 ) -> Array:
   """Where center loss moves the centres: sum over a class's n rows of (x - c) / (1 + n).
 
-  Reference: Wen et al., 2016, equation 4 (with the sign of a step downhill).
+  Reference: Wen et al., 2016 (with the sign of a step downhill).
 
   Args:
     centers: f[C, d].
@@ -125,19 +133,18 @@ def apart_from_others(centers: Array) -> Array:
     [[-0.5     0.    ]
      [ 0.     -0.3333]]
   """
-  direction = _directions(centers)
+  largest = jnp.abs(centers).max(-1, keepdims=True)
+  direction = unit_length(centers / jnp.where(largest > 0, largest, 1))
   others = direction.sum(0) - direction
   along = (others * direction).sum(-1, keepdims=True)
-  length = _lengths(centers)
-  turn = (others - along * direction) / jnp.where(length > 0, length, 1)
-  return jnp.where(length > 0, -turn, 0) / max(len(centers) - 1, 1)
+  turn = (others - along * direction) * lax.rsqrt(_squares(centers) + 1e-12)
+  return jnp.where(largest > 0, -turn, 0) / max(len(centers) - 1, 1)
 
 
 def centers(*, num_classes: int, rate: float = 0.5) -> StatefulLoss:
   """Factory: center loss with its centres, which start at 0 and follow every batch.
 
   After a step c += rate * `towards_rows`. The loss is `center`; the state is the centres, f[C, d].
-  The paper's weight beside softmax is 0.003.
 
   Args:
     num_classes: C.
@@ -152,9 +159,10 @@ def centers(*, num_classes: int, rate: float = 0.5) -> StatefulLoss:
 def islands(*, num_classes: int, rate: float = 0.5, apart: float = 10.0) -> StatefulLoss:
   """Factory: island loss with its centres, which start at 0 and follow every batch.
 
-  After a step c += rate * (`towards_rows` + apart * `apart_from_others`). No gradient of the second
-  part reaches the network: it acts through the centres alone. The loss is `island`; the state is
-  the centres, f[C, d].
+  After a step c += rate * (`towards_rows` + apart * `apart_from_others`). The second part goes with
+  1 / |c|; it is no longer than |c| (ours), without which small embeddings drive their centres ever
+  farther away. No gradient of it reaches the network: it acts through the centres alone. The loss
+  is `island`; the state is the centres, f[C, d].
 
   Args:
     num_classes: C.
@@ -172,7 +180,10 @@ def islands(*, num_classes: int, rate: float = 0.5, apart: float = 10.0) -> Stat
 
   def move(centers, embedding, label, *, where=None):
     near = towards_rows(centers, embedding, label, where=where)
-    return near + apart * apart_from_others(centers)
+    turn = apart * apart_from_others(centers)
+    too_long = _squares(turn) > _squares(centers)
+    longest = jnp.sqrt(_squares(centers) / jnp.where(too_long, _squares(turn), 1))
+    return near + turn * jnp.where(too_long, longest, 1)
 
   return _following(num_classes, rate, loss, move)
 
@@ -198,15 +209,5 @@ def _following(num_classes, rate, loss, move):
   return StatefulLoss(init, apply, update)
 
 
-def _lengths(x):
-  squares = jnp.square(x).sum(-1, keepdims=True)
-  return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
-
-
-def _directions(x):
-  length = _lengths(x)
-  return x / jnp.where(length > 0, length, 1)
-
-
-def _cosines(direction):
-  return jnp.matmul(direction, direction.T, precision='highest')
+def _squares(x):
+  return jnp.square(x).sum(-1, keepdims=True)

@@ -51,7 +51,7 @@ def label_smoothing(
   """Cross-entropy with a label of which a part is spread over all classes (optax's).
 
   -(1 - epsilon) log p_y - epsilon / C sum_c log p_c. Reference: Szegedy et al., "Rethinking the
-  Inception Architecture for Computer Vision", CVPR 2016, section 7.
+  Inception Architecture for Computer Vision", CVPR 2016.
 
   Args:
     logits: f[b, C].
@@ -91,7 +91,7 @@ def focal(
 
   -a_y (1 - p_y)^gamma log p_y: the paper's loss, which is of two classes by a sigmoid (that one is
   `optax.sigmoid_focal_loss`), with a softmax over C classes. Reference: Lin et al., "Focal Loss for
-  Dense Object Detection", ICCV 2017, equations 4 and 5.
+  Dense Object Detection", ICCV 2017.
 
   Args:
     logits: f[b, C].

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from ferjax.errors import InputError
 from ferjax.losses import rows
 
 TINY = 1e-7
@@ -58,6 +59,9 @@ def distribution_divergence(
   Returns:
     f[b], nats.
 
+  Raises:
+    InputError: other shapes.
+
   Example:
     >>> import jax.numpy as jnp, numpy as np
     >>> logits = jnp.log(jnp.array([[0.25, 0.75]]))
@@ -65,6 +69,11 @@ def distribution_divergence(
     [0.1438]
   """
   logits, distribution = rows.wide(logits), rows.wide(distribution)
+  if logits.ndim != 2 or distribution.shape != logits.shape:
+    raise InputError(
+      f'a loss got distributions {list(distribution.shape)} for logits {list(logits.shape)}: give '
+      'both as f32[b, C], a row a face'
+    )
   if where is not None:
     rows.check_where(where, len(logits))
     logits, distribution = (jnp.where(where[:, None], x, 0) for x in (logits, distribution))

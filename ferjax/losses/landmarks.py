@@ -50,7 +50,7 @@ def adaptive_wing(
   """Adaptive Wing loss of heatmaps, cell by cell.
 
   Reference: Wang et al., "Adaptive Wing Loss for Robust Face Alignment via Heatmap Regression",
-  ICCV 2019, equations 3 and 4.
+  ICCV 2019.
 
   Example:
     >>> import jax.numpy as jnp, numpy as np

@@ -38,8 +38,7 @@ def cosface(
 ) -> Array:
   """Cross-entropy of s cos(theta_c), with s (cos(theta_y) - m) for the true class.
 
-  Reference: Wang et al., "CosFace: Large Margin Cosine Loss for Deep Face Recognition", CVPR 2018,
-  equation 4.
+  Reference: Wang et al., "CosFace: Large Margin Cosine Loss for Deep Face Recognition", CVPR 2018.
 
   Args:
     cosine: f[b, C], see `cosines`.
@@ -77,7 +76,7 @@ def arcface(
   Where theta_y + m reaches pi, past which its cosine would rise again, cos(theta_y) - m sin(m)
   stands in its place, as in the authors' code: the farther the row, the larger the loss.
   Reference: Deng et al., "ArcFace: Additive Angular Margin Loss for Deep Face Recognition", CVPR
-  2019, equation 3.
+  2019.
 
   Args:
     cosine: f[b, C], see `cosines`.

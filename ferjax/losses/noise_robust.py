@@ -16,7 +16,7 @@ def generalised_cross_entropy(
   It is at most 1 / q, and a row that the network holds to be of another class has next to no
   gradient, so start from a network that has learned something, or with a small q. Not the paper's
   truncated form. Reference: Zhang and Sabuncu, "Generalized Cross Entropy Loss for Training Deep
-  Neural Networks with Noisy Labels", NeurIPS 2018, equation 6.
+  Neural Networks with Noisy Labels", NeurIPS 2018.
 
   Args:
     logits: f[b, C].
@@ -55,7 +55,8 @@ def symmetric_cross_entropy(
 
   alpha (-log p_y) + beta (-A (1 - p_y)): the reverse cross-entropy -sum_c p_c log y_c takes A for
   log 0. Reference: Wang et al., "Symmetric Cross Entropy for Robust Learning with Noisy Labels",
-  ICCV 2019, section 3; the defaults are its numbers for CIFAR-10.
+  ICCV 2019. The defaults of alpha and beta are those of the authors' code for CIFAR-10; there A is
+  log 1e-4 = -9.2, and -4 is ours.
 
   Args:
     logits: f[b, C].

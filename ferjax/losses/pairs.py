@@ -15,7 +15,7 @@ def contrastive_pair(
 
   Of each row the mean over all other rows of D^2 / 2 where their label is the same, else of
   max(0, m - D)^2 / 2, with the Euclidean distance D. Reference: Hadsell et al., "Dimensionality
-  Reduction by Learning an Invariant Mapping", CVPR 2006, equation 4.
+  Reduction by Learning an Invariant Mapping", CVPR 2006.
 
   Args:
     embedding: f[b, d].
@@ -30,16 +30,16 @@ def contrastive_pair(
     InputError: `margin` not above 0, or other shapes or types.
 
   Example:
-    >>> import jax.numpy as jnp
+    >>> import jax.numpy as jnp, numpy as np
     >>> embedding = jnp.array([[0.0, 0.0], [2.0, 0.0], [0.5, 0.0]])
-    >>> print(contrastive_pair(embedding, jnp.array([0, 0, 1])))
+    >>> print(np.asarray(contrastive_pair(embedding, jnp.array([0, 0, 1]))).round(4))
     [1.0625 1.     0.0625]
   """
   if margin <= 0:
     raise InputError(f'contrastive pairs with margin={margin}: it must be above 0')
   embedding, label = rows.take(embedding, label, where)
   same, other = rows.pairs(label, where)
-  squares = jnp.maximum(squared_distances(embedding), 0)
+  squares = jnp.maximum(squared_distances(embedding, where), 0)
   away = squares > 0
   distance = jnp.where(away, jnp.sqrt(jnp.where(away, squares, 1)), 0)
   losses = jnp.where(same, squares, 0) + jnp.where(other, jnp.maximum(margin - distance, 0) ** 2, 0)

@@ -6,7 +6,7 @@ count, and a batch without any has the loss 0.
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from ferjax.errors import InputError
 from ferjax.losses import rows
@@ -19,8 +19,22 @@ HINGES = {
 REDUCTIONS = ('sum', 'mean')
 
 
-def squared_distances(embedding: Array) -> Array:
-  """f[B, d] -> f[B, B], squared Euclidean distances of all pairs (DML-Net, equation 1)."""
+def squared_distances(embedding: Array, where: Array | None = None) -> Array:
+  """Squared Euclidean distances of all pairs (DML-Net, equation 1).
+
+  They are told from products of the embeddings with their mean taken away: of the embeddings as
+  they are, products round at the size of their distance from 0.
+
+  Args:
+    embedding: f[B, d].
+    where: bool[B], rows that count, whose mean it is; None for all.
+
+  Returns:
+    f[B, B].
+  """
+  count = len(embedding) if where is None else jnp.maximum(where.sum(), 1)
+  mean = embedding.sum(0, where=None if where is None else where[:, None]) / count
+  embedding = embedding - lax.stop_gradient(mean)
   products = jnp.matmul(embedding, embedding.T, precision='highest')
   squares = jnp.diagonal(products)
   return squares[:, None] + squares[None] - 2 * products
@@ -111,7 +125,7 @@ def semi_hard(
 
   Where there is none, the farthest negative. The sum or mean is over all pairs of an anchor and a
   positive. Reference: Schroff et al., "FaceNet: A Unified Embedding for Face Recognition and
-  Clustering", CVPR 2015, equation 4.
+  Clustering", CVPR 2015.
 
   Args and errors as for `batch_hard`; it takes memory for B^3 distances.
 
@@ -153,7 +167,7 @@ def batch_hard_triplet(
   """
   check(hinge, 'mean')
   embedding, label = rows.take(embedding, label, where)
-  difference, valid = _hardest(squared_distances(embedding), *rows.pairs(label, where))
+  difference, valid = _hardest(squared_distances(embedding, where), *rows.pairs(label, where))
   return jnp.where(valid, HINGES[hinge](margin + difference), 0)
 
 
@@ -181,7 +195,7 @@ def semi_hard_triplet(
   """
   check(hinge, 'mean')
   embedding, label = rows.take(embedding, label, where)
-  difference, valid = _semi_hard(squared_distances(embedding), *rows.pairs(label, where))
+  difference, valid = _semi_hard(squared_distances(embedding, where), *rows.pairs(label, where))
   losses = jnp.where(valid, HINGES[hinge](margin + difference), 0)
   return losses.sum(1) / jnp.maximum(valid.sum(1), 1)
 

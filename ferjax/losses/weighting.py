@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from ferjax import optim
 from ferjax.errors import InputError, nearest
@@ -13,6 +13,7 @@ from ferjax.errors import InputError, nearest
 NAMES = ('constant', 'dynamic', 'uncertainty')
 LEARNED = 'weighting'  # where learned weights stand among the parameters
 ABSENT = -1e30  # an exponent of 0
+LEAST = 0.01  # what a term counts at least, where an uncertainty is learned
 
 Terms = Mapping[str, Array]
 
@@ -23,14 +24,14 @@ class Weighting(NamedTuple):
   Attributes:
     init: (terms) -> learned, state. For terms of these names and types: what the optimizer moves
       ({} for nothing), and what `update` moves.
-    weigh: (learned, state, terms, step) -> weights {name: f[]}, penalty f[]. The loss is the
-      weighted sum of the terms, and the penalty.
+    weigh: (learned, state, terms, step) -> weights, penalties {name: f[]}. A term counts as its
+      weight times itself, plus its penalty.
     update: (state, terms) -> state. After a step, with the terms that it had, unweighted.
     varies: Whether weights change from step to step; where they do not, `init` gives ({}, ()).
   """
 
   init: Callable[[Terms], tuple[dict[str, Array], Any]]
-  weigh: Callable[..., tuple[dict[str, Array], Array]]
+  weigh: Callable[..., tuple[dict[str, Array], dict[str, Array]]]
   update: Callable[[Any, Terms], Any]
   varies: bool
 
@@ -56,12 +57,15 @@ def make(
 
   `constant`: every term in force has the weight total / n, n of them being in force. `dynamic`:
   dynamic weight average, weights total * softmax(omega / temperature), see `descent_rates`.
-  `uncertainty`: a term L >= 0 counts exp(-s) L + s / 2 with its own learned s, which starts at 0;
-  `total` is not looked at.
+  `uncertainty`: a term L counts exp(-s) L + s / 2 with its own learned s = log sigma^2, which
+  starts at 0; `total` is not looked at. The constant of `config.weights` multiplies both parts: of
+  the first alone it would cancel, as s settles at log(2 L). It is meant for losses that are
+  negative log-likelihoods; to s a term below 0.01 counts as 0.01 (ours), which bounds the weight at
+  50, where one at 0 or below would drive s to minus infinity.
 
-  References: Liu et al., "End-to-End Multi-Task Learning with Attention", CVPR 2019, equation 7;
-  DML-Net (Liu et al., 2021), equation 8. Kendall et al., "Multi-Task Learning Using Uncertainty to
-  Weigh Losses for Scene Geometry and Semantics", CVPR 2018, equation 10.
+  References: Liu et al., "End-to-End Multi-Task Learning with Attention", CVPR 2019; DML-Net (Liu
+  et al., 2021), equation 8. Kendall et al., "Multi-Task Learning Using Uncertainty to Weigh Losses
+  for Scene Geometry and Semantics", CVPR 2018 (the form for classification).
 
   Args:
     steps_per_epoch: Steps in an epoch.
@@ -82,9 +86,11 @@ def make(
     >>> terms = {'cross_entropy': jnp.array(2.0), 'contrastive': jnp.array(6.0)}
     >>> made = make(name='uncertainty')
     >>> learned, state = made.init(terms)
-    >>> weights, penalty = made.weigh(learned, state, terms, 0)
-    >>> print({name: float(weight) for name, weight in weights.items()}, penalty)
-    {'cross_entropy': 1.0, 'contrastive': 1.0} 0.0
+    >>> weights, penalties = made.weigh(learned, state, terms, 0)
+    >>> print({name: float(weight) for name, weight in weights.items()})
+    {'cross_entropy': 1.0, 'contrastive': 1.0}
+    >>> print({name: float(penalty) for name, penalty in penalties.items()})
+    {'cross_entropy': 0.0, 'contrastive': 0.0}
   """
   if name not in NAMES:
     raise InputError(
@@ -121,19 +127,21 @@ def make(
   def weigh(learned, state, terms, step):
     on = in_force(terms, step)
     if name == 'uncertainty':
-      weights = {term: on[term] * jnp.exp(-learned[term]) for term in terms}
-      return weights, sum(on[term] * learned[term] / 2 for term in terms)
+      weights = {term: on[term] * jnp.exp(-s) for term, s in learned.items()}
+      missing = {term: jnp.maximum(LEAST - lax.stop_gradient(terms[term]), 0) for term in terms}
+      return weights, {
+        term: on[term] * s / 2 + weights[term] * missing[term] for term, s in learned.items()
+      }
+    none = {term: jnp.zeros(()) for term in terms}
     present = sum(on.values())
     shared = total or present
     if name == 'constant':
       equal = shared / jnp.maximum(present, 1)
-      return {term: value * equal for term, value in on.items()}, jnp.zeros(())
+      return {term: value * equal for term, value in on.items()}, none
     rates = descent_rates(state, window, clip)
     exponents = [jnp.where(on[term] > 0, rates[term] / temperature, ABSENT) for term in terms]
     shares = shared * jax.nn.softmax(jnp.stack(exponents))
-    return {term: on[term] * share for term, share in zip(terms, shares, strict=True)}, jnp.zeros(
-      ()
-    )
+    return {term: on[term] * share for term, share in zip(terms, shares, strict=True)}, none
 
   def update(state, terms):
     if name != 'dynamic':
