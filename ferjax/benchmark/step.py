@@ -200,20 +200,8 @@ class Step(NamedTuple):
 
 def compile_step(case: Case) -> Step:
   """The training step of a case as `train` makes it, on one device."""
-  config = config_of(case)
-  devices = parallel.make(devices=1)
-  method = build.make_method(config, CLASSES, POSES)
-  batch = host_batch(case, method)
-  example = {name: jnp.asarray(column[:1]) for name, column in batch.items()}
-  example = augment.evaluation(example, build.picture_dtype(config))
-  params, extra = method.init(jax.random.key(0), example, {'label': np.zeros(ROWS, np.int32)})
-  tx, _ = configs.call(optim.make, 'optimizer', config.optimizer, params, STEPS, STEPS)
-  start = core.TrainState(
-    jnp.zeros((), jnp.int32), params, tx.init(params), extra, jax.random.key(1)
-  )
-  train_step = core.make_train_step(method, tx, _augmentation(case, config, method), {})
-  step = devices.compile(train_step, donate=0)
-  states = [devices.replicate(start)]
+  devices, step, state, batch = start(case)
+  states = [devices.replicate(state)]
   with without_caches():
     began = time.perf_counter()
     step = step.lower(states[0], devices.shard(batch)).compile()
@@ -235,9 +223,26 @@ def compile_step(case: Case) -> Step:
     'compile_s': seconds,
     'flops': step.cost_analysis()['flops'],
     'memory_mib': _memory(step),
-    'parameters': sum(leaf.size for leaf in jax.tree.leaves(params)),
+    'parameters': sum(leaf.size for leaf in jax.tree.leaves(state.params)),
   }
   return Step(turn, facts)
+
+
+def start(case: Case):
+  """Devices, the step for them, the first state and a host batch of a case."""
+  config = config_of(case)
+  devices = parallel.make(devices=1)
+  method = build.make_method(config, CLASSES, POSES)
+  batch = host_batch(case, method)
+  example = {name: jnp.asarray(column[:1]) for name, column in batch.items()}
+  example = augment.evaluation(example, build.picture_dtype(config))
+  params, extra = method.init(jax.random.key(0), example, {'label': np.arange(ROWS) % CLASSES})
+  tx, _ = configs.call(optim.make, 'optimizer', config.optimizer, params, STEPS, STEPS)
+  state = core.TrainState(
+    jnp.zeros((), jnp.int32), params, tx.init(params), extra, jax.random.key(1)
+  )
+  train_step = core.make_train_step(method, tx, _augmentation(case, config, method), {})
+  return devices, devices.compile(train_step, donate=0), state, batch
 
 
 def _product(case):
