@@ -4,6 +4,7 @@ JAX's distributed runtime is all there is to it. Each process has devices of its
 (process 0) holds the coordination service that the others connect to.
 """
 
+import contextlib
 import importlib.util
 import logging
 import multiprocessing
@@ -211,9 +212,9 @@ def abandon(message: str) -> None:
   as an orderly exit does; they end when they miss it. Does nothing in a process that is alone."""
   if not jax.distributed.is_initialized():
     return
-  print(message, file=sys.stderr)
-  sys.stderr.flush()
-  sys.stdout.flush()
+  with contextlib.suppress(OSError):  # nobody may be reading them any more
+    print(message, file=sys.stderr, flush=True)
+    sys.stdout.flush()
   for child in multiprocessing.active_children():
     child.kill()
   time.sleep(GRACE)

@@ -271,6 +271,21 @@ def test_only_a_later_signal_ends_a_process_at_once():
   assert result.returncode == -signal.SIGUSR1 and result.stdout == 'SIGTERM\n'
 
 
+def test_a_signal_is_noted_where_nobody_reads_stderr():
+  """Such as after the same signal to `| tee`."""
+  program = (
+    'import os, signal; from ferjax import preemption\n'
+    'with preemption.noticed() as signalled:\n'
+    '  os.kill(os.getpid(), signal.SIGTERM)\n'
+    '  print(signalled())\n'
+  )
+  pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
+  with subprocess.Popen([sys.executable, '-c', program], cwd=ROOT, **pipes) as run:
+    run.stderr.close()
+    assert run.stdout.read() == 'SIGTERM\n'
+  assert run.returncode == 0
+
+
 def test_signals_are_as_usual_afterwards():
   with preemption.noticed() as signalled:
     assert signalled() == ''
