@@ -101,7 +101,7 @@ def _check(coordinator_address, num_processes, process_id, heartbeat_timeout):
       f'--process_id={process_id}: of {num_processes} processes, give 0..{num_processes - 1}'
     )
   host, _, port = coordinator_address.rpartition(':')
-  if not host or not port.isdigit():
+  if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
     raise InputError(
       f'--coordinator_address={coordinator_address}: give HOST:PORT of process 0, such as '
       'node1:12345'

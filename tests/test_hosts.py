@@ -483,6 +483,7 @@ def test_processes_restore_the_same_checkpoint_or_none(tmp_path):
     ({'coordinator_address': 'n1:1234', 'num_processes': 1}, 'together'),
     ({'coordinator_address': 'n1:1234', 'num_processes': 2, 'process_id': 2}, '0..1'),
     ({'coordinator_address': 'n1', 'num_processes': 2, 'process_id': 0}, 'HOST:PORT'),
+    ({'coordinator_address': 'n1:65536', 'num_processes': 2, 'process_id': 0}, 'HOST:PORT'),
     ({'num_processes': 0}, 'at least 1'),
     ({'heartbeat_timeout': 0}, 'at least 1 second'),
   ],
