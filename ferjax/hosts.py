@@ -4,6 +4,7 @@ JAX's distributed runtime is all there is to it. Each process has devices of its
 (process 0) holds the coordination service that the others connect to.
 """
 
+import contextlib
 import importlib.util
 import logging
 import multiprocessing
@@ -100,7 +101,7 @@ def _check(coordinator_address, num_processes, process_id, heartbeat_timeout):
       f'--process_id={process_id}: of {num_processes} processes, give 0..{num_processes - 1}'
     )
   host, _, port = coordinator_address.rpartition(':')
-  if not host or not port.isdigit():
+  if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
     raise InputError(
       f'--coordinator_address={coordinator_address}: give HOST:PORT of process 0, such as '
       'node1:12345'
@@ -211,9 +212,9 @@ def abandon(message: str) -> None:
   as an orderly exit does; they end when they miss it. Does nothing in a process that is alone."""
   if not jax.distributed.is_initialized():
     return
-  print(message, file=sys.stderr)
-  sys.stderr.flush()
-  sys.stdout.flush()
+  with contextlib.suppress(OSError):  # nobody may be reading them any more
+    print(message, file=sys.stderr, flush=True)
+    sys.stdout.flush()
   for child in multiprocessing.active_children():
     child.kill()
   time.sleep(GRACE)

@@ -28,7 +28,8 @@ def noticed() -> Iterator[Callable[[], str]]:
     now = time.monotonic()
     if not name:
       name, came = signal.Signals(number).name, now
-      os.write(2, name.encode() + NOTE)  # a logger may be writing just now
+      with contextlib.suppress(OSError):  # whoever read it may have gone, for the same signal
+        os.write(2, name.encode() + NOTE)  # a logger may be writing just now
     elif now - came >= SAME:
       signal.signal(number, signal.SIG_DFL)
       signal.raise_signal(number)

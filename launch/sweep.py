@@ -152,12 +152,15 @@ def expand(
 
 
 def is_finished(out: Path, entry: Entry) -> bool:
-  """Whether a run came to its end with the flags that it has now."""
+  """Whether a run came to its end with the flags that it has now: these are noted at its start, so
+  an older summary is of others."""
+  noted, summary = out / f'{entry.name}.lock', out / entry.name / 'summary.json'
   try:
-    flags = json.loads((out / f'{entry.name}.lock').read_text())
+    flags = json.loads(noted.read_text())
+    newer = summary.stat().st_mtime_ns >= noted.stat().st_mtime_ns
   except (FileNotFoundError, ValueError):
     return False
-  return flags == list(entry.flags) and watch.finished(out / entry.name)
+  return newer and flags == list(entry.flags)
 
 
 def lock(out: Path, entry: Entry) -> IO | None:

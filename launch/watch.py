@@ -18,6 +18,8 @@ Needs nothing but Python.
 
 import argparse
 import collections
+import contextlib
+import itertools
 import os
 import re
 import shlex
@@ -103,7 +105,8 @@ def commands(command: Sequence[str], processes: int | None) -> list[list[str]]:
 def gpus() -> list[str]:
   """NVIDIA's GPUs that a process started here would see, as of CUDA_VISIBLE_DEVICES."""
   if 'CUDA_VISIBLE_DEVICES' in os.environ:
-    return [name for name in os.environ['CUDA_VISIBLE_DEVICES'].split(',') if name]
+    names = os.environ['CUDA_VISIBLE_DEVICES'].split(',')
+    return list(itertools.takewhile(lambda name: name not in ('', '-1', 'NoDevFiles'), names))
   try:
     listed = subprocess.run(['nvidia-smi', '--list-gpus'], capture_output=True, text=True)
   except OSError:
@@ -153,7 +156,7 @@ def start(
   def read(source, to, kept):
     for line in source:
       kept.append(line.decode(errors='replace').rstrip())
-      with lock:
+      with lock, contextlib.suppress(OSError):  # where nobody reads any more, the run goes on
         to.write(prefix + line)
         to.flush()
 
@@ -186,8 +189,9 @@ def stop(processes: Sequence[Process], grace: float) -> None:
 
 def say(text: str) -> None:
   """Writes lines of this launcher to stderr."""
-  for line in text.splitlines():
-    print(f'watch: {line}', file=sys.stderr, flush=True)
+  with contextlib.suppress(OSError):
+    for line in text.splitlines():
+      print(f'watch: {line}', file=sys.stderr, flush=True)
 
 
 def stopped_by(received: Sequence[int]) -> set[int]:

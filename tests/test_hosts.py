@@ -272,6 +272,21 @@ def test_only_a_later_signal_ends_a_process_at_once():
   assert result.returncode == -signal.SIGUSR1 and result.stdout == 'SIGTERM\n'
 
 
+def test_a_signal_is_noted_where_nobody_reads_stderr():
+  """Such as after the same signal to `| tee`."""
+  program = (
+    'import os, signal; from ferjax import preemption\n'
+    'with preemption.noticed() as signalled:\n'
+    '  os.kill(os.getpid(), signal.SIGTERM)\n'
+    '  print(signalled())\n'
+  )
+  pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
+  with subprocess.Popen([sys.executable, '-c', program], cwd=ROOT, **pipes) as run:
+    run.stderr.close()
+    assert run.stdout.read() == 'SIGTERM\n'
+  assert run.returncode == 0
+
+
 def test_signals_are_as_usual_afterwards():
   with preemption.noticed() as signalled:
     assert signalled() == ''
@@ -469,6 +484,7 @@ def test_processes_restore_the_same_checkpoint_or_none(tmp_path):
     ({'coordinator_address': 'n1:1234', 'num_processes': 1}, 'together'),
     ({'coordinator_address': 'n1:1234', 'num_processes': 2, 'process_id': 2}, '0..1'),
     ({'coordinator_address': 'n1', 'num_processes': 2, 'process_id': 0}, 'HOST:PORT'),
+    ({'coordinator_address': 'n1:65536', 'num_processes': 2, 'process_id': 0}, 'HOST:PORT'),
     ({'num_processes': 0}, 'at least 1'),
     ({'heartbeat_timeout': 0}, 'at least 1 second'),
   ],

@@ -152,6 +152,22 @@ def test_one_that_is_killed_as_it_saves_goes_on_too(tmp_path):
   assert 'perhaps before it could save, it was killed by SIGKILL' in errors
 
 
+def test_a_run_goes_on_when_nobody_reads_its_output(tmp_path):
+  """Such as after `| head`, or where a signal ended `| tee` too."""
+  program = (
+    'import pathlib, sys\n'
+    'for _ in range(2000):\n'
+    '  print("x" * 99, file=sys.stderr, flush=True)\n'  # more than a pipe holds
+    'pathlib.Path(sys.argv[1].partition("=")[2], "summary.json").touch()\n'
+  )
+  with watch('--', sys.executable, '-c', program, f'--workdir={tmp_path}') as run:
+    run.stderr.close()
+    try:
+      assert run.wait(timeout=20) == 0
+    finally:
+      run.terminate()  # it passes that on to one that waits for a reader
+
+
 def test_gpus_are_shared_out(tmp_path, monkeypatch):
   monkeypatch.delenv('JAX_PLATFORMS', raising=False)
   monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
@@ -169,6 +185,8 @@ def test_gpus_are_shared_out(tmp_path, monkeypatch):
   monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '5,GPU-7,6')
   assert watcher.shares(3) == [{'CUDA_VISIBLE_DEVICES': name} for name in ('5', 'GPU-7', '6')]
   assert watcher.shares(None) == [{}]
+  monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '-1')  # none, as of CUDA
+  assert watcher.shares(2) == [{}, {}]
   monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
   assert watcher.shares(2) == [{}, {}]
 

@@ -188,6 +188,22 @@ def test_stopped_by_a_signal(tmp_path, trainer):
   assert re.search(r'^a +0 of 2$', out, re.M)
 
 
+def test_a_summary_of_other_flags_does_not_count_where_the_run_of_these_was_stopped(
+  tmp_path, trainer
+):
+  call(tmp_path, trainer, '--config=a.py')
+  (tmp_path / 'wait' / 'a_seed=0').touch()
+  flags = ('--config=a.py', '--', '--config.optimizer.lr=7')
+  with start(tmp_path, trainer, *flags) as run:
+    wait_until(lambda: len(started(tmp_path)) == 2)
+    run.send_signal(signal.SIGTERM)
+    out = run.communicate(timeout=20)[0]
+  assert run.returncode == 75 and re.search(r'^a +0 of 1$', out, re.M)
+  (tmp_path / 'wait' / 'a_seed=0').unlink()
+  code, out = call(tmp_path, trainer, *flags)
+  assert code == 0 and re.search(r'^a +1 of 1 +7\.00', out, re.M)
+
+
 @pytest.mark.parametrize('variable', ['SLURM_ARRAY_TASK_ID', 'JOB_COMPLETION_INDEX'])
 def test_one_run_by_the_index_of_a_cluster(tmp_path, trainer, variable):
   flags = ('--config=a.py', '--config=b.py', '--seeds=5,6')
