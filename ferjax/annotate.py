@@ -45,11 +45,6 @@ from ferjax.data.manifest.parser import POSE, SPLITS
 from ferjax.errors import InputError, told_in_a_line
 from ferjax.main import cache_folder, show_messages
 
-try:
-  import fcntl
-except ImportError:  # Windows
-  fcntl = None
-
 LOGGER = logging.getLogger(__name__)
 
 MATRIX = tuple(f'crop_{row}{column}' for row in range(2) for column in range(3))
@@ -101,7 +96,11 @@ def annotate(
       stack.callback(detector.close)
       pool.put(detector)
     settings['detector'] = detector.version
-    stack.enter_context(_locked(out))
+    busy = (
+      f'another command is annotating into {out}: wait for its end, or give another folder with '
+      '--out'
+    )
+    stack.enter_context(files.locked(out / 'annotate.lock', busy))
     journal = out / 'annotate.jsonl'
     done = _resume(journal, settings, folder, out)
     todo = [name for name in names if name not in done]
@@ -157,28 +156,6 @@ def check_crop(size: int, margin: float) -> None:
     raise InputError(f'--size={size}: from 16 to 4096 pixels')
   if not 0 <= margin <= 0.4:
     raise InputError(f'--margin={margin}: a share of the crop from 0 to 0.4')
-
-
-@contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-  """Makes the folder and keeps others from writing there, where the platform has `flock`."""
-  try:
-    out.mkdir(parents=True, exist_ok=True)
-    file = (out / 'annotate.lock').open('w')
-  except OSError as error:
-    raise InputError(f'cannot write in {out}: {error.strerror}') from error
-  with file:
-    try:
-      if fcntl:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise InputError(
-        f'another command is annotating into {out}: wait for its end, or give another folder with '
-        '--out'
-      ) from error
-    except OSError as error:  # a file system without locks
-      LOGGER.warning('cannot lock %s (%s): let no other command write there', out, error.strerror)
-    yield
 
 
 def _resume(journal: Path, settings: Mapping, folder: Path, out: Path) -> dict[str, Entry]:

@@ -1,10 +1,48 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and folders that one command at a time writes in."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+
+from ferjax.errors import InputError
+
+try:
+  import fcntl
+except ImportError:  # Windows
+  fcntl = None
+
+LOGGER = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+  """Makes the folder of `path` and keeps others that lock the same file from this block, where
+  platform and file system have locks; a process that dies lets go of it.
+
+  Args:
+    path: The file; it stays.
+    busy: What to say where another process has it.
+
+  Raises:
+    InputError: it is locked, or the folder cannot be written.
+  """
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open('w')
+  except OSError as error:
+    raise InputError(f'cannot write in {path.parent}: {error.strerror}') from error
+  with file:
+    try:
+      if fcntl:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise InputError(busy) from error
+    except OSError as error:  # a file system without locks
+      LOGGER.warning('cannot lock %s (%s): let no other command write there', path, error.strerror)
+    yield
 
 
 @contextlib.contextmanager

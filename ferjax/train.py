@@ -19,6 +19,7 @@ from ferjax import (
   core,
   early_stop,
   evaluate,
+  files,
   hosts,
   logs,
   optim,
@@ -52,14 +53,16 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any]:
     but the first.
 
   Raises:
-    InputError: whatever a user can mend; see the modules that this one calls.
+    InputError: whatever a user can mend; see the modules that this one calls. Another process that
+      trains in `workdir` is among it.
     NonFiniteError: the loss or a gradient is not finite.
   """
-  with jax.enable_x64(config.precision == 'float64'), contextlib.ExitStack() as signals:
-    return _train(config, Path(workdir), signals)
+  with jax.enable_x64(config.precision == 'float64'), contextlib.ExitStack() as stack:
+    return _train(config, Path(workdir), stack)
 
 
-def _train(config, workdir, signals):
+def _train(config, workdir, stack):
+  signals = stack.enter_context(contextlib.ExitStack())
   signalled = signals.enter_context(preemption.noticed())
   configs.check(config)
   devices = configs.call(parallel.make, 'parallel', config.parallel)
@@ -123,6 +126,8 @@ def _train(config, workdir, signals):
   stops = configs.call(early_stop.make, 'early_stop', config.early_stop, eval_every)
 
   if parallel.first_process():
+    busy = f'another process trains in {workdir}: wait for its end, or give another --workdir'
+    stack.enter_context(files.locked(workdir / 'train.lock', busy))
     _record(config, data, tests, clean['label'], steps, pretrained, workdir)
     if pretrained:
       weights.write(workdir / 'weights.csv', pretrained, placed, core.own(params))

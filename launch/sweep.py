@@ -34,7 +34,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -233,7 +232,7 @@ def run(
   waiting, running, free = list(entries), [], list(slots)
   failed, stopped, received, told = {}, [], [], set()
 
-  def pass_on(number, _):
+  def pass_on(number):
     received.append(number)
     for one in running:
       if one.child.poll() is None:
@@ -253,8 +252,7 @@ def run(
       say(f'{name} failed')
     one.lock.close()
 
-  before = {number: signal.signal(number, pass_on) for number in watch.PASSED_ON}
-  try:
+  with watch.passing_on(pass_on):
     while running or (waiting and not received):
       for one in list(running):
         code = one.child.poll()
@@ -286,9 +284,6 @@ def run(
         if received:
           running[-1].child.send_signal(received[-1])
       time.sleep(0.1)
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
   return failed, stopped + [entry.name for entry in waiting]
 
 

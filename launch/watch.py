@@ -7,8 +7,8 @@
 With --processes the command is started so many times on this machine, as one run: the flags of
 JAX's coordinator are added, the GPUs are shared out, and every line of output begins with the
 process's number. Without it the command finds the others by itself (SLURM, Kubernetes, TPU), and
-this watches the part of one host. SIGTERM, SIGUSR1 and SIGINT are passed on. When a process fails,
-the others are stopped.
+this watches the part of one host. SIGTERM, SIGUSR1 and SIGINT are passed on, and SIGHUP as SIGTERM.
+When a process fails, the others are stopped.
 
 Exit code: 0 when the run is finished (its --workdir holds summary.json); 75 when it stopped before
 its end and the same command goes on, as after a preemption, also where the time for saving ran out
@@ -29,12 +29,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 UNFINISHED = 75  # EX_TEMPFAIL of sysexits.h
-PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+PASSED_ON = {  # signal: what is sent on
+  signal.SIGTERM: signal.SIGTERM,
+  signal.SIGUSR1: signal.SIGUSR1,
+  signal.SIGINT: signal.SIGINT,
+  signal.SIGHUP: signal.SIGTERM,
+}
 LAST_LINES = 12
 
 
@@ -169,6 +174,22 @@ def start(
   return Process(child, last, readers)
 
 
+@contextlib.contextmanager
+def passing_on(send: Callable[[int], None]) -> Iterator[None]:
+  """Inside, what is to be sent on for a signal goes to `send`; signals that were ignored, as SIGHUP
+  under nohup, still are."""
+  before = {
+    number: signal.signal(number, lambda number, _: send(PASSED_ON[number]))
+    for number in PASSED_ON
+    if signal.getsignal(number) != signal.SIG_IGN
+  }
+  try:
+    yield
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
+
+
 def stop(processes: Sequence[Process], grace: float) -> None:
   """Ends what still runs: SIGTERM, after `grace` seconds SIGKILL, which goes to workers too."""
   running = [process.child for process in processes if process.child.poll() is None]
@@ -266,35 +287,32 @@ def attempt(
   lock, began = threading.Lock(), time.monotonic()
   processes = []
 
-  def pass_on(number, _):
+  def pass_on(number):
     received.append(number)
     for process in processes:
       if process.child.poll() is None:
         process.child.send_signal(number)
 
-  before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
-  try:
-    for number, one in enumerate(commands(command, count)):
-      prefix = b'' if count is None else b'[%d] ' % number
-      processes.append(start(one, variables[number], prefix, lock))
-      if received:
-        processes[-1].child.send_signal(received[-1])
-    while True:
-      codes = [process.child.poll() for process in processes]
-      failed = [number for number, code in enumerate(codes) if code]
-      if failed or None not in codes:
-        break
-      time.sleep(0.1)
-    code = explain(command, processes, codes, received, began) if failed else 0
-    stop(processes, grace)
-    return code
-  except OSError as error:
-    stop(processes, 0)
-    say(f'cannot start {command[0]}: {error.strerror}')
-    return 127
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
+  with passing_on(pass_on):
+    try:
+      for number, one in enumerate(commands(command, count)):
+        prefix = b'' if count is None else b'[%d] ' % number
+        processes.append(start(one, variables[number], prefix, lock))
+        if received:
+          processes[-1].child.send_signal(received[-1])
+      while True:
+        codes = [process.child.poll() for process in processes]
+        failed = [number for number, code in enumerate(codes) if code]
+        if failed or None not in codes:
+          break
+        time.sleep(0.1)
+      code = explain(command, processes, codes, received, began) if failed else 0
+      stop(processes, grace)
+      return code
+    except OSError as error:
+      stop(processes, 0)
+      say(f'cannot start {command[0]}: {error.strerror}')
+      return 127
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -123,8 +123,15 @@ def test_a_restart_goes_on_and_finishes(tmp_path, trainer):
   assert 'starting again from the last checkpoint; restarts left after this one: 0' in errors
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])
-def test_a_preemption_reaches_all_and_asks_to_be_started_again(tmp_path, trainer, number):
+@pytest.mark.parametrize(
+  'number, sent',
+  [
+    (signal.SIGTERM, 'SIGTERM'),
+    (signal.SIGUSR1, 'SIGUSR1'),
+    (signal.SIGHUP, 'SIGTERM'),  # the terminal is gone
+  ],
+)
+def test_a_preemption_reaches_all_and_asks_to_be_started_again(tmp_path, trainer, number, sent):
   workdir = tmp_path / 'run'
   flags = ('--processes=2', '--restarts=3', '--resume=sbatch it', '--', sys.executable, trainer)
   with watch(*flags, f'--workdir={workdir}') as run:
@@ -132,7 +139,7 @@ def test_a_preemption_reaches_all_and_asks_to_be_started_again(tmp_path, trainer
     run.send_signal(number)
     errors = run.communicate(timeout=20)[1]
   assert run.returncode == UNFINISHED
-  assert [(workdir / f'saved-{n}').read_text() for n in range(2)] == [number.name] * 2
+  assert [(workdir / f'saved-{n}').read_text() for n in range(2)] == [sent] * 2
   assert 'stopped before its end; this goes on with it:\nwatch:   sbatch it' in errors
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from conftest import write_manifest
 
-from ferjax import logs, train, trained
+from ferjax import files, logs, train, trained
 from ferjax.errors import InputError
 
 CONFIGS = sorted((Path(__file__).parent.parent / 'configs').glob('*.py'))
@@ -69,6 +69,13 @@ def test_every_shipped_config_runs(path, manifest, data_dir, tmp_path):
   assert record['config']['steps'] == 10 and record['device_count'] == 8
   assert record['rows'] == {'train': 84, 'val': 21, 'test': 28} and record['versions']['jax']
   assert {p.name for p in (tmp_path / 'checkpoints').iterdir()} >= {'9', '10'}
+
+
+def test_a_second_process_on_one_folder_is_refused(small_config, tmp_path):
+  with files.locked(tmp_path / 'train.lock', 'taken'):
+    with pytest.raises(InputError, match='another process trains in .*give another --workdir'):
+      train.train(small_config, tmp_path)
+  assert [path.name for path in tmp_path.iterdir()] == ['train.lock']
 
 
 def test_killed_three_times_and_the_same_to_the_bit(small_config, tmp_path):
