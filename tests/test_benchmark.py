@@ -169,6 +169,18 @@ def test_steps_suit_the_device(monkeypatch):
   assert {(name, 224, 256, 'bfloat16') for name in ('resnet18', 'resnet50')} < shapes()
 
 
+def test_flops_of_a_step_as_written():
+  def train_step(state, batch):
+    w, image = state, batch['image']
+    y = conv.conv.conv_general_dilated(image, w, (1, 1), 'SAME', dimension_numbers=conv.conv.LAYOUT)
+    return step.parallel.gather(y.reshape(2, -1) @ y.reshape(2, -1).T)
+
+  image = np.zeros((2, 1, 1, 3), np.float32)
+  flops = step.written_flops(train_step, jnp.zeros((3, 3, 3, 5)), {'image': image})
+  # One of nine taps sees the pixel; then products of 2 x 5 by 5 x 2.
+  assert flops == 2 * (2 * 3 * 5) + 2 * (2 * 5 * 2)
+
+
 def test_native_convolutions_are_lax():
   ours = step.conv.conv_general_dilated
   with step.native_convolutions():
@@ -185,11 +197,49 @@ def fake_python(tmp_path, script):
   return str(path)
 
 
-@pytest.mark.parametrize('script, reason', [(None, 'cannot be started'), ('import no_torch', '1')])
+@pytest.mark.parametrize(
+  'script, reason',
+  [(None, 'cannot be started'), ('import no_torch', '1'), ('print("hello")', 'Expecting value')],
+)
 def test_a_python_without_torch_is_told(tmp_path, script, reason):
   python = fake_python(tmp_path, script) if script else str(tmp_path / 'none')
   with pytest.raises(InputError, match=f'--torch-python={re.escape(python)}.*{reason}.*give a'):
     __main__.main(['conv', '--torch-python', python])
+
+
+def test_a_python_that_reads_nothing_is_told(tmp_path, monkeypatch):
+  popen = subprocess.Popen
+
+  def ended(*args, **kwargs):
+    process = popen(*args, **kwargs)
+    process.wait()
+    return process
+
+  monkeypatch.setattr(torch_process.subprocess, 'Popen', ended)
+  python = fake_python(tmp_path, '')
+  with pytest.raises(InputError, match='Broken pipe.*give a'), torch_process.start(python):
+    pass
+
+
+def test_most_counterparts_run_beside_a_cpu_alone(monkeypatch):
+  cases = {
+    bilinear: bilinear.CASES[:1],
+    conv: [conv.pool_case(4, 4)],
+    losses: losses.CASES[:1],
+    predict: predict.CASES[:1],
+  }
+  monkeypatch.setattr(measure, 'matmul_rate', lambda bench: 1.0)
+  for module in cases:
+    monkeypatch.setattr(module, '_row', lambda *args: args[-1].torch)
+  bench = QUICK._replace(torch='PyTorch')
+  assert [module.run(bench, those) for module, those in cases.items()] == [['PyTorch']] * 4
+  monkeypatch.setattr(measure.jax, 'default_backend', lambda: 'gpu')
+  assert [module.run(bench, those) for module, those in cases.items()] == [[None]] * 4
+
+
+def test_no_folder_for_the_results_is_told(tmp_path):
+  with pytest.raises(InputError, match='there is no folder'):
+    __main__.main(['conv', f'--out={tmp_path}/none/out.json'])
 
 
 def test_against_torch_uses_this_python_unless_told(monkeypatch):
@@ -371,6 +421,8 @@ def test_each_start_finds_what_the_last_one_left(monkeypatch, tmp_path):
   rows = start.run(QUICK)
   assert [row['case'] for row in rows[:2]] == ['import json', 'import json.tool']
   assert 0 < len(rows[0]['heaviest']) <= 8 and rows[0]['compared'] == 1
+  imports = start.run(QUICK._replace(only='import json.'))
+  assert [row['case'] for row in imports] == ['import json', 'import json.tool']
   all_new, compiles, last = (row['start']['median_ms'] for row in rows[2:])
   assert all_new > 1000 and 500 < compiles < all_new and last < compiles
   assert rows[4]['compared'] == last / all_new

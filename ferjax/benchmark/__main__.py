@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import shlex
 import sys
 import time
@@ -39,7 +40,8 @@ def main(argv: list[str]) -> dict:
     benchmark.
 
   Raises:
-    InputError: an unknown benchmark, nothing to time, or a Python without PyTorch.
+    InputError: an unknown benchmark, nothing to time, no folder for the results, or a Python
+      without PyTorch.
   """
   options = parse(argv)
   known = [*NAMES, *OPS]
@@ -53,6 +55,8 @@ def main(argv: list[str]) -> dict:
     raise InputError('--rows must be at least 100')
   if options.rounds < 1 or options.turn < 0:
     raise InputError('--rounds must be at least 1 and --turn at least 0')
+  if options.out and not options.out.parent.is_dir():
+    raise InputError(f'--out={options.out}: there is no folder {options.out.parent}')
   python = options.torch_python or (sys.executable if options.against else None)
   with torch_process.start(python) as torch:
     bench = measure.Bench(options.rounds, options.turn, options.only, torch, options.rows)
@@ -79,6 +83,8 @@ def main(argv: list[str]) -> dict:
 
 
 if __name__ == '__main__':
+  # Else JAX takes most of a GPU's memory when it starts, and PyTorch finds too little.
+  os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   parallel.keep_freed_memory()
   with told_in_a_line():
     main(sys.argv[1:])

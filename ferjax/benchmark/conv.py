@@ -95,6 +95,7 @@ def all_cases() -> list[Case]:
 
 def run(bench: measure.Bench, cases: list[Case] | None = None) -> list[dict[str, Any]]:
   """A row for each case: `floor_ms`, the sides `ferjax`, `native` and `torch`, and ratios."""
+  bench = measure.on_cpu(bench)
   cases = [case for case in cases or all_cases() if bench.only in case.name]
   rate = measure.matmul_rate(bench) if cases else None
   rows = []

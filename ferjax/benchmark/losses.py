@@ -50,7 +50,7 @@ CASES = tuple(Case(what, batch, width) for what, width in WIDTHS.items() for bat
 
 def run(bench: measure.Bench, cases: tuple[Case, ...] = CASES) -> list[dict[str, Any]]:
   """A row for each case: the sides `ferjax` and `torch`, and a ratio."""
-  rows = []
+  bench, rows = measure.on_cpu(bench), []
   for case in cases:
     if bench.only in case.name:
       measure.progress(f'losses: {case.name}')

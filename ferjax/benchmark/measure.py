@@ -42,6 +42,12 @@ class Bench(NamedTuple):
   rows: int = 30_000
 
 
+def on_cpu(bench: Bench) -> Bench:
+  """The same without PyTorch where JAX runs on another device than a CPU: most of the counterparts
+  know no other."""
+  return bench if jax.default_backend() == 'cpu' else bench._replace(torch=None)
+
+
 def jax_turn(call: Callable[[], Any]) -> Turn:
   """Times `call`, with the JAX arrays that it returns if any: calls -> wall seconds, CPU seconds of
   the process."""

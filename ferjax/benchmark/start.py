@@ -39,20 +39,21 @@ FIRST = 'step 1/'
 def run(bench: measure.Bench) -> list[dict[str, Any]]:
   """A row for each kind of start.
 
-  Each has `start`, its times as in `measure.interleave`, and `compared`, its median over that of
+  Imports are timed together where `bench.only` is in the name of one, and so are starts. Each row
+  has `start`, its times as in `measure.interleave`, and `compared`, its median over that of
   the first of its kind. `heaviest`, of the imports, are milliseconds by package, those of what it
   imports left out.
   """
   rows = []
-  if bench.only in 'import':
+  sides = {f'import {name}': _imports(name) for name in IMPORTS}
+  if any(bench.only in name for name in sides):
     measure.progress('start: imports')
-    sides = {f'import {name}': _imports(name) for name in IMPORTS}
     rows += _rows(measure.interleave(sides, bench))
     for row, name in zip(rows, IMPORTS, strict=True):
       row['heaviest'] = heaviest(name)
-  if bench.only in 'first step':
-    with tempfile.TemporaryDirectory() as folder:
-      sides = _starts(Path(folder))
+  with tempfile.TemporaryDirectory() as folder:
+    sides = _starts(Path(folder))
+    if any(bench.only in name for name in sides):
       few = bench._replace(rounds=min(bench.rounds, MOST_STARTS))
       rows += _rows(measure.interleave(sides, few, calls=1))
   return rows

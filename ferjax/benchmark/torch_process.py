@@ -20,7 +20,7 @@ class TorchProcess:
     self._process = process
     try:
       self.versions = self.ask(do='versions')
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
       raise InputError(
         f'--torch-python={python} does not run PyTorch ({error}): {ADVICE}'
       ) from None
@@ -67,3 +67,5 @@ def start(python: str | None) -> Iterator[TorchProcess | None]:
       yield TorchProcess(process, python)
     finally:
       process.kill()
+      with contextlib.suppress(BrokenPipeError):  # of a request that it never read
+        process.stdin.close()
