@@ -61,6 +61,7 @@ def wait_for(*paths, seconds=20):
 def watch(*flags, **options):
   command = [sys.executable, LAUNCH / 'watch.py', *flags]
   pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
+  signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored here and there
   return subprocess.Popen([str(part) for part in command], **pipes, **options)
 
 

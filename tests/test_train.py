@@ -197,7 +197,7 @@ def test_a_mistake_before_anything_was_saved_leaves_the_folder_usable(small_conf
   small_config.weights = {'cross_entropy': 2.0}
   assert train.train(small_config, tmp_path)['step'] == 2
   (tmp_path / 'file').write_text('')
-  with pytest.raises(InputError, match='cannot write to --workdir'):
+  with pytest.raises(InputError, match='cannot write in .*: File exists'):
     train.train(small_config, tmp_path / 'file')
 
 
