@@ -46,12 +46,7 @@ FORMS = {'ferjax': bilinear.sample, 'map_coordinates': by_channel}
 
 def run(bench: measure.Bench, cases: tuple[Case, ...] = CASES) -> list[dict[str, Any]]:
   """A row for each case: the sides `ferjax`, `map_coordinates` and `torch`, and ratios."""
-  bench, rows = measure.on_cpu(bench), []
-  for case in cases:
-    if bench.only in case.name:
-      measure.progress(f'bilinear: {case.name}')
-      rows.append(_row(case, bench))
-  return rows
+  return measure.each('bilinear', cases, _row, measure.on_cpu(bench))
 
 
 def _row(case, bench):

@@ -38,12 +38,7 @@ FORMS = {'ferjax': lgmp.propagate, 'literal': lgmp.propagate_literally}
 def run(bench: measure.Bench, cases: tuple[Case, ...] = CASES) -> list[dict[str, Any]]:
   """A row for each case: the sides `ferjax` and `literal` with their `memory_mb` (XLA's temporary
   memory and results), and ratios."""
-  rows = []
-  for case in cases:
-    if bench.only in case.name:
-      measure.progress(f'lgmp: {case.name}')
-      rows.append(_row(case, bench))
-  return rows
+  return measure.each('lgmp', cases, _row, bench)
 
 
 def _row(case, bench):

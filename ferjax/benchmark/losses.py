@@ -50,12 +50,7 @@ CASES = tuple(Case(what, batch, width) for what, width in WIDTHS.items() for bat
 
 def run(bench: measure.Bench, cases: tuple[Case, ...] = CASES) -> list[dict[str, Any]]:
   """A row for each case: the sides `ferjax` and `torch`, and a ratio."""
-  bench, rows = measure.on_cpu(bench), []
-  for case in cases:
-    if bench.only in case.name:
-      measure.progress(f'losses: {case.name}')
-      rows.append(_row(case, bench))
-  return rows
+  return measure.each('losses', cases, _row, measure.on_cpu(bench))
 
 
 def _row(case, bench):

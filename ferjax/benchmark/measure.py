@@ -48,6 +48,18 @@ def on_cpu(bench: Bench) -> Bench:
   return bench if jax.default_backend() == 'cpu' else bench._replace(torch=None)
 
 
+def each(
+  name: str, cases: Sequence[Any], row: Callable[[Any, Bench], dict[str, Any]], bench: Bench
+) -> list[dict[str, Any]]:
+  """row(case, bench) of the cases whose name holds `bench.only`, each told as it begins."""
+  rows = []
+  for case in cases:
+    if bench.only in case.name:
+      progress(f'{name}: {case.name}')
+      rows.append(row(case, bench))
+  return rows
+
+
 def jax_turn(call: Callable[[], Any]) -> Turn:
   """Times `call`, with the JAX arrays that it returns if any: calls -> wall seconds, CPU seconds of
   the process."""

@@ -48,12 +48,7 @@ CASES = (*(Case(size) for size in SIZES), *(Case(size, stored=224) for size in S
 
 def run(bench: measure.Bench, cases: tuple[Case, ...] = CASES) -> list[dict[str, Any]]:
   """A row for each case: the sides `ferjax` and `torch` with `images_per_s`, and ratios."""
-  bench, rows = measure.on_cpu(bench), []
-  for case in cases:
-    if bench.only in case.name:
-      measure.progress(f'predict: {case.name}')
-      rows.append(_row(case, bench))
-  return rows
+  return measure.each('predict', cases, _row, measure.on_cpu(bench))
 
 
 def _row(case, bench):

@@ -37,7 +37,6 @@ from ferjax.ops import conv
 
 CLASSES, POSES, LANDMARKS, ROWS, NEIGHBOURS = 7, 5, 50, 5000, 8
 STEPS = 10_000  # length of the run that the learning rate is planned for
-MIB = 2**20
 METHODS = {  # name of a case's method: config.method
   'softmax': {'name': 'softmax'},
   'lanet': {'name': 'lanet'},
@@ -161,7 +160,7 @@ def _rows(cases, bench):
       side |= steps[name].facts
       side['share_of_peak'] = side['flops'] / side['median_ms'] / peak
   if torch:
-    timed['torch']['memory_mib'] = torch.ask(do='memory')['bytes'] / MIB
+    timed['torch']['memory_mib'] = torch.ask(do='memory')['bytes'] / measure.MIB
   return [_row(case, timed) for case in cases]
 
 
@@ -341,7 +340,7 @@ def _memory(step):
   if analysis is None:
     return None
   results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-  return (analysis.argument_size_in_bytes + results + analysis.temp_size_in_bytes) / MIB
+  return (analysis.argument_size_in_bytes + results + analysis.temp_size_in_bytes) / measure.MIB
 
 
 def table(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
