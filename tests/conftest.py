@@ -5,17 +5,6 @@ import importlib.util
 import os
 from pathlib import Path
 
-# Once each, also in the worker processes that inherit them: the compilation cache is by their text.
-os.environ['XLA_FLAGS'] = ' '.join(
-  dict.fromkeys(
-    [
-      *os.environ.get('XLA_FLAGS', '').split(),
-      '--xla_force_host_platform_device_count=8',
-      '--xla_backend_optimization_level=0',
-    ]
-  )
-)
-
 import cv2
 import jax
 import numpy as np
@@ -27,6 +16,19 @@ from ferjax.config import base
 from ferjax.data import labels
 from ferjax.main import cache_folder
 
+QUICK = ['--xla_backend_optimization_level=0']
+if jax.__version_info__ < (0, 11, 1):  # later ones end a process that gives it
+  QUICK.append('--xla_cpu_use_fusion_emitters=false')  # half the time of a compilation
+# Once each, also in the worker processes that inherit them: the compilation cache is by their text.
+os.environ['XLA_FLAGS'] = ' '.join(
+  dict.fromkeys(
+    [
+      *os.environ.get('XLA_FLAGS', '').split(),
+      '--xla_force_host_platform_device_count=8',
+      *QUICK,
+    ]
+  )
+)
 flags.FLAGS.mark_as_parsed()  # grain reads absl flags in its worker processes
 if not jax.config.jax_compilation_cache_dir:
   jax.config.update('jax_compilation_cache_dir', str(cache_folder() / 'xla'))

@@ -20,6 +20,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from conftest import QUICK
 from jax.experimental import multihost_utils
 from test_train import CONFIGS, lines_of, smoke
 
@@ -57,7 +58,7 @@ def two_processes(folder, *arguments, program=PROGRAM, flags=False):
     address = f'localhost:{free.getsockname()[1]}'
   inherited = {k: v for k, v in os.environ.items() if not k.startswith(('XLA_', 'JAX_'))}
   environment = inherited | {
-    'XLA_FLAGS': '--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0',
+    'XLA_FLAGS': ' '.join(['--xla_force_host_platform_device_count=2', *QUICK]),
     'JAX_PLATFORMS': 'cpu',
     'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
