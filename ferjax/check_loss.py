@@ -49,6 +49,28 @@ class Result(NamedTuple):
   note: str = ''
 
 
+class Precision(NamedTuple):
+  """What is asked of a loss by the coarsest type it computes in.
+
+  Attributes:
+    width: Of a difference quotient; 0 where rounding leaves none to compare a gradient with.
+    slope: Relative error of a gradient.
+    rounding: Of a difference quotient, as a share of the sum of all losses.
+    equal: Relative and absolute error of what should be equal.
+  """
+
+  width: float
+  slope: float
+  rounding: float
+  equal: float
+
+
+FLOAT64 = Precision(width=1e-6, slope=1e-4, rounding=1e-8, equal=1e-8)
+FLOAT32 = Precision(width=1e-3, slope=1e-2, rounding=1e-5, equal=1e-4)
+HALF = Precision(width=0, slope=0, rounding=0, equal=5e-2)
+PRECISIONS = {'f16[': HALF, 'f32[': FLOAT32}  # by how a trace writes them; bfloat16 is bf16
+
+
 def drawn(sizes: Sizes, rows: int, label: Sequence[int] | None = None, seed: int = 0):
   """Outputs f64 and labels of some rows, drawn at random: outputs, batch."""
   rng = np.random.default_rng(seed)
@@ -112,25 +134,39 @@ def check(term: added_terms.Term, sizes: Sizes) -> list[Result]:
   bfloat16 = _tried(_finite, step, triple, *_typed(*given, jnp.bfloat16))
   results.append(Result('finite, bfloat16', 'random', bfloat16))
   with jax.enable_x64(True):
-    given = _typed(*given, jnp.float64)
-    results.append(Result('pure', 'random', _tried(_pure, triple, *given)))
-    results += gradients(triple, *given)
-    results.append(Result('order of the rows', 'random', _tried(_permuted, triple, *given)))
+    refused = _tried(_runs, triple, *_typed(*given, jnp.float64))
+  with jax.enable_x64(not refused):
+    given = _typed(*given, jnp.float32 if refused else jnp.float64)
+    precision = precision_of(triple, *given)
+    note = refused and f'this and what follows in float32; in float64: {refused}'
+    results.append(Result('pure', 'random', _tried(_pure, triple, *given, precision), note))
+    results += gradients(triple, *given, precision)
+    permuted = _tried(_permuted, triple, *given, precision)
+    results.append(Result('order of the rows', 'random', permuted))
     for shards in SHARDS[1:]:
-      failure = _tried(_sharded, triple, *given, shards)
+      failure = _tried(_sharded, triple, *given, precision, shards)
       results.append(Result(f'{shards} devices as one', 'random', failure))
   return results
 
 
-def gradients(triple: StatefulLoss, outputs, batch) -> list[Result]:
+def precision_of(triple: StatefulLoss, outputs, batch) -> Precision:
+  """By the types in the trace of a loss, which may cast float64 outputs."""
+  trace = str(jax.make_jaxpr(_whole(triple))(outputs, batch))
+  return next((found for name, found in PRECISIONS.items() if name in trace), FLOAT64)
+
+
+def gradients(triple: StatefulLoss, outputs, batch, precision: Precision) -> list[Result]:
   """The gradient against finite differences, at float64 outputs and near 0."""
-  results = []
+  check, results = 'gradient against finite differences', []
   for name, scale in {'random': 1.0, f'random, times {SMALL}': SMALL}.items():
     given = {output: scale * value for output, value in outputs.items()}, batch
-    failure = _tried(_differences, triple, *given)
-    stopped = '' if failure else _tried(_differences, triple, *given, False)
+    if not precision.width:
+      results.append(Result(check, name, note='not compared: it computes in half precision'))
+      continue
+    failure = _tried(_differences, triple, *given, precision)
+    stopped = '' if failure else _tried(_differences, triple, *given, precision, False)
     note = stopped and f'it stops a gradient: {stopped}'
-    results.append(Result('gradient against finite differences', name, failure, note))
+    results.append(Result(check, name, failure, note))
   return results
 
 
@@ -156,6 +192,11 @@ def _typed(outputs, batch, dtype):
 
 def _start(triple, outputs, batch):
   return triple.init(jax.random.key(0), outputs, batch)
+
+
+def _runs(triple, outputs, batch) -> str:
+  jax.eval_shape(_whole(triple), outputs, batch)
+  return ''
 
 
 def _whole(triple):
@@ -205,13 +246,13 @@ def _finite(step, triple: StatefulLoss, outputs, batch) -> str:
   return ''
 
 
-def _pure(triple, outputs, batch) -> str:
+def _pure(triple, outputs, batch, precision) -> str:
   """The same twice, and compiled as not."""
   run = _whole(triple)
   first, again = run(outputs, batch), run(outputs, batch)
   if not _equal(first, again, 0):
     return 'two calls with the same arguments differ'
-  if not _equal(first, jax.jit(run)(outputs, batch), 1e-9):
+  if not _equal(first, jax.jit(run)(outputs, batch), precision.equal):
     return 'jax.jit changes the result'
   return ''
 
@@ -221,7 +262,7 @@ def _equal(ours, theirs, tolerance) -> bool:
   return all(np.allclose(a, b, tolerance, tolerance, equal_nan=True) for a, b in pairs)
 
 
-def _differences(triple, outputs, batch, held: bool = True, width: float = 1e-6) -> str:
+def _differences(triple, outputs, batch, precision, held: bool = True) -> str:
   """Along two random directions in each output and parameter, rows weighted at random; what goes
   through a `stop_gradient` stays as it is, unless `held` is False."""
   params, state = _start(triple, outputs, batch)
@@ -234,19 +275,21 @@ def _differences(triple, outputs, batch, held: bool = True, width: float = 1e-6)
     return weight * triple.apply(point[0], state, point[1], batch)
 
   moved, hidden = _holding_stops(losses, point) if held else (losses, '')
-  total = jax.jit(lambda point: moved(point).sum())
+  moved = jax.jit(moved)
   grads = jax.jit(jax.grad(lambda point: losses(point).sum()))(point)
-  rounding = 1e-8 * abs(losses(point)).sum()
+  rounding = precision.rounding * abs(losses(point)).sum()
   for path, _ in 2 * jax.tree.leaves_with_path(point):
     along = jax.tree.map_with_path(
       lambda at, x, path=path: rng.normal(size=x.shape) if at == path else jnp.zeros_like(x), point
     )
     ahead, behind = (
-      total(jax.tree.map(lambda x, d, s=s: x + s * width * d, point, along)) for s in (1, -1)
+      moved(jax.tree.map(lambda x, d, w=w: (x + w * d).astype(x.dtype), point, along))
+      for w in (precision.width, -precision.width)
     )
-    measured = (ahead - behind) / (2 * width)
+    measured = (ahead - behind).sum() / (2 * precision.width)
     told = sum(jax.tree.leaves(jax.tree.map(lambda g, d: (g * d).sum(), grads, along)))
-    if not abs(measured - told) <= 1e-4 * max(abs(measured), abs(told)) + rounding:  # NaN too
+    allowed = precision.slope * max(abs(measured), abs(told)) + rounding
+    if not abs(measured - told) <= allowed:  # NaN too
       name = jax.tree_util.keystr(path[1:], simple=True, separator='.') or 'the parameters'
       return (
         f'along a direction in {name} the loss changes by {measured:.6g}, the gradient says '
@@ -277,19 +320,19 @@ def _holding_stops(function: Callable, point) -> tuple[Callable, str]:
   return held, ' (a stop_gradient inside of a loop or branch is not looked at)' if unreached else ''
 
 
-def _permuted(triple, outputs, batch) -> str:
+def _permuted(triple, outputs, batch, precision) -> str:
   order = np.random.default_rng(2).permutation(len(batch['label']))
   run = jax.jit(_whole(triple))
   losses, state = run(outputs, batch)
   others, moved = run(*jax.tree.map(lambda x: x[order], (outputs, batch)))
-  if not _equal(others, losses[order], 1e-8):
+  if not _equal(others, losses[order], precision.equal):
     return 'the loss of a row depends on its place in the batch'
-  if not _equal(state, moved, 1e-8):
+  if not _equal(state, moved, precision.equal):
     return 'the state depends on the order of the rows'
   return ''
 
 
-def _sharded(triple, outputs, batch, shards) -> str:
+def _sharded(triple, outputs, batch, precision, shards) -> str:
   """As the training step has it: shares of the batch are gathered, and each device has the loss of
   all; the gradients of the shares add up to `shards` times that on one device."""
   params, state = _start(triple, outputs, batch)
@@ -311,7 +354,7 @@ def _sharded(triple, outputs, batch, shards) -> str:
 
   one, several = (jax.jit(on, static_argnums=0)(count) for count in (1, shards))
   for what, place in (('loss, parameters or state', 0), ('gradient', 1)):
-    if not _equal(one[place], several[place], 1e-8):
+    if not _equal(one[place], several[place], precision.equal):
       return f'the {what} depends on the number of devices'
   return ''
 

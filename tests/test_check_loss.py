@@ -76,6 +76,43 @@ def stopped_in_a_branch(embedding, label):
   return jax.lax.cond(embedding[0, 0] > 9, lambda x: x, lambda x: stop(x) * x, embedding).sum(1)
 
 
+def centers_in_float32():
+  """As losses should be computed, whatever the type of the outputs."""
+
+  def shares(outputs, batch):
+    z = outputs['embedding'].astype(jnp.float32)
+    member = jax.nn.one_hot(batch['label'], 3, dtype=jnp.float32)
+    return z, member / jnp.maximum(member.sum(0), 1)
+
+  def update(state, outputs, batch):
+    z, share = shares(outputs, batch)
+    return state + 0.1 * (share.T @ z - state)
+
+  return losses.StatefulLoss(
+    init=lambda rng, outputs, batch: ({}, jnp.zeros((3, 4), jnp.float32)),
+    apply=lambda params, state, outputs, batch: (
+      (shares(outputs, batch)[0] - state[batch['label']]) ** 2
+    ).mean(1),
+    update=update,
+  )
+
+
+def float32_alone(embedding, label):
+  """A loop that carries float32, which float64 does not fit into."""
+  total, squares = jax.lax.scan(
+    lambda total, row: (total + row.sum(), (row**2).sum()), jnp.float32(0), embedding
+  )
+  return squares + total**2
+
+
+def wrong_in_float32(embedding, label):
+  return 1e-7 * halved(embedding.astype(jnp.float32))
+
+
+def in_bfloat16(embedding, label):
+  return (embedding.astype(jnp.bfloat16) ** 2).sum(1).astype(jnp.float32)
+
+
 def plain_log_softmax(logits, label):
   return -jnp.take_along_axis(jax.nn.log_softmax(logits), label[:, None], 1)[:, 0]
 
@@ -144,15 +181,16 @@ def of_gradient(function):
   term = added_terms.stateful(added_terms.make('here', function, {}, num_classes=3))
   with jax.enable_x64(True):
     given = jax.tree.map(jnp.asarray, check_loss.drawn(SMALL, check_loss.ROWS))
-    return [(r.input, r.failure, r.note) for r in check_loss.gradients(term, *given)]
+    precision = check_loss.precision_of(term, *given)
+    return [(r.input, r.failure, r.note) for r in check_loss.gradients(term, *given, precision)]
 
 
 def test_a_wrong_gradient_is_told():
-  for function, name in ((wrong_gradient, 'embedding'), (wrong_and_tiny, 'embedding')):
+  for function in (wrong_gradient, wrong_and_tiny, wrong_in_float32):
     for _, failure, _ in of_gradient(function):
-      assert failure.startswith(f'along a direction in {name} the loss changes by ')
+      assert failure.startswith('along a direction in embedding the loss changes by ')
       before, after = failure.split('changes by ')[1].split(', the gradient says ')
-      assert abs(float(before) / float(after) - 2) < 1e-3
+      assert abs(float(before) / float(after) - 2) < 1e-2
 
 
 def test_a_wrong_gradient_does_not_hide_behind_a_stop_or_a_margin():
@@ -168,6 +206,18 @@ def test_a_gradient_may_be_stopped_and_is_then_told():
   assert of_gradient(plain_log_softmax) == [('random', '', ''), ('random, times 0.05', '', '')]
   (_, failure, _), _ = of_gradient(stopped_in_a_branch)
   assert failure.endswith('(a stop_gradient inside of a loop or branch is not looked at)')
+
+
+def test_a_loss_may_compute_in_float32():
+  assert not of_loss(centers_in_float32)
+  [(place, note)] = of_loss(float32_alone).items()
+  assert place == ('pure', 'random')
+  assert note.startswith('this and what follows in float32; in float64: TypeError: scan body')
+
+
+def test_a_gradient_in_half_precision_is_not_compared():
+  for _, failure, note in of_gradient(in_bfloat16):
+    assert not failure and note == 'not compared: it computes in half precision'
 
 
 def test_a_loss_that_is_not_pure():
