@@ -5,7 +5,8 @@ import hashlib
 import importlib
 import inspect
 import traceback
-from collections.abc import Callable, Mapping
+from collections import ChainMap
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +135,7 @@ def make(where: str, function: Term, options: Mapping[str, Any], **counts: int) 
   if asked:
 
     def loss(outputs, batch):
-      whole = {'outputs': outputs, 'batch': batch}
-      seen = {**batch, **outputs, **whole}
+      seen = ChainMap({'outputs': outputs, 'batch': batch}, outputs, batch)
       return function(**{name: seen[name] for name in asked}, **known)
 
     return loss
@@ -192,30 +192,31 @@ def check(where: str, function: Term, term: Term, outputs, batch) -> frozenset[s
   """
   triple = stateful(term)
   rows = len(batch['label'])
-  asked = set()
+  asked, missed = set(), set()
 
   def run(outputs, labels):
-    labels = _Labels(labels, frozenset(batch))
+    labels = _Labels(labels, frozenset(batch), missed.add)
     params, state = triple.init(jax.random.key(0), outputs, labels)
     losses = triple.apply(params, state, outputs, labels)
     return losses, state, triple.update(state, outputs, labels)
 
   while True:
+    error = None
     try:
       given = {name: batch[name] for name in asked}
       losses, state, moved = jax.eval_shape(run, outputs, given)
-      break
     except InputError:
       raise
-    except Exception as error:  # a user's function may raise anything
-      name = error.args[0] if isinstance(error, KeyError) and error.args else None
-      if name in set(batch) - asked:
-        asked.add(name)
-      elif isinstance(error, KeyError):
-        raise InputError(_lacking(where, function, error, outputs, batch)) from error
-      else:
-        told = f'{where}: {_failing(function, error)}\n{_seen(outputs, batch)}'
-        raise InputError(told) from error
+    except Exception as raised:  # a user's function may raise anything
+      error = raised
+    if missed <= asked:
+      break
+    asked |= missed
+  if isinstance(error, KeyError):
+    raise InputError(_lacking(where, function, error, outputs, batch)) from error
+  if error:
+    told = f'{where}: {_failing(function, error)}\n{_seen(outputs, batch)}'
+    raise InputError(told) from error
   wanted = f'f[{rows}], one number for each of the {rows} rows of the batch'
   if not (hasattr(losses, 'shape') and losses.shape == (rows,)):
     hint = ' (leave out its mean or sum)' if getattr(losses, 'shape', None) == () else ''
@@ -230,25 +231,53 @@ def check(where: str, function: Term, term: Term, outputs, batch) -> frozenset[s
 
 
 @jax.tree_util.register_pytree_node_class
-class _Labels(dict):
-  """Some of a batch's labels: to ask for another, or whether it is there, is a KeyError."""
+class _Labels(MutableMapping):
+  """Some of a batch's labels, which tells of every other one that it is asked for.
 
-  def __init__(self, labels, known: frozenset[str]):
-    super().__init__(labels)
-    self.known = known
+  Args:
+    labels: Those that there are.
+    known: The names of all, for all of which whoever goes through the names asks.
+    ask: Called with the name of one that is asked for and not there.
+  """
 
-  def __contains__(self, name):
-    return name in self.known and self[name] is not None
+  def __init__(self, labels, known: frozenset[str], ask: Callable[[str], None]):
+    self.labels, self.known, self.ask = dict(labels), known, ask
 
-  def get(self, name, default=None):
-    return self[name] if name in self.known else default
+  def __getitem__(self, name):
+    if name in self.known and name not in self.labels:
+      self.ask(name)
+    return self.labels[name]
+
+  def __setitem__(self, name, value):
+    self.labels[name] = value
+
+  def __delitem__(self, name):
+    del self.labels[name]
+
+  def __iter__(self):
+    for name in self.known - set(self.labels):
+      self.ask(name)
+    return iter(self.labels)
+
+  def __len__(self):
+    return sum(1 for _ in self)
+
+  def __or__(self, other):
+    return {**self, **other}
+
+  def __ror__(self, other):
+    return {**other, **self}
+
+  def copy(self):
+    return _Labels(self.labels, self.known, self.ask)
 
   def tree_flatten(self):
-    return tuple(self.values()), (tuple(self), self.known)
+    return tuple(self.labels.values()), (tuple(self.labels), self.known, self.ask)
 
   @classmethod
-  def tree_unflatten(cls, names, values):
-    return cls(zip(names[0], values, strict=True), names[1])
+  def tree_unflatten(cls, aux, values):
+    names, *rest = aux
+    return cls(zip(names, values, strict=True), *rest)
 
 
 def _lacking(where, function, error, outputs, batch):

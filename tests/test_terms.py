@@ -450,11 +450,46 @@ def got(outputs, batch):
   return outputs['embedding'].sum(1) + turned.get('pose', 0)
 
 
-@pytest.mark.parametrize('function', [count_of_poses, if_there, got])
+def tried(outputs, batch):
+  try:
+    return outputs['embedding'].sum(1) + batch['pose']
+  except KeyError:
+    return outputs['embedding'].sum(1)
+
+
+def popped(outputs, batch):
+  return outputs['embedding'].sum(1) + batch.copy().pop('pose', 0)
+
+
+@pytest.mark.parametrize('function', [count_of_poses, if_there, got, tried, popped])
 def test_what_a_loss_asks_for_is_read(function):
   outputs, batch = drawn()
   for compiled in (function, jax.jit(function)):
     assert added_terms.check('here', function, compiled, outputs, batch) == {'pose'}
+
+
+@pytest.mark.parametrize(
+  'names',
+  [
+    dict,
+    lambda batch: list(batch.keys()),
+    lambda batch: {**batch},
+    lambda batch: batch | {'where': True},
+    lambda batch: {'where': True} | batch,
+    list,
+    lambda batch: [name for name, _ in batch.items()],
+    lambda batch: ['pose'] * (len(batch.values()) == 4),
+  ],
+)
+def test_a_loss_that_goes_through_the_labels_has_them_all(names):
+  """So that what it computes does not depend on what other terms ask for."""
+
+  def function(outputs, batch):
+    return outputs['embedding'].sum(1) * (2 if 'pose' in names(batch) else 1)
+
+  outputs, batch = drawn()
+  for compiled in (function, jax.jit(function)):
+    assert added_terms.check('here', function, compiled, outputs, batch) == set(batch)
 
 
 def test_only_what_a_loss_asks_for_is_read(my_losses):
