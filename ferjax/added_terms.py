@@ -282,11 +282,15 @@ class _Labels(MutableMapping):
 
 def _lacking(where, function, error, outputs, batch):
   name = error.args[0] if error.args else ''
-  told = (
-    f"{where}: {_name(function)} reads '{name}'{_line(function, error)}, which is no output of the "
-    f'method and no label of the data set.{nearest(name, {**outputs, **batch})}'
-  )
-  if name in pipeline.COLUMNS:
+  told = f"{where}: {_name(function)} reads '{name}'{_line(function, error)}, which is "
+  if name in outputs:
+    told += f"an output of the method: outputs['{name}']"
+  elif name in batch:
+    told += f"a label of the batch: batch['{name}']"
+  else:
+    told += 'no output of the method and no label of the data set.'
+    told += nearest(name, {**outputs, **batch})
+  if name not in batch and name in pipeline.COLUMNS:
     told += f' A manifest brings it by its columns {pipeline.COLUMNS[name]}'
   return f'{told}\n{_seen(outputs, batch)}'
 

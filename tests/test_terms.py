@@ -66,6 +66,12 @@ def votes(outputs, batch):
 def misspelt(embeding, label):
   return embeding.sum(1)
 
+def no_label(outputs, batch):
+  return batch['embedding'].sum(1)
+
+def no_output(outputs, batch):
+  return outputs['embedding'].sum(1) * outputs['label']
+
 def neither(rate=0.5):
   return rate
 
@@ -408,10 +414,18 @@ def test_sections_that_are_none_are_refused():
       r'embedding float32\[12, 5\](.|\n)*label int32\[12\]',
     ),
     ({'path': 'my_losses.misspelt'}, "reads 'embeding', .*Did you mean 'embedding'"),
+    (
+      {'path': 'my_losses.no_label'},
+      r"reads 'embedding' \(line 41\), which is an output of the method: outputs\['embedding'\]\n",
+    ),
+    (
+      {'path': 'my_losses.no_output'},
+      r"reads 'label' \(line 44\), which is a label of the batch: batch\['label'\]\n",
+    ),
     ({'path': 'my_losses.neither'}, 'must make a ferjax.losses.StatefulLoss; it makes float'),
     (
       {'path': 'my_losses.broken'},
-      r'broken of my_losses.py fails \(line 44\): TypeError: (.|\n)*:',
+      r'broken of my_losses.py fails \(line 50\): TypeError: (.|\n)*:',
     ),
     ({'path': 3}, "config.terms.mine.path is '3': give module.function"),
     ({'name': 3}, "there is no term '3'. There are: arcface_head"),
