@@ -188,23 +188,27 @@ def check(where: str, function: Term, term: Term, outputs, batch) -> frozenset[s
 
   Raises:
     InputError: it fails, reads what is not there, or does not return one floating number a row; an
-      update changes the shape or type of its state.
+      update changes the shape or type of its state; it keeps or learns what training cannot.
   """
   triple = stateful(term)
   rows = len(batch['label'])
   asked, missed = set(), set()
 
+  def start(outputs, labels):
+    return triple.init(jax.random.key(0), outputs, _Labels(labels, frozenset(batch), missed.add))
+
   def run(outputs, labels):
+    params, state = start(outputs, labels)
     labels = _Labels(labels, frozenset(batch), missed.add)
-    params, state = triple.init(jax.random.key(0), outputs, labels)
     losses = triple.apply(params, state, outputs, labels)
-    return losses, state, triple.update(state, outputs, labels)
+    return losses, (params, state), triple.update(state, outputs, labels)
 
   while True:
     error = None
     try:
       given = {name: batch[name] for name in asked}
-      losses, state, moved = jax.eval_shape(run, outputs, given)
+      losses, kept, moved = jax.eval_shape(run, outputs, given)
+      kept_of_more = jax.eval_shape(start, *_twice_the_rows((outputs, given)))
     except InputError:
       raise
     except Exception as raised:  # a user's function may raise anything
@@ -225,9 +229,40 @@ def check(where: str, function: Term, term: Term, outputs, batch) -> frozenset[s
     raise InputError(
       f'{where}: {_name(function)} returns {_shape(losses)}: give {wanted}, of a floating type'
     )
-  if (a := jax.tree.map(_shape, state)) != (b := jax.tree.map(_shape, moved)):
+  _check_kept(f'{where}: {_name(function)}', *kept)
+  of_rows, of_more = (jax.tree.map(_shape, tree) for tree in (kept, kept_of_more))
+  if of_rows != of_more:
+    raise InputError(
+      f'{where}: init of {_name(function)} makes {of_rows} of {rows} rows and {of_more} of '
+      f'{2 * rows}: parameters and state must not depend on how many rows a batch has'
+    )
+  if (a := of_rows[1]) != (b := jax.tree.map(_shape, moved)):
     raise InputError(f'{where}: the update of {_name(function)} makes {b} of a state {a}')
   return frozenset(asked)
+
+
+def _twice_the_rows(tree):
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct((2 * len(x), *x.shape[1:]), x.dtype), tree)
+
+
+def _check_kept(whose, params, state):
+  for path, leaf in jax.tree.leaves_with_path(params):
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+      raise InputError(
+        f'{whose} learns {_at(path)}{_shape(leaf)}: the optimizer moves floating numbers only. '
+        'Keep others in the state, or make it a float'
+      )
+  for path, leaf in jax.tree.leaves_with_path(state):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      raise InputError(
+        f'{whose} keeps {_at(path)}{_shape(leaf)}, which no checkpoint holds: keep '
+        'jax.random.key_data(key), and use jax.random.wrap_key_data of it'
+      )
+
+
+def _at(path):
+  name = jax.tree_util.keystr(path, simple=True, separator='.')
+  return name and f"'{name}', "
 
 
 @jax.tree_util.register_pytree_node_class

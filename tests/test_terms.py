@@ -516,13 +516,46 @@ def test_only_what_a_loss_asks_for_is_read(my_losses):
   np.testing.assert_allclose(
     both(outputs, batch), 2 * outputs['embedding'].sum(1) + batch['pose'], rtol=1e-6
   )
-  growing = losses.StatefulLoss(
-    init=lambda rng, outputs, batch: ({}, jnp.zeros(1)),
+
+
+@pytest.mark.parametrize(
+  'start, update, message',
+  [
+    (
+      lambda rng, rows: ({}, jnp.zeros(1)),
+      lambda state: jnp.append(state, 0),
+      r'makes float32\[2\] of a state float32\[1\]',
+    ),
+    (
+      lambda rng, rows: ({'k': [3]}, ()),
+      lambda state: state,
+      r"learns 'k.0', int32\[\]: the optimizer moves floating numbers only",
+    ),
+    (
+      lambda rng, rows: (jnp.zeros(3, bool), ()),
+      lambda state: state,
+      r'test_terms.py learns bool\[3\]: the optimizer',
+    ),
+    (
+      lambda rng, rows: ({}, {'rng': rng}),
+      lambda state: state,
+      r"keeps 'rng', key<fry>\[\], which no checkpoint holds: keep jax.random.key_data",
+    ),
+    (
+      lambda rng, rows: ({}, jnp.zeros(rows)),
+      lambda state: state + 1,
+      r"float32\[12\]'?\) of 12 rows and .*float32\[24\]'?\) of 24: .* must not depend on how many",
+    ),
+  ],
+)
+def test_what_cannot_be_learned_or_kept_is_refused(start, update, message):
+  term = losses.StatefulLoss(
+    init=lambda rng, outputs, batch: start(rng, len(batch['label'])),
     apply=lambda params, state, outputs, batch: outputs['embedding'].sum(1),
-    update=lambda state, outputs, batch: jnp.append(state, 0),
+    update=lambda state, outputs, batch: update(state),
   )
-  with pytest.raises(InputError, match=r'makes float32\[2\] of a state float32\[1\]'):
-    added_terms.check('here', subjects, growing, outputs, batch)
+  with pytest.raises(InputError, match=message):
+    added_terms.check('here', term, term, *drawn())
 
 
 def test_whatever_is_called_like_a_function_is_a_loss(my_losses):
