@@ -156,17 +156,20 @@ def make(where: str, function: Term, options: Mapping[str, Any], **counts: int) 
 
 
 def stateful(term: Term) -> StatefulLoss:
-  """A loss as a triple, all of whose numbers are arrays; a plain function keeps nothing."""
-  if isinstance(term, StatefulLoss):
-    return StatefulLoss(
-      init=lambda rng, outputs, batch: _arrays(term.init(rng, outputs, batch)),
-      apply=term.apply,
-      update=lambda state, outputs, batch: _arrays(term.update(state, outputs, batch)),
+  """A loss as a triple, all of whose numbers are arrays; a plain function keeps nothing. Each call
+  has dicts of its own, so that what it puts there reaches no other term."""
+  if not isinstance(term, StatefulLoss):
+    term = StatefulLoss(
+      init=lambda rng, outputs, batch: ({}, ()),
+      apply=lambda params, state, outputs, batch, loss=term: loss(outputs, batch),
+      update=lambda state, outputs, batch: state,
     )
   return StatefulLoss(
-    init=lambda rng, outputs, batch: ({}, ()),
-    apply=lambda params, state, outputs, batch: term(outputs, batch),
-    update=lambda state, outputs, batch: state,
+    init=lambda rng, outputs, batch: _arrays(term.init(rng, outputs.copy(), batch.copy())),
+    apply=lambda params, state, outputs, batch: term.apply(
+      params, state, outputs.copy(), batch.copy()
+    ),
+    update=lambda state, outputs, batch: _arrays(term.update(state, outputs.copy(), batch.copy())),
   )
 
 

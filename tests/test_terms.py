@@ -297,6 +297,22 @@ def test_parameters_and_states_stand_apart_and_prediction_passes_them_by():
     clashing.loss(own, {}, outputs, batch, 0)
 
 
+def test_what_a_term_puts_into_its_dicts_reaches_no_other():
+  def changing(outputs, batch):
+    outputs['embedding'] = 2 * outputs['embedding']
+    return outputs['embedding'].sum(1) + batch.pop('label')
+
+  def plain(outputs, batch):
+    return outputs['embedding'].sum(1) + batch['label']
+
+  method = wrap.with_terms(linear_method(), {'a': changing, 'b': plain})
+  batch, outputs, params = started(method)
+  expected = plain(outputs, batch).mean()
+  assert added_terms.check('here', changing, changing, outputs, batch) == {'label'}
+  values, _ = method.loss(params, {}, outputs, batch, 0)
+  assert values['b'] == expected and 'label' in batch
+
+
 def test_a_new_term_costs_no_retrace():
   method = wrap.with_terms(linear_method(), {'centers': losses.centers(num_classes=3)})
   batch, _, params = started(method)
