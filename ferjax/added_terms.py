@@ -159,11 +159,12 @@ def stateful(term: Term) -> StatefulLoss:
   """A loss as a triple, all of whose numbers are arrays; a plain function keeps nothing. Each call
   has dicts of its own, so that what it puts there reaches no other term."""
   if not isinstance(term, StatefulLoss):
-    term = StatefulLoss(
+    plain = StatefulLoss(
       init=lambda rng, outputs, batch: ({}, ()),
-      apply=lambda params, state, outputs, batch, loss=term: loss(outputs, batch),
+      apply=lambda params, state, outputs, batch: term(outputs, batch),
       update=lambda state, outputs, batch: state,
     )
+    return stateful(plain)
   return StatefulLoss(
     init=lambda rng, outputs, batch: _arrays(term.init(rng, outputs.copy(), batch.copy())),
     apply=lambda params, state, outputs, batch: term.apply(

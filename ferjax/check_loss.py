@@ -171,6 +171,8 @@ def gradients(triple: StatefulLoss, outputs, batch, precision: Precision) -> lis
     stopped = _tried(_differences, triple, *given, precision)
     failure = stopped and _tried(_differences, triple, *given, precision, True)
     note = f'it stops a gradient: {stopped}' if stopped and not failure else ''
+    if scale == 1 and not failure:
+      note = _tried(_flat, triple, *given) or note
     results.append(Result(check, name, failure, note))
   return results
 
@@ -301,6 +303,15 @@ def _differences(triple, outputs, batch, precision, held: bool = False) -> str:
         f'{told:.6g}{hidden}'
       )
   return ''
+
+
+def _flat(triple, outputs, batch) -> str:
+  """Whether nothing flows back to the network, as from an accuracy."""
+  params, state = _start(triple, outputs, batch)
+  state = triple.update(state, outputs, batch)
+  grads = jax.grad(lambda outputs: triple.apply(params, state, outputs, batch).sum())(outputs)
+  some = any(grad.any() for grad in jax.tree.leaves(grads))
+  return '' if some else 'the gradient by every output is 0'
 
 
 def _holding_stops(function: Callable, point) -> tuple[Callable, str]:
@@ -444,8 +455,11 @@ def main(argv: list[str]) -> bool:
   print(measure.markdown(columns), flush=True)
   failed = sum(bool(result.failure) for result in results)
   print(f'\n{failed} of {len(results)} checks failed\n' if failed else '\nall checks passed\n')
-  print('Loss and gradient on this machine:\n')
-  print(measure.markdown(costs(term, sizes)))
+  if any(result.failure for result in results if result[:2] == ('finite, float32', 'random')):
+    print('What it costs is not measured, as it fails on random outputs')
+  else:
+    print('Loss and gradient on this machine:\n')
+    print(measure.markdown(costs(term, sizes)))
   return not failed
 
 

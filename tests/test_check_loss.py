@@ -119,6 +119,10 @@ def whitened(embedding, label):
   return (jnp.linalg.solve(spread, embedding.T).T * embedding).sum(1)
 
 
+def errors(logits, label):
+  return (logits.argmax(1) != label).astype(logits.dtype)
+
+
 def plain_log_softmax(logits, label):
   return -jnp.take_along_axis(jax.nn.log_softmax(logits), label[:, None], 1)[:, 0]
 
@@ -215,6 +219,12 @@ def test_a_gradient_may_be_stopped_and_is_then_told():
   assert failure.endswith('(a stop_gradient inside of a loop or branch is not looked at)')
 
 
+def test_a_loss_that_teaches_the_network_nothing_is_told():
+  (_, failure, note), near = of_gradient(errors)
+  assert not failure and note == 'the gradient by every output is 0'
+  assert near == ('random, times 0.05', '', '')
+
+
 def test_a_loss_may_compute_in_float32():
   assert not of_loss(centers_in_float32)
   [(place, note)] = of_loss(float32_alone).items()
@@ -262,6 +272,15 @@ def test_the_example_passes_and_mistakes_are_told_in_a_line(capsys, monkeypatch)
   text = capsys.readouterr().out
   assert 'island of my_loss.py reads of the batch: label' in text and 'all checks passed' in text
   assert text.count('| ok') == 22 and '512' in text
+  monkeypatch.setattr(
+    check_loss,
+    'check',
+    lambda *_: [check_loss.Result('finite, float32', 'random', 'it is no good')],
+  )
+  monkeypatch.setattr(check_loss, 'costs', None)
+  assert not check_loss.main(['my_loss.island'])
+  text = capsys.readouterr().out
+  assert '1 of 1 checks failed' in text and 'What it costs is not measured' in text
   command = [sys.executable, '-m', 'ferjax.check_loss']
   result = subprocess.run([*command, 'my_loss.island'], capture_output=True, text=True, cwd='/')
   assert result.returncode == 1 and 'Traceback' not in result.stderr
