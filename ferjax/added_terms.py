@@ -35,7 +35,7 @@ def find(where: str, path: str) -> Term:
     InputError: no such module or function.
   """
   module_name, _, name = str(path).rpartition('.')
-  if not module_name or not isinstance(path, str) or path.endswith('.py'):
+  if not (module_name and isinstance(path, str) and all(path.split('.'))) or path.endswith('.py'):
     raise InputError(
       f"{where} is '{path}': give module.function, such as my_losses.island for the function "
       'island of my_losses.py'

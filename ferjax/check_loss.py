@@ -401,7 +401,7 @@ def parse(argv: list[str]) -> tuple[str, Sizes, dict[str, Any]]:
   """The loss, the sizes of the inputs and its arguments.
 
   Raises:
-    InputError: an argument that is no `--key=value`.
+    InputError: an argument that is no `--key=value`, or a size that is none.
   """
   parser = argparse.ArgumentParser(
     prog='python -m ferjax.check_loss',
@@ -414,19 +414,36 @@ def parse(argv: list[str]) -> tuple[str, Sizes, dict[str, Any]]:
     if name != 'outputs':
       parser.add_argument(f'--{name}', type=int, default=size)
   text = 'shapes of a row of further outputs, such as "{\'pose_logits\': (5,)}"'
-  parser.add_argument('--outputs', type=ast.literal_eval, default={}, help=text)
+  parser.add_argument('--outputs', default='{}', help=text)
   known, rest = parser.parse_known_args(argv)
   options = {}
   for argument in rest:
     key, given, value = argument.removeprefix('--').partition('=')
     if not given or not argument.startswith('--'):
       raise InputError(f'{argument!r}: give arguments of the loss as --key=value')
+    if key in added_terms.RESERVED:
+      raise InputError(f'{argument!r}: {key} is a key of config.terms, no argument of the loss')
     try:
       options[key] = ast.literal_eval(value)
     except (SyntaxError, ValueError):
       options[key] = value
   sizes = vars(known)
-  return sizes.pop('loss'), Sizes(**sizes), options
+  loss, outputs = sizes.pop('loss'), _shapes(sizes.pop('outputs'))
+  for name, size in sizes.items():
+    if size < 1:
+      raise InputError(f'--{name} is {size}: give a number above 0')
+  return loss, Sizes(**sizes, outputs=outputs), options
+
+
+def _shapes(text: str) -> dict[str, tuple[int, ...]]:
+  told = f'--outputs is {text}: give shapes by name, such as "{{\'pose_logits\': (5,)}}"'
+  try:
+    shapes = {str(name): tuple(map(int, shape)) for name, shape in ast.literal_eval(text).items()}
+  except (SyntaxError, ValueError, TypeError, AttributeError) as error:
+    raise InputError(told) from error
+  if any(size < 1 for shape in shapes.values() for size in shape):
+    raise InputError(told)
+  return shapes
 
 
 def main(argv: list[str]) -> bool:

@@ -262,8 +262,24 @@ def test_flags():
   )
   _, sizes, _ = check_loss.parse(['a.b', '--outputs={"pose_logits": (5,)}'])
   assert check_loss.drawn(sizes, 3)[0]['pose_logits'].shape == (3, 5)
-  with pytest.raises(InputError, match="'--margin': give arguments of the loss as --key=value"):
-    check_loss.parse(['a.b', '--margin', '0.2'])
+
+
+@pytest.mark.parametrize(
+  'flag, message',
+  [
+    ('--margin', "'--margin': give arguments of the loss as --key=value"),
+    ('--weight=0.1', "'--weight=0.1': weight is a key of config.terms, no argument of the loss"),
+    ('--dim=-3', '--dim is -3: give a number above 0'),
+    ('--num_poses=0', '--num_poses is 0: give'),
+    ('--outputs={"x": 5}', '--outputs is {"x": 5}: give shapes by name, such as'),
+    ('--outputs={"x": (-1,)}', '--outputs is .* give shapes'),
+    ('--outputs=[5]', '--outputs is .* give shapes'),
+    ('--outputs=junk(', '--outputs is .* give shapes'),
+  ],
+)
+def test_flags_that_are_none_are_refused(flag, message):
+  with pytest.raises(InputError, match=message):
+    check_loss.parse(['a.b', flag])
 
 
 def test_the_example_passes_and_mistakes_are_told_in_a_line(capsys, monkeypatch):

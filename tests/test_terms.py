@@ -418,6 +418,8 @@ def test_sections_that_are_none_are_refused():
     ({'path': 'my_loses.subjects'}, "no module 'my_loses' in .* or on PYTHONPATH"),
     ({'path': 'my_losses.py'}, 'give module.function'),
     ({'path': 'subjects'}, 'give module.function'),
+    ({'path': './my_losses.subjects'}, 'give module.function'),
+    ({'path': 'my_losses..subjects'}, 'give module.function'),
     ({'name': 'sgn'}, "no term 'sgn'. Did you mean 'sgm'.*(.|\n)*'path': 'my_losses.island'"),
     ({'name': 'sgm', 'sigm': 1.0}, "config.terms.mine.sigm. Did you mean 'sigma'.*num_classes"),
     ({'name': 'sgm', 'where': True}, 'unknown key config.terms.mine.where'),
