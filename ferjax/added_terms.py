@@ -388,11 +388,18 @@ def _code(thing):
 
 
 def sources(section: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-  """{term: its `file` and `sha256`} of the user's own functions in `config.terms`."""
+  """{term: its `file` and `sha256`} of the losses in `config.terms` that have a path: of the module
+  that the path names, and of the file that has the function, where that is another."""
   found = {}
   for name, options in section.items():
     if 'path' in options:
-      path = Path(_file(function_of(name, options)))
-      digest = hashlib.sha256(path.read_bytes()).hexdigest()
-      found[name] = {'file': path.name, 'sha256': digest}
+      function = function_of(name, options)
+      module = importlib.import_module(options['path'].rpartition('.')[0])
+      paths = [
+        path
+        for path in map(Path, dict.fromkeys((_file(module), _file(function))))
+        if path.is_file()
+      ]
+      digest = hashlib.sha256(b''.join(path.read_bytes() for path in paths)).hexdigest()
+      found[name] = {'file': ' and '.join(path.name for path in paths), 'sha256': digest}
   return found

@@ -408,11 +408,11 @@ def check_same_run(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Path
   for term, file in new.get('term_sources', {}).items():
     if old.get('term_sources', {}).get(term) != file:
       LOGGER.warning(
-        '%s: %s, which has the loss config.terms.%s, has changed since; the run goes on with what '
-        'it says now',
+        '%s: the source of the loss config.terms.%s, %s, has changed since; the run goes on with '
+        'what it says now',
         workdir,
-        file['file'],
         term,
+        file['file'],
       )
 
 

@@ -589,6 +589,29 @@ def test_whatever_is_called_like_a_function_is_a_loss(my_losses):
       added_terms.make('here', function, {'bye': 1})
 
 
+@pytest.mark.parametrize(
+  'name, file',
+  [
+    ('subjects', 'my_losses.py'),
+    ('by_hand', 'my_losses.py'),
+    ('mild', 'my_losses.py and class_centers.py'),
+  ],
+)
+def test_what_a_loss_was_made_with_is_part_of_its_source(my_losses, name, file):
+  """Also where the loss itself lies in another file, or in none."""
+  more = """
+from ferjax import losses
+mild = losses.centers(num_classes=7, rate=0.1)
+exec('def by_hand(embedding): return embedding.sum(1)')
+"""
+  my_losses.write_text(MINE + more)
+  section = {'mine': {'path': f'my_losses.{name}'}}
+  before = added_terms.sources(section)['mine']
+  my_losses.write_text(MINE + more.replace('rate=0.1', 'rate=0.2'))
+  after = added_terms.sources(section)['mine']
+  assert before['file'] == file and before['sha256'] != after['sha256']
+
+
 def test_a_state_of_numbers_becomes_arrays(my_losses):
   counted = added_terms.function_of('counted', {'path': 'my_losses.counted'})
   assert added_terms.make('here', counted, {}) is counted
@@ -665,7 +688,7 @@ def test_a_run_with_terms_resumes_to_the_bit_and_is_read_without_them(
   my_losses.write_text(MINE + '\n# changed\n')
   caplog.clear()
   assert train.train(config_with_terms, tmp_path / 'cut')['state_sha256'] == whole['state_sha256']
-  assert 'my_losses.py, which has the loss config.terms.mine, has changed since' in caplog.text
+  assert 'source of the loss config.terms.mine, my_losses.py, has changed since' in caplog.text
 
   lines = logs.read_lines(tmp_path / 'whole' / 'metrics.jsonl')
   first, *_, last = (line for line in lines if line['split'] == 'train')
