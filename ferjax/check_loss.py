@@ -316,8 +316,8 @@ def _flat(triple, outputs, batch) -> str:
 
 def _holding_stops(function: Callable, point) -> tuple[Callable, str]:
   """The function with the results of every `stop_gradient` as they are at a point, and what to say
-  where there are some that it does not reach. Those inside of a function with a derivative of its
-  own stay in force: the derivative is what passes them by."""
+  where there are some that it does not reach, or that are a solver's, which passes them by. So does
+  the derivative of a function that has one of its own: those inside of it stay in force."""
   leaves, structure = jax.tree.flatten(point)
   with jax.disable_jit():  # calls and loops become one list of equations
     traced = jax.make_jaxpr(lambda *x: function(jax.tree.unflatten(structure, x)))(*leaves)
@@ -331,9 +331,13 @@ def _holding_stops(function: Callable, point) -> tuple[Callable, str]:
   def held(point):
     return jax.core.eval_jaxpr(after, traced.consts, *jax.tree.leaves(point), *values)[0]
 
-  inner = (e for e in others if not e.primitive.name.startswith('custom_'))
-  unreached = any('stop_gradient' in str(e) for e in inner)
-  return held, ' (a stop_gradient inside of a loop or branch is not looked at)' if unreached else ''
+  hidden = ''
+  inner = [e for e in others if not e.primitive.name.startswith('custom_')]
+  if any('stop_gradient' in str(e) for e in inner):
+    hidden += ' (a stop_gradient inside of a loop, a branch or jax.checkpoint is not looked at)'
+  if any(e.primitive.name == 'custom_linear_solve' for e in others):
+    hidden += ' (what jax.numpy.linalg stops in solve and inv is taken for a stop of the loss)'
+  return held, hidden
 
 
 def _permuted(triple, outputs, batch, precision) -> str:

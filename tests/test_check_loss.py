@@ -76,6 +76,10 @@ def stopped_in_a_branch(embedding, label):
   return jax.lax.cond(embedding[0, 0] > 9, lambda x: x, lambda x: stop(x) * x, embedding).sum(1)
 
 
+def stopped_in_a_checkpoint(embedding, label):
+  return jax.checkpoint(lambda x: (x * jax.lax.stop_gradient(x)).sum(1))(embedding)
+
+
 def centers_in_float32():
   """As losses should be computed, whatever the type of the outputs."""
 
@@ -117,6 +121,10 @@ def whitened(embedding, label):
   """By a solver that stops a gradient on its way to the right one."""
   spread = embedding.T @ embedding + jnp.eye(embedding.shape[1])
   return (jnp.linalg.solve(spread, embedding.T).T * embedding).sum(1)
+
+
+def whitened_beside_a_stop(embedding, label):
+  return whitened(embedding, label) + stopped(embedding, label)
 
 
 def errors(logits, label):
@@ -215,8 +223,13 @@ def test_a_gradient_may_be_stopped_and_is_then_told():
       assert not failure and note.startswith('it stops a gradient: along a direction in ')
   for function in (plain_log_softmax, whitened):
     assert of_gradient(function) == [('random', '', ''), ('random, times 0.05', '', '')]
-  (_, failure, _), _ = of_gradient(stopped_in_a_branch)
-  assert failure.endswith('(a stop_gradient inside of a loop or branch is not looked at)')
+  for function, hint in (
+    (stopped_in_a_branch, 'inside of a loop, a branch or jax.checkpoint is not looked at)'),
+    (stopped_in_a_checkpoint, 'inside of a loop, a branch or jax.checkpoint is not looked at)'),
+    (whitened_beside_a_stop, 'stops in solve and inv is taken for a stop of the loss)'),
+  ):
+    (_, failure, _), _ = of_gradient(function)
+    assert failure.endswith(hint)
 
 
 def test_a_loss_that_teaches_the_network_nothing_is_told():
