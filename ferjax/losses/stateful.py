@@ -18,8 +18,9 @@ class StatefulLoss(NamedTuple):
 
   Attributes:
     init: (rng, outputs, batch) -> params, state. For outputs and batches like these, of which only
-      shapes and types count (`jax.ShapeDtypeStruct` will do). What the optimizer moves ({} for
-      nothing), and what `update` moves.
+      shapes and types count (`jax.ShapeDtypeStruct` will do), of any number of rows. What the
+      optimizer moves (floating arrays; {} for nothing), and what `update` moves (arrays; of a key
+      its `jax.random.key_data`).
     apply: (params, state, outputs, batch) -> f[b]. Differentiable in params and outputs.
     update: (state, outputs, batch) -> state. After a step, with the outputs it had; no gradient.
 
