@@ -213,13 +213,13 @@ def check(where: str, function: Term, term: Term, outputs, batch) -> frozenset[s
       given = {name: batch[name] for name in asked}
       losses, kept, moved = jax.eval_shape(run, outputs, given)
       kept_of_more = jax.eval_shape(start, *_twice_the_rows((outputs, given)))
-    except InputError:
-      raise
     except Exception as raised:  # a user's function may raise anything
       error = raised
     if missed <= asked:
       break
     asked |= missed
+  if isinstance(error, InputError):
+    raise error
   if isinstance(error, KeyError):
     raise InputError(_lacking(where, function, error, outputs, batch)) from error
   if error:
@@ -246,7 +246,7 @@ def check(where: str, function: Term, term: Term, outputs, batch) -> frozenset[s
 
 
 def _twice_the_rows(tree):
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct((2 * len(x), *x.shape[1:]), x.dtype), tree)
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct((2 * x.shape[0], *x.shape[1:]), x.dtype), tree)
 
 
 def _check_kept(whose, params, state):
@@ -259,7 +259,7 @@ def _check_kept(whose, params, state):
   for path, leaf in jax.tree.leaves_with_path(state):
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
       raise InputError(
-        f'{whose} keeps {_at(path)}{_shape(leaf)}, which no checkpoint holds: keep '
+        f'{whose} keeps {_at(path)}{_shape(leaf)}: a state is of plain arrays. Keep '
         'jax.random.key_data(key), and use jax.random.wrap_key_data of it'
       )
 

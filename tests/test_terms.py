@@ -493,7 +493,13 @@ def popped(outputs, batch):
   return outputs['embedding'].sum(1) + batch.copy().pop('pose', 0)
 
 
-@pytest.mark.parametrize('function', [count_of_poses, if_there, got, tried, popped])
+def refused(outputs, batch):
+  if 'pose' not in batch:
+    raise InputError('give poses')
+  return outputs['embedding'].sum(1)
+
+
+@pytest.mark.parametrize('function', [count_of_poses, if_there, got, tried, popped, refused])
 def test_what_a_loss_asks_for_is_read(function):
   outputs, batch = drawn()
   for compiled in (function, jax.jit(function)):
@@ -557,7 +563,7 @@ def test_only_what_a_loss_asks_for_is_read(my_losses):
     (
       lambda rng, rows: ({}, {'rng': rng}),
       lambda state: state,
-      r"keeps 'rng', key<fry>\[\], which no checkpoint holds: keep jax.random.key_data",
+      r"keeps 'rng', key<fry>\[\]: a state is of plain arrays. Keep jax.random.key_data",
     ),
     (
       lambda rng, rows: ({}, jnp.zeros(rows)),
