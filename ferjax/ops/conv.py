@@ -231,6 +231,8 @@ def _kernel_gradient(x, dy, w_shape, window, groups, precision):
       _kernel_gradient, w_shape=shape, window=window, groups=1, precision=precision
     )
     return _by_group(one, groups, x, dy)
+  if groups == 1 and _needs_sum_over_images(w_shape, dy.shape, window.strides):
+    return _sum_over_images(x, dy, window, precision).astype(x.dtype)
   if groups > 1 or not _gradients_need_products(w_shape, dy.shape):
     w = jax.ShapeDtypeStruct(w_shape, x.dtype)
     native = functools.partial(_native, x, window=window, groups=groups, precision=precision)
@@ -242,6 +244,42 @@ def _kernel_gradient(x, dy, w_shape, window, groups, precision):
     return jnp.matmul(patches, dy, precision=precision).reshape(w_shape)
   dw = lax.optimization_barrier(jnp.matmul(dy.T, patches, precision=precision))
   return dw.T.reshape(w_shape)
+
+
+def _needs_sum_over_images(w_shape, y_shape, strides):
+  """Whether XLA's kernel gradient, which makes the cotangent the kernel, is far from a product.
+
+  It is where that is large: 3x3 on 28x28x64 to 64, 32 images, CPU time 56 ms against 28; on
+  16x16x64 13 against 9; on 8x8x128 6 against 14.
+  """
+  return math.prod(w_shape[:2]) > 1 and math.prod(y_shape[1:3]) >= 196 and strides == (1, 1)
+
+
+def _sum_over_images(x, dy, window, precision):
+  """The kernel gradient without strides, image by image, whose copies stay in the processor's
+  cache: f[kh, kw, c, o].
+
+  Rows of the kernel are taps of the image, columns are shifts of the cotangent: one product of a
+  few copies of each, instead of one copy of the image for each tap.
+  """
+  (kh, kw), _, (rows, (left, _)), dilation = window
+  by_rows = Window((kh, 1), (1, 1), (rows, (0, 0)), (dilation[0], 1))
+  (_, _, width, c), (_, _, columns, o) = x.shape, dy.shape
+  lows = [j * dilation[1] - left for j in range(kw)]
+  spans = [(low, width - columns - low, 0) for low in lows]
+
+  def add(total, image):
+    x, dy = map(_wide, image)
+    taps = jnp.concatenate(_taps(x[None], by_rows), -1).reshape(-1, kh * c)
+    dy, zero = jnp.moveaxis(dy, -1, 0), jnp.zeros((), dy.dtype)
+    shifts = [lax.pad(dy, zero, ((0, 0, 0), (0, 0, 0), span)) for span in spans]
+    shifts = jnp.concatenate(shifts).reshape(kw * o, -1)
+    factors = lax.optimization_barrier((shifts, taps))
+    return total + jnp.matmul(*factors, precision=precision), None
+
+  zero = jnp.zeros((kw * o, kh * c), jnp.promote_types(x.dtype, jnp.float32))
+  total, _ = lax.scan(add, zero, (x, dy))
+  return total.reshape(kw, o, kh, c).transpose(2, 0, 3, 1)
 
 
 def _depthwise_kernel_gradient(x, dy, window):
