@@ -231,7 +231,7 @@ def _kernel_gradient(x, dy, w_shape, window, groups, precision):
       _kernel_gradient, w_shape=shape, window=window, groups=1, precision=precision
     )
     return _by_group(one, groups, x, dy)
-  if groups == 1 and _needs_sum_over_images(w_shape, dy.shape, window.strides):
+  if groups == 1 and _needs_sum_over_images(w_shape, dy.shape):
     return _sum_over_images(x, dy, window, precision).astype(x.dtype)
   if groups > 1 or not _gradients_need_products(w_shape, dy.shape):
     w = jax.ShapeDtypeStruct(w_shape, x.dtype)
@@ -246,40 +246,56 @@ def _kernel_gradient(x, dy, w_shape, window, groups, precision):
   return dw.T.reshape(w_shape)
 
 
-def _needs_sum_over_images(w_shape, y_shape, strides):
+def _needs_sum_over_images(w_shape, y_shape):
   """Whether XLA's kernel gradient, which makes the cotangent the kernel, is far from a product.
 
-  It is where that is large: 3x3 on 28x28x64 to 64, 32 images, CPU time 56 ms against 28; on
-  16x16x64 13 against 9; on 8x8x128 6 against 14.
+  It is where that is large. CPU time of 32 images: 7x7/2 on 64x64x3 to 64, 15 ms against 7; 3x3 on
+  28x28x64 to 64, 48 against 21; on 16x16x64 10 against 7; but on 8x8x128 6 against 14.
   """
-  return math.prod(w_shape[:2]) > 1 and math.prod(y_shape[1:3]) >= 196 and strides == (1, 1)
+  return math.prod(w_shape[:2]) > 1 and math.prod(y_shape[1:3]) >= 196
 
 
 def _sum_over_images(x, dy, window, precision):
-  """The kernel gradient without strides, image by image, whose copies stay in the processor's
-  cache: f[kh, kw, c, o].
+  """The kernel gradient, image by image, whose copies stay in the processor's cache:
+  f[kh, kw, c, o]."""
+  factors = _shifts_and_taps if window.strides == (1, 1) else _planes_of_taps
 
-  Rows of the kernel are taps of the image, columns are shifts of the cotangent: one product of a
-  few copies of each, instead of one copy of the image for each tap.
-  """
-  (kh, kw), _, (rows, (left, _)), dilation = window
-  by_rows = Window((kh, 1), (1, 1), (rows, (0, 0)), (dilation[0], 1))
-  (_, _, width, c), (_, _, columns, o) = x.shape, dy.shape
-  lows = [j * dilation[1] - left for j in range(kw)]
-  spans = [(low, width - columns - low, 0) for low in lows]
+  def product(image):
+    a, b = lax.optimization_barrier(factors(*map(_wide, image), window))
+    return jnp.matmul(a, b, precision=precision)
 
   def add(total, image):
-    x, dy = map(_wide, image)
-    taps = jnp.concatenate(_taps(x[None], by_rows), -1).reshape(-1, kh * c)
-    dy, zero = jnp.moveaxis(dy, -1, 0), jnp.zeros((), dy.dtype)
-    shifts = [lax.pad(dy, zero, ((0, 0, 0), (0, 0, 0), span)) for span in spans]
-    shifts = jnp.concatenate(shifts).reshape(kw * o, -1)
-    factors = lax.optimization_barrier((shifts, taps))
-    return total + jnp.matmul(*factors, precision=precision), None
+    return total + product(image), None
 
-  zero = jnp.zeros((kw * o, kh * c), jnp.promote_types(x.dtype, jnp.float32))
-  total, _ = lax.scan(add, zero, (x, dy))
+  zero = jax.eval_shape(product, (x[0], dy[0]))
+  total, _ = lax.scan(add, jnp.zeros(zero.shape, zero.dtype), (x, dy))
+  shape = *window.size, x.shape[-1], dy.shape[-1]
+  if window.strides != (1, 1):
+    return total.reshape(shape)
+  kh, kw, c, o = shape
   return total.reshape(kw, o, kh, c).transpose(2, 0, 3, 1)
+
+
+def _planes_of_taps(x, dy, window):
+  """What each tap sees, f[kh kw c, h' w'], and the cotangent f[h' w', o] of an image."""
+  taps = jnp.concatenate(_taps(jnp.moveaxis(x, -1, 0)[..., None], window))
+  return taps.reshape(-1, math.prod(dy.shape[:2])), dy.reshape(-1, dy.shape[-1])
+
+
+def _shifts_and_taps(x, dy, window):
+  """Columns of the kernel as shifts of the cotangent, f[kw o, h' w], and rows as taps of the image,
+  f[h' w, kh c]: a few copies of each, instead of one of the image for each tap. Without strides."""
+  (kh, kw), _, (rows, (left, _)), dilation = window
+  taps = _taps(x[None], Window((kh, 1), (1, 1), (rows, (0, 0)), (dilation[0], 1)))
+  spare = x.shape[1] - dy.shape[1]
+  lows = [column * dilation[1] - left for column in range(kw)]
+  dy, zero = jnp.moveaxis(dy, -1, 0), jnp.zeros((), dy.dtype)
+  shifts = [lax.pad(dy, zero, ((0, 0, 0), (0, 0, 0), (low, spare - low, 0))) for low in lows]
+  pixels = math.prod(shifts[0].shape[1:])
+  return (
+    jnp.concatenate(shifts).reshape(-1, pixels),
+    jnp.concatenate(taps, -1).reshape(pixels, -1),
+  )
 
 
 def _depthwise_kernel_gradient(x, dy, window):
