@@ -20,6 +20,10 @@ CONVOLUTIONS = {
   'large map': ((6, 5, 4), (3, 3, 6), (1, 1), 'SAME', (1, 1), 1),
   'large map, many channels': ((6, 5, 16), (3, 3, 6), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
   'large map, strided': ((8, 8, 16), (3, 3, 4), (2, 2), ((1, 1), (1, 1)), (1, 1), 1),
+  'wide map': ((14, 15, 3), (3, 3, 4), (1, 1), 'SAME', (1, 1), 1),
+  'wide map, cropped': ((17, 19, 4), (3, 2, 5), (1, 1), ((-1, 0), (2, -2)), (1, 2), 1),
+  'wide map, strided': ((29, 57, 3), (5, 4, 4), (2, 3), ((3, 2), (-1, 1)), (1, 2), 1),
+  'wide map, grouped': ((15, 16, 4), (2, 3, 6), (1, 1), 'VALID', (1, 1), 2),
   'large kernel': ((4, 4, 32), (3, 3, 32), (1, 1), 'SAME', (1, 1), 1),
   'large kernel, strided': ((8, 7, 16), (3, 3, 32), (2, 1), 'SAME', (1, 1), 1),
   'few pixels': ((2, 2, 4), (3, 3, 6), (1, 1), 'SAME', (1, 1), 1),
@@ -41,6 +45,7 @@ CONVOLUTIONS = {
   'depthwise, dilated': ((6, 7, 4), (3, 2, 4), (1, 2), 'SAME', (2, 2), 4),
   'depthwise, two outputs': ((4, 4, 3), (3, 3, 6), (1, 1), 'SAME', (1, 1), 3),
 }
+BFLOAT16 = ('wide map', 'large kernel', 'few pixels', '1x1', 'depthwise')
 # images [h, w], window, strides, padding
 POOLS = list(
   itertools.product([(7, 6)], [(3, 2)], [None, (2, 2), (3, 1)], ['SAME', 'VALID', ((1, 1), (1, 0))])
@@ -97,7 +102,7 @@ def test_convolution_equals_native(dtype, tolerance):
   with jax.enable_x64(dtype == 'float64'):
     cases = CONVOLUTIONS
     if dtype == 'bfloat16':
-      cases = {name: cases[name] for name in ('large kernel', 'few pixels', '1x1', 'depthwise')}
+      cases = {name: cases[name] for name in BFLOAT16}
     inputs = {name: arrays(case, dtype) for name, case in cases.items()}
 
     def every(op, inputs):
