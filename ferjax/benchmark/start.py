@@ -117,12 +117,17 @@ def _starts(folder):
   config, cache, workdir = folder / 'demo.py', folder / 'cache', folder / 'run'
   config.write_text(CONFIG)
   command = [*TRAINS, f'--config={config}', f'--workdir={workdir}']
+  places = {
+    'XDG_CACHE_HOME': str(cache),
+    'TFDS_DATA_DIR': str(cache / 'tensorflow_datasets'),
+    'JAX_COMPILATION_CACHE_DIR': '',
+  }
 
   def without(part):
     def turn(calls):
       for path in (part, workdir):
         shutil.rmtree(path, ignore_errors=True)
-      return _timed(command, FIRST, XDG_CACHE_HOME=str(cache), JAX_COMPILATION_CACHE_DIR='')
+      return _timed(command, FIRST, **places)
 
     return turn
 

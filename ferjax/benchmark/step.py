@@ -9,10 +9,10 @@ autocast, on a GPU compiled. On a CPU it also has XLA's native convolutions besi
 from ours there. Our step computes the norms that ferjax logs besides.
 
 The device's peak is a measured one: the rate of a large matrix product of the case's precision, in
-turn with its steps. What a data sheet promises may be higher. FLOPs are XLA's count, on a CPU of
-the compiled step. Elsewhere XLA compiles to kernels that it cannot count, such as cuDNN's, so they
-are those of the step as it is written. Images are the examples that pay a loss: the 8 neighbours of
-each do not count.
+turn with its steps. What a data sheet promises may be higher. FLOPs are XLA's count of the step as
+it is written, with native convolutions: what it is compiled to has kernels that XLA cannot count,
+such as cuDNN's, and loops, whose body it counts once. Images are the examples that pay a loss: the
+8 neighbours of each do not count.
 """
 
 import collections
@@ -232,13 +232,9 @@ def compile_step(case: Case) -> Step:
     jax.block_until_ready((states, list(under_way)))
     return time.perf_counter() - wall, time.process_time() - cpu
 
-  if jax.default_backend() == 'cpu':
-    flops = step.cost_analysis()['flops']
-  else:
-    flops = written_flops(train_step, start, batch)
   facts = {
     'compile_s': seconds,
-    'flops': flops,
+    'flops': written_flops(train_step, start, batch),
     'memory_mib': _memory(step),
     'parameters': sum(leaf.size for leaf in jax.tree.leaves(params)),
   }
