@@ -163,7 +163,7 @@ def test_other_platforms_get_the_native_program(platform):
   assert any('convolution' in line for line in actual)
 
 
-@pytest.mark.parametrize('name', ['large map', 'few pixels', 'grouped', 'depthwise'])
+@pytest.mark.parametrize('name', ['large map', 'wide map', 'few pixels', 'grouped', 'depthwise'])
 def test_vmap_over_images_and_kernels(name):
   case = CONVOLUTIONS[name]
   x, w, dy = arrays(case, jnp.float32, batch=3)
@@ -176,6 +176,17 @@ def test_vmap_over_images_and_kernels(name):
 
   actual = jax.jit(lambda: both(conv.conv_general_dilated))()
   assert_close(actual, jax.jit(lambda: both(lax.conv_general_dilated))(), 1e-5)
+
+
+@pytest.mark.parametrize('name', ['wide map', 'wide map, strided'])
+def test_a_kernel_gradient_can_be_transposed(name):
+  x, w, dy = arrays(CONVOLUTIONS[name], jnp.float32)
+
+  def transposed(op):
+    gradient = jax.vjp(lambda w: convolution(CONVOLUTIONS[name], op)(x, w), w)[1]
+    return jax.linear_transpose(gradient, dy)((w,))
+
+  assert_close(transposed(conv.conv_general_dilated), transposed(lax.conv_general_dilated), 1e-5)
 
 
 def test_flax_hook_gives_the_same_network():

@@ -42,6 +42,9 @@ def conv_general_dilated(
 ):
   """`jax.lax.conv_general_dilated`, faster on a CPU; `flax.linen.Conv` takes it by this name.
 
+  On a CPU a kernel gradient may go through the images of a device one by one, so that arrays split
+  over devices belong into `shard_map` or `pmap`: `jit` alone would gather them.
+
   Convolutions of two spatial dimensions in Flax's layout (NHWC images, HWIO kernels) have the fast
   form; any other, and any with dilated input or integers, is the native one. Reverse-mode
   differentiation only: `jax.jvp` through the fast form raises TypeError.
@@ -231,7 +234,7 @@ def _kernel_gradient(x, dy, w_shape, window, groups, precision):
       _kernel_gradient, w_shape=shape, window=window, groups=1, precision=precision
     )
     return _by_group(one, groups, x, dy)
-  if groups == 1 and _needs_sum_over_images(w_shape, dy.shape):
+  if groups == 1 and _needs_sum_over_images(w_shape, dy.shape, window.strides):
     return _sum_over_images(x, dy, window, precision).astype(x.dtype)
   if groups > 1 or not _gradients_need_products(w_shape, dy.shape):
     w = jax.ShapeDtypeStruct(w_shape, x.dtype)
@@ -246,13 +249,15 @@ def _kernel_gradient(x, dy, w_shape, window, groups, precision):
   return dw.T.reshape(w_shape)
 
 
-def _needs_sum_over_images(w_shape, y_shape):
+def _needs_sum_over_images(w_shape, y_shape, strides):
   """Whether XLA's kernel gradient, which makes the cotangent the kernel, is far from a product.
 
   It is where that is large. CPU time of 32 images: 7x7/2 on 64x64x3 to 64, 15 ms against 7; 3x3 on
-  28x28x64 to 64, 48 against 21; on 16x16x64 10 against 7; but on 8x8x128 6 against 14.
+  28x28x64 to 64, 48 against 21; on 16x16x64 10 against 7; but on 8x8x128 6 against 14. Of kernels
+  much larger than their strides the copies would take too much memory.
   """
-  return math.prod(w_shape[:2]) > 1 and math.prod(y_shape[1:3]) >= 196
+  taps = math.prod(w_shape[:2])
+  return 1 < taps <= 25 * math.prod(strides) and math.prod(y_shape[1:3]) >= 196
 
 
 def _sum_over_images(x, dy, window, precision):
@@ -261,7 +266,7 @@ def _sum_over_images(x, dy, window, precision):
   factors = _shifts_and_taps if window.strides == (1, 1) else _planes_of_taps
 
   def product(image):
-    a, b = lax.optimization_barrier(factors(*map(_wide, image), window))
+    a, b = map(lax.optimization_barrier, factors(*map(_wide, image), window))
     return jnp.matmul(a, b, precision=precision)
 
   def add(total, image):
