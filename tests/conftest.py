@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import cv2
@@ -180,3 +181,85 @@ def run_onnx(content, inputs):
   session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
   names = [output.name for output in session.get_outputs()]
   return dict(zip(names, session.run(None, inputs), strict=True))
+
+
+MINE = '''
+import jax.numpy as jnp
+from ferjax.losses import StatefulLoss
+
+def subjects(outputs, batch, width=1.0):
+  """Embeddings of a person come together."""
+  z, subject = outputs['embedding'], batch['subject']
+  same = (subject[:, None] == subject[None]).astype(z.dtype)
+  return width * ((z - same @ z / same.sum(1, keepdims=True)) ** 2).mean(1)
+
+def running_mean(rate=0.5):
+  return StatefulLoss(
+    init=lambda rng, outputs, batch: (
+      {'scale': jnp.ones((), outputs['embedding'].dtype)},
+      jnp.zeros(outputs['embedding'].shape[-1], outputs['embedding'].dtype),
+    ),
+    apply=lambda params, state, outputs, batch: (
+      params['scale'] * ((outputs['embedding'] - state) ** 2).mean(-1)
+    ),
+    update=lambda state, outputs, batch: (
+      state + rate * (outputs['embedding'].mean(0) - state)
+    ),
+  )
+
+def total(outputs, batch):
+  return outputs['embedding'].sum()
+
+def two_columns(outputs, batch):
+  return outputs['embedding'][:, :2]
+
+def right(outputs, batch):
+  return outputs['logits'].argmax(-1) == batch['label']
+
+def votes(outputs, batch):
+  return -(batch['distribution'] * outputs['logits']).sum(1)
+
+def misspelt(embeding, label):
+  return embeding.sum(1)
+
+def no_label(outputs, batch):
+  return batch['embedding'].sum(1)
+
+def no_output(outputs, batch):
+  return outputs['embedding'].sum(1) * outputs['label']
+
+def neither(rate=0.5):
+  return rate
+
+def broken(outputs, batch):
+  return outputs['embedding'] @ outputs['logits']
+
+def by_place(embedding, /, label):
+  return embedding.sum(1)
+
+def taken(embedding, weight=1.0):
+  return weight * embedding.sum(1)
+
+class Scaled:
+  def __call__(self, embedding, by=1.0):
+    return by * embedding.sum(1)
+
+import functools
+scaled = Scaled()
+halves = functools.partial(scaled, by=0.5)
+counted = StatefulLoss(
+  init=lambda rng, outputs, batch: ({'scale': 1.0}, (0, 0.5)),
+  apply=lambda params, state, outputs, batch: params['scale'] * outputs['embedding'].sum(1),
+  update=lambda state, outputs, batch: (state[0] + 1, 0.25),
+)
+'''
+
+
+@pytest.fixture
+def my_losses(tmp_path, monkeypatch):
+  """The path of a module of losses, importable as a user's own."""
+  path = tmp_path / 'my_losses.py'
+  path.write_text(MINE)
+  monkeypatch.syspath_prepend(tmp_path)
+  yield path
+  sys.modules.pop('my_losses', None)
