@@ -13,7 +13,7 @@
 
 `report/subclasses_<split>_<class>.png` are the pictures nearest each sub-class's medoid (figure 8).
 Figure 9, the medoids of a folder of pictures:
-  python -m ferjax.album FOLDER --workdir=RUN --n=40
+  ferjax album FOLDER --workdir=RUN --n=40
 The paper gives no numbers for DGMS.
 """
 

@@ -15,7 +15,7 @@
 `config.batch` counts centres, the examples that pay a loss: 32 of them come with 8 x 32 neighbours,
 and an epoch, as for the baseline, is every row once as a centre. images/s counts centres too. The
 graphs are built on first use and kept beside the prepared data; ahead of it by
-  python -m ferjax.prepare graphs --config=configs/ldl_alsg.py [the same --config.data flags]
+  ferjax prepare graphs --config=configs/ldl_alsg.py [the same --config.data flags]
 
 Experiments, each with the flags of the data, --config.seed=SEED --config.noise.seed=SEED, and the
 baseline configs/softmax.py with the same epochs, optimizer and augmentation:

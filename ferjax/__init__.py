@@ -5,7 +5,7 @@ __version__ = '0.1.0'
 
 def __getattr__(name):
   if name == 'load':  # imported when it is asked for, so that `import ferjax` is quick
-    from ferjax.predictor import load
+    from ferjax.prediction.predictor import load
 
     return load
   raise AttributeError(f"module 'ferjax' has no attribute '{name}'")

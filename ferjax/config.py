@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import ml_collections
 
-from ferjax import checkpoint
+from ferjax.runs import checkpoint
 from ferjax.errors import InputError, nearest
-from ferjax.logs import NO_TERMS, write_json
+from ferjax.training.logs import NO_TERMS, write_json
 
 LOGGER = logging.getLogger(__name__)
 

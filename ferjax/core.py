@@ -11,8 +11,8 @@ import optax
 from jax import Array
 
 from ferjax.errors import InputError, nearest
-from ferjax.losses import weighting as weightings
-from ferjax.parallel import AXIS, example_keys, gather, mean
+from ferjax.terms import weighting as weightings
+from ferjax.distributed.parallel import AXIS, example_keys, gather, mean
 
 PyTree = Any
 Batch = dict[str, Array]

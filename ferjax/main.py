@@ -13,9 +13,10 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from ferjax import hosts, parallel, train
+from ferjax.distributed import hosts, parallel
+from ferjax.training import loop
 from ferjax.errors import InputError
-from ferjax.logs import NonFiniteError
+from ferjax.training.logs import NonFiniteError
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'The config: configs/NAME.py[:VARIANT].')
 WORKDIR = flags.DEFINE_string(
@@ -96,9 +97,9 @@ def train_or_evaluate() -> None:
   if MODE.value == 'eval':
     if not WORKDIR.value:
       raise InputError('--mode=eval needs --workdir=RUN, the folder of a trained model')
-    from ferjax import trained  # here, so that training starts without what it imports
+    from ferjax.assembly import restore  # here, so that training starts without what it imports
 
-    print_sets(trained.evaluate_run(Path(WORKDIR.value), CHECKPOINT.value, config_flag()))
+    print_sets(restore.evaluate_run(Path(WORKDIR.value), CHECKPOINT.value, config_flag()))
     return
   config = config_flag()
   if config is None:
@@ -108,7 +109,7 @@ def train_or_evaluate() -> None:
   workdir = Path(WORKDIR.value or _new_workdir())
   if parallel.first_process():
     print(f'workdir: {workdir}')
-  summary = train.train(config, workdir)
+  summary = loop.train(config, workdir)
   if summary:
     print_summary(summary)
 

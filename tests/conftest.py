@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from absl import flags
 
-from ferjax import train
+from ferjax.training import loop
 from ferjax.config import base
-from ferjax.data import labels
+from ferjax import labels
 from ferjax.main import cache_folder
 
 QUICK = ['--xla_backend_optimization_level=0']
@@ -115,7 +115,7 @@ def trained_run(manifest, data_dir, tmp_path_factory) -> Path:
   config.eval.every = 4
   config.eval.distortions = ('rotation',)
   config.noise.update(kind='symmetric', rate=0.3)
-  train.train(config, workdir)
+  loop.train(config, workdir)
   return workdir
 
 
@@ -133,7 +133,7 @@ def landmark_run(manifest, data_dir, tmp_path_factory) -> Path:
     'sifl': False,
     'widths': (8, 8),
   }
-  train.train(config, workdir)
+  loop.train(config, workdir)
   return workdir
 
 

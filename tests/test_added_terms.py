@@ -7,7 +7,8 @@ import pytest
 from conftest import MINE
 from test_terms import drawn, linear_method, started
 
-from ferjax import added_terms, losses, wrap
+from ferjax.terms import added, wrap
+from ferjax import losses
 from ferjax.errors import InputError
 
 
@@ -60,11 +61,11 @@ from ferjax.errors import InputError
   ],
 )
 def test_functions_that_are_no_loss_are_refused_with_a_hint(my_losses, section, message):
-  options = {k: v for k, v in section.items() if k not in added_terms.RESERVED}
+  options = {k: v for k, v in section.items() if k not in added.RESERVED}
   with pytest.raises(InputError, match=message):
-    function = added_terms.function_of('mine', section)
-    term = added_terms.make('config.terms.mine', function, options, num_classes=7)
-    added_terms.check('config.terms.mine', function, term, *drawn())
+    function = added.function_of('mine', section)
+    term = added.make('config.terms.mine', function, options, num_classes=7)
+    added.check('config.terms.mine', function, term, *drawn())
 
 
 def count_of_poses(outputs, batch):
@@ -103,7 +104,7 @@ def refused(outputs, batch):
 def test_what_a_loss_asks_for_is_read(function):
   outputs, batch = drawn()
   for compiled in (function, jax.jit(function)):
-    assert added_terms.check('here', function, compiled, outputs, batch) == {'pose'}
+    assert added.check('here', function, compiled, outputs, batch) == {'pose'}
 
 
 @pytest.mark.parametrize(
@@ -127,16 +128,16 @@ def test_a_loss_that_goes_through_the_labels_has_them_all(names):
 
   outputs, batch = drawn()
   for compiled in (function, jax.jit(function)):
-    assert added_terms.check('here', function, compiled, outputs, batch) == set(batch)
+    assert added.check('here', function, compiled, outputs, batch) == set(batch)
 
 
 def test_only_what_a_loss_asks_for_is_read(my_losses):
   outputs, batch = drawn()
-  subjects = added_terms.find('here', 'my_losses.subjects')
+  subjects = added.find('here', 'my_losses.subjects')
   for function in (subjects, jax.jit(subjects)):
-    assert added_terms.check('here', subjects, function, outputs, batch) == {'subject'}
-  both = added_terms.make('here', lambda embedding, pose, k: k * embedding.sum(1) + pose, {'k': 2})
-  assert added_terms.check('here', subjects, both, outputs, batch) == {'pose'}
+    assert added.check('here', subjects, function, outputs, batch) == {'subject'}
+  both = added.make('here', lambda embedding, pose, k: k * embedding.sum(1) + pose, {'k': 2})
+  assert added.check('here', subjects, both, outputs, batch) == {'pose'}
   np.testing.assert_allclose(
     both(outputs, batch), 2 * outputs['embedding'].sum(1) + batch['pose'], rtol=1e-6
   )
@@ -179,20 +180,20 @@ def test_what_cannot_be_learned_or_kept_is_refused(start, update, message):
     update=lambda state, outputs, batch: update(state),
   )
   with pytest.raises(InputError, match=message):
-    added_terms.check('here', term, term, *drawn())
+    added.check('here', term, term, *drawn())
 
 
 def test_whatever_is_called_like_a_function_is_a_loss(my_losses):
   outputs, batch = drawn()
   for name, by in (('scaled', 1.0), ('halves', 0.5)):
     section = {name: {'path': f'my_losses.{name}'}}
-    function = added_terms.function_of(name, section[name])
-    term = added_terms.make('here', function, {})
-    assert added_terms.check('here', function, term, outputs, batch) == frozenset()
+    function = added.function_of(name, section[name])
+    term = added.make('here', function, {})
+    assert added.check('here', function, term, outputs, batch) == frozenset()
     np.testing.assert_allclose(term(outputs, batch), by * outputs['embedding'].sum(1), rtol=1e-6)
-    assert added_terms.sources(section)[name]['file'] == 'my_losses.py'
+    assert added.sources(section)[name]['file'] == 'my_losses.py'
     with pytest.raises(InputError, match="here.bye. Did you mean 'by'.* (Scaled|__call__) of my_l"):
-      added_terms.make('here', function, {'bye': 1})
+      added.make('here', function, {'bye': 1})
 
 
 @pytest.mark.parametrize(
@@ -212,20 +213,20 @@ exec('def by_hand(embedding): return embedding.sum(1)')
 """
   my_losses.write_text(MINE + more)
   section = {'mine': {'path': f'my_losses.{name}'}}
-  before = added_terms.sources(section)['mine']
+  before = added.sources(section)['mine']
   my_losses.write_text(MINE + more.replace('rate=0.1', 'rate=0.2'))
-  after = added_terms.sources(section)['mine']
+  after = added.sources(section)['mine']
   assert before['file'] == file and before['sha256'] != after['sha256']
 
 
 def test_a_state_of_numbers_becomes_arrays(my_losses):
-  counted = added_terms.function_of('counted', {'path': 'my_losses.counted'})
-  assert added_terms.make('here', counted, {}) is counted
-  assert added_terms.check('here', counted, counted, *drawn()) == frozenset()
-  assert added_terms.sources({'mine': {'path': 'my_losses.counted'}})['mine']['file']
+  counted = added.function_of('counted', {'path': 'my_losses.counted'})
+  assert added.make('here', counted, {}) is counted
+  assert added.check('here', counted, counted, *drawn()) == frozenset()
+  assert added.sources({'mine': {'path': 'my_losses.counted'}})['mine']['file']
   method = wrap.with_terms(linear_method(), {'counted': counted})
   batch, outputs, own = started(method)
-  learned, state = added_terms.stateful(counted).init(jax.random.key(0), outputs, batch)
+  learned, state = added.stateful(counted).init(jax.random.key(0), outputs, batch)
   assert learned['scale'].dtype == jnp.float32
   extra = {'terms': {'counted': state}}
   update = jax.jit(lambda extra: method.update(extra, own, None, outputs, batch, None))

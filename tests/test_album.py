@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 from conftest import draw_face
 
-from ferjax import album, core, evaluate, train, trained
+from ferjax.prediction import album
+from ferjax import core
+from ferjax.metrics import predictions
+from ferjax.training import loop
+from ferjax.assembly import restore
 from ferjax.errors import InputError
 
 
@@ -37,11 +41,11 @@ def fake_model(monkeypatch, **changes):
     assert limit == 0
     records = [split.records[int(row)] for row in split.rows]
     z = np.stack([album.dataset.decode(one).mean((0, 1)) for one in records])
-    return evaluate.Predictions({'embedding': z, 'logits': z} | changes, {})
+    return predictions.Predictions({'embedding': z, 'logits': z} | changes, {})
 
   method = core.Method(frozenset(), frozenset(), *[None] * 5)
-  model = trained.Trained(config, ('red', 'green', 'blue'), method, None, predict, ())
-  monkeypatch.setattr(trained, 'load', lambda workdir, which: model)
+  model = restore.Trained(config, ('red', 'green', 'blue'), method, None, predict, ())
+  monkeypatch.setattr(restore, 'load', lambda workdir, which: model)
   monkeypatch.setattr(album.configs, 'read', lambda workdir: {'config': config.to_dict()})
   return model
 
@@ -78,11 +82,11 @@ def test_what_cannot_be_done_is_told(folder, tmp_path, monkeypatch):
   with pytest.raises(InputError, match='nowhere is no folder'):
     album.summarise(tmp_path / 'nowhere', run, 3, tmp_path / 'out')
   needs = model._replace(method=model.method._replace(predict_needs=frozenset({'landmarks'})))
-  monkeypatch.setattr(trained, 'load', lambda workdir, which: needs)
+  monkeypatch.setattr(restore, 'load', lambda workdir, which: needs)
   with pytest.raises(InputError, match='needs landmarks besides pictures'):
     album.summarise(folder, run, 3, tmp_path / 'out')
-  blind = model._replace(predict=lambda *args, **kwargs: evaluate.Predictions({'logits': None}, {}))
-  monkeypatch.setattr(trained, 'load', lambda workdir, which: blind)
+  blind = model._replace(predict=lambda *args, **kwargs: predictions.Predictions({'logits': None}, {}))
+  monkeypatch.setattr(restore, 'load', lambda workdir, which: blind)
   with pytest.raises(InputError, match='gives no embeddings'):
     album.summarise(folder, run, 3, tmp_path / 'out')
   assert not (tmp_path / 'out').exists()
@@ -93,7 +97,7 @@ def test_the_command_on_a_trained_run(small_config, tmp_path, capsys):
   small_config.model.width = 4
   small_config.data.image_size = 16
   small_config.parallel.devices = 1
-  train.train(small_config, tmp_path / 'run')
+  loop.train(small_config, tmp_path / 'run')
   rng = np.random.default_rng(0)
   (tmp_path / 'faces').mkdir()
   for number in range(9):
@@ -111,8 +115,8 @@ def test_the_command_on_a_trained_run(small_config, tmp_path, capsys):
 def test_seed_checkpoint_and_out(folder, tmp_path, monkeypatch):
   fake_model(monkeypatch)
   asked = []
-  found = trained.load
-  monkeypatch.setattr(trained, 'load', lambda run, which: asked.append(which) or found(run, which))
+  found = restore.load
+  monkeypatch.setattr(restore, 'load', lambda run, which: asked.append(which) or found(run, which))
   mixture = album.clusters.gaussian_mixture
   monkeypatch.setattr(
     album.clusters, 'gaussian_mixture', lambda z, n, seed: asked.append(seed) or mixture(z, n, seed)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ferjax import annotate
+from ferjax.annotation import faces as annotate
 from ferjax.annotation import alignment, detector, environment, mesh, worker
-from ferjax.data.manifest import parser
+from ferjax.datasets.manifest import parser
 from ferjax.errors import InputError
 from ferjax.main import cache_folder
 
@@ -441,11 +441,11 @@ def test_an_environment_is_whole_or_not_there(tmp_path, monkeypatch, caplog):
 
 
 def test_mediapipe_finds_a_rendered_face():
-  """Runs where `python -m ferjax.annotate` has made its environment before."""
+  """Runs where `ferjax annotate` has made its environment before."""
   python = environment.made(environment.MESH, cache_folder() / 'environments')
   if python is None:
     pytest.skip('MediaPipe has no environment yet')
-  from ferjax.data.faces import sample
+  from ferjax.datasets.synthetic_faces.drawing import sample
 
   config = sample.Config(num=35, size=112, seed=0, difficulty=0.5, subjects=1)
   row = next(row for row in sample.rows(config) if row.yaw_bin == 0)

@@ -5,8 +5,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from ferjax.annotation import alignment, detector, mesh
-from ferjax.data.faces import render
-from ferjax.data.labels import mirrored_landmarks
+from ferjax.datasets.synthetic_faces.drawing import render
+from ferjax.labels import mirrored_landmarks
 
 
 def test_the_mapping_is_symmetric_and_in_order():

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from ferjax.data import annotations
-from ferjax.data.annotations import Annotation
+from ferjax.annotation import tools
+from ferjax.annotation.tools import Annotation
 from ferjax.errors import InputError
 
 X = [f'x_{i}' for i in range(68)]
@@ -41,14 +41,14 @@ def test_openface_headers_have_blanks_and_signs_become_ours(tmp_path):
   for name in ('deep/a.csv', 'b.CSV'):
     write(tmp_path, name, OPENFACE, [openface_row()], separator=', ')
   (tmp_path / 'a_of_details.txt').write_text('Input: a.jpg')
-  found = annotations.read(tmp_path, 'openface')
+  found = tools.read(tmp_path, 'openface')
   assert [face.picture for face in found.faces] == ['b', 'deep/a'] and not found.problems
   values = found.faces[0].values
   assert set(values) == {*X, *Y, 'pose_Rx', 'pose_Ry', 'pose_Rz', 'AU01_r', 'AU45_r'}
   assert (values['pose_Rx'], values['pose_Ry'], values['pose_Rz']) == (0.1, -0.25, 0.2)
   assert values['x_67'] == 10 and values['y_67'] == 11 and values['AU45_r'] == 0.25
   assert found.faces[0].size == pytest.approx(100)
-  mirrored = annotations.read(tmp_path, 'openface', mirror_yaw=True)
+  mirrored = tools.read(tmp_path, 'openface', mirror_yaw=True)
   assert mirrored.faces[0].values['pose_Ry'] == 0.25
 
 
@@ -61,7 +61,7 @@ def test_openface_faces_that_cannot_be_used(tmp_path):
     openface_row(),
   ]
   path = write(tmp_path, 'a.csv', OPENFACE, rows)
-  found = annotations.read(path, 'openface', confidence=0.5)
+  found = tools.read(path, 'openface', confidence=0.5)
   assert len(found.faces) == 1 and found.faces[0].place == 'line 6'
   assert kinds(found) == [
     'no face found',
@@ -75,14 +75,14 @@ def test_openface_faces_that_cannot_be_used(tmp_path):
 def test_openface_sequences_name_no_pictures(tmp_path):
   path = write(tmp_path, 'a.csv', OPENFACE, [openface_row(frame=i) for i in (1, 2)])
   with pytest.raises(InputError, match='2 frames of a sequence.*FaceLandmarkImg'):
-    annotations.read(path, 'openface')
+    tools.read(path, 'openface')
 
 
 def test_files_of_one_import_say_the_same(tmp_path):
   write(tmp_path, 'a.csv', ['AU01_r', 'AU02_r'], [(1, 2)])
   write(tmp_path, 'b.csv', ['AU01_r'], [(1,)])
   with pytest.raises(InputError, match="b.csv and .*a.csv do not say the same.*'AU02_r'"):
-    annotations.read(tmp_path, 'openface')
+    tools.read(tmp_path, 'openface')
 
 
 def yaw_rows(sign):
@@ -95,12 +95,12 @@ def yaw_rows(sign):
 
 def test_the_sign_of_yaw_is_checked_against_the_landmarks(tmp_path):
   write(tmp_path, 'a.csv', OPENFACE, yaw_rows(1))
-  assert annotations.read(tmp_path, 'openface').faces[-1].values['pose_Ry'] == pytest.approx(0.8)
+  assert tools.read(tmp_path, 'openface').faces[-1].values['pose_Ry'] == pytest.approx(0.8)
   with pytest.raises(InputError, match='contradicts the landmarks of 12 faces.*--mirror_yaw'):
-    annotations.read(tmp_path, 'openface', mirror_yaw=True)
+    tools.read(tmp_path, 'openface', mirror_yaw=True)
   write(tmp_path, 'a.csv', OPENFACE, yaw_rows(-1))
   with pytest.raises(InputError, match='contradicts'):
-    annotations.read(tmp_path, 'openface')
+    tools.read(tmp_path, 'openface')
 
 
 PYFEAT = ['FaceRectX', 'FaceRectY', 'FaceRectWidth', 'FaceRectHeight', 'FaceScore', *X, *Y]
@@ -122,8 +122,8 @@ def test_pyfeat_names_pictures_and_gives_probabilities_and_degrees_or_radians(tm
   ]
   path = write(tmp_path, 'fex.csv', PYFEAT, rows)
   with pytest.raises(InputError, match='--angles=radians or --angles=degrees'):
-    annotations.read(path, 'pyfeat')
-  found = annotations.read(path, 'pyfeat', angles='degrees', confidence=0.5)
+    tools.read(path, 'pyfeat')
+  found = tools.read(path, 'pyfeat', angles='degrees', confidence=0.5)
   (face,) = found.faces
   assert face.picture == 'C:\\faces\\a.JPG' and face.size == 12
   assert face.values['AU01_r'] == 2.5 and face.values['AU43_r'] == 0.5 and face.values['x_9'] == 7
@@ -135,14 +135,14 @@ def test_pyfeat_names_pictures_and_gives_probabilities_and_degrees_or_radians(tm
     'FaceScore below 0.5',
   ]
   assert 'times 5' in found.remarks[0]
-  wrong = annotations.read(path, 'pyfeat', angles='radians')
+  wrong = tools.read(path, 'pyfeat', angles='radians')
   assert 'angle above a half turn' in kinds(wrong) and not wrong.faces
 
 
 def test_pyfeat_with_478_points_has_action_units_only(tmp_path):
   header = ['x_0', 'y_0', 'x_477', 'AU01', 'input']
   path = write(tmp_path, 'fex.csv', header, [(1, 2, 3, 0.2, 'a.png')])
-  found = annotations.read(path, 'pyfeat')
+  found = tools.read(path, 'pyfeat')
   assert found.faces[0].values == {'AU01_r': pytest.approx(1.0)}
   assert any('not the 68' in remark for remark in found.remarks)
 
@@ -152,27 +152,27 @@ def test_libreface_gives_intensities_and_no_angles(tmp_path):
   header += ['au_1_intensity', 'au_26_intensity']
   write(tmp_path, 'a.csv', header, [('{}', 'Fear', 9, 8, 7, 0.4, 1, -0.01, 4.5)])
   write(tmp_path, 'b.csv', header, [('{}', 'Fear', 9, 8, 7, 0.4, 1, 45, 4.5)])
-  found = annotations.read(tmp_path, 'libreface')
+  found = tools.read(tmp_path, 'libreface')
   assert found.faces[0].values == {'AU01_r': 0.0, 'AU26_r': 4.5}
   assert kinds(found) == ['action unit outside 0..5'] and len(found.remarks) == 2
   video = write(tmp_path, 'video.csv', header, [('{}', 'Fear', 9, 8, 7, 0.4, 1, 0, 4.5)] * 2)
   with pytest.raises(InputError, match='2 rows, of a video'):
-    annotations.read(video, 'libreface')
+    tools.read(video, 'libreface')
   header = ['', 'input_image_path', 'au_1_intensity']
   named = write(tmp_path, 'old.csv', header, [(0, 'x/c.png', 2)])
-  assert annotations.read(named, 'libreface').faces[0].picture == 'x/c.png'
+  assert tools.read(named, 'libreface').faces[0].picture == 'x/c.png'
 
 
 def test_pts_counts_from_one(tmp_path):
   points = '\n'.join(f'{i + 1}.5\t {2 * i + 1}' for i in range(68))
   (tmp_path / 'a.pts').write_text(f'version: 1\nn_points:  68\n{{\n{points}\n}}\n')
   (tmp_path / 'B.PTS').write_text('version: 1\r\nnpoints: 5 // eyes\r\n{\r\n' + '1 2\r\n' * 5 + '}')
-  found = annotations.read(tmp_path / 'a.pts', 'pts').faces[0]
+  found = tools.read(tmp_path / 'a.pts', 'pts').faces[0]
   assert found.picture == 'a' and found.values['x_67'] == 67.5 and found.values['y_67'] == 134
-  assert annotations.read(tmp_path / 'a.pts', 'pts', origin=0).faces[0].values['x_0'] == 1.5
-  five = annotations.read(tmp_path / 'B.PTS', 'pts').faces[0]
+  assert tools.read(tmp_path / 'a.pts', 'pts', origin=0).faces[0].values['x_0'] == 1.5
+  five = tools.read(tmp_path / 'B.PTS', 'pts').faces[0]
   assert five.picture == 'B' and five.values['x_4'] == 0 and five.values['y_4'] == 1
-  assert kinds(annotations.read(tmp_path / 'B.PTS', 'pts', points=68)) == ['not a set of 68 points']
+  assert kinds(tools.read(tmp_path / 'B.PTS', 'pts', points=68)) == ['not a set of 68 points']
 
 
 @pytest.mark.parametrize(
@@ -185,25 +185,25 @@ def test_pts_counts_from_one(tmp_path):
 )
 def test_pts_files_that_cannot_be_used(tmp_path, body, kind):
   (tmp_path / 'a.pts').write_text(body)
-  assert kinds(annotations.read(tmp_path, 'pts')) == [kind]
+  assert kinds(tools.read(tmp_path, 'pts')) == [kind]
 
 
 def test_files_of_points_with_tabs_and_a_suffix(tmp_path):
   lines = [f'{i}\t{i + 10}' for i in range(5)]
   (tmp_path / 'train_1_manu_attri.txt').write_text('\n'.join([*lines, '0', '1', '3', '']))
   (tmp_path / 'train_2_manu_attri.txt').write_text('\n'.join(lines[:4]))
-  found = annotations.read(tmp_path, 'points', points=5, suffix='_manu_attri')
+  found = tools.read(tmp_path, 'points', points=5, suffix='_manu_attri')
   assert found.faces[0].picture == 'train_1' and kinds(found) == ['not 5 lines "x y"']
   assert found.faces[0].values['x_4'] == 4 and found.faces[0].values['y_4'] == 14
   with pytest.raises(InputError, match='how many points'):
-    annotations.read(tmp_path, 'points')
+    tools.read(tmp_path, 'points')
 
 
 def test_one_list_of_points_after_a_count_and_names(tmp_path):
   path = tmp_path / 'list.txt'
   rows = ['a.jpg  0 1 2 3 4 5 6 7 8 9', 'b.jpg 0 1 2 3 4 5 6 7 8', 'c.jpg 0 1 2 3 4 5 6 7 8 x']
   path.write_text('\n'.join(['3', 'lefteye_x lefteye_y nose_x nose_y', *rows]))
-  found = annotations.read(path, 'points', points=5)
+  found = tools.read(path, 'points', points=5)
   (face,) = found.faces
   assert (face.picture, face.place) == ('a.jpg', 'line 3')
   assert [face.values[f'x_{i}'] for i in range(5)] == [0, 2, 4, 6, 8]
@@ -225,14 +225,14 @@ def test_one_list_of_points_after_a_count_and_names(tmp_path):
 def test_what_is_no_annotation(tmp_path, name, content, format, message):
   (tmp_path / name).write_text(content)
   with pytest.raises(InputError, match=message):
-    annotations.read(tmp_path, format)
+    tools.read(tmp_path, format)
 
 
 def test_no_such_place_and_no_such_set_of_points(tmp_path):
   with pytest.raises(InputError, match='no such file or folder'):
-    annotations.read(tmp_path / 'none', 'pts')
+    tools.read(tmp_path / 'none', 'pts')
   with pytest.raises(InputError, match='sets of 5, 19, 37, 68 points'):
-    annotations.read(tmp_path, 'pts', points=21)
+    tools.read(tmp_path, 'pts', points=21)
 
 
 def face(picture, source='fex.csv', size=1.0):
@@ -240,7 +240,7 @@ def face(picture, source='fex.csv', size=1.0):
 
 
 def matched(names, pictures):
-  found, problems = annotations.by_picture([face(name) for name in names], pictures)
+  found, problems = tools.by_picture([face(name) for name in names], pictures)
   return {p: one.picture for p, one in found.items()}, [p.kind for p in problems]
 
 
@@ -270,9 +270,9 @@ def test_names_that_do_not_decide():
 
 def test_the_largest_face_of_a_picture_is_kept():
   faces = [face('a.jpg', size=2.0), face('a.jpg', size=9.0), face('a.jpg', size=3.0)]
-  found, problems = annotations.by_picture(faces, ['a.jpg'])
+  found, problems = tools.by_picture(faces, ['a.jpg'])
   assert found['a.jpg'].size == 9
   assert [p.kind for p in problems] == ['smaller of several faces in a picture'] * 2
   two = [face('a', 'x/a.csv'), face('a', 'y/a.csv'), face('a', 'x/a.csv')]
-  found, problems = annotations.by_picture(two, ['a.jpg'])
+  found, problems = tools.by_picture(two, ['a.jpg'])
   assert not found and problems[0].kind == 'picture annotated by two files'

@@ -3,9 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferjax.data import augment, labels
+from ferjax.images import augment
+from ferjax import labels
 from ferjax.errors import InputError
-from ferjax.parallel import example_keys
+from ferjax.distributed.parallel import example_keys
 
 EVERYTHING = {
   'flip': 0.5,

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ferjax import added_terms, check_loss, losses
+from ferjax.terms import added, check
+from ferjax import losses
 from ferjax.errors import InputError
 
-SMALL = check_loss.Sizes(num_classes=3, dim=4)
+SMALL = check.Sizes(num_classes=3, dim=4)
 EXAMPLES = Path(__file__).parent.parent / 'configs' / 'examples'
 
 
@@ -156,8 +157,8 @@ def in_a_step():
 
 def of_loss(function):
   """{(check, input): failure or note} of what is not in order."""
-  term = added_terms.make('here', function, {}, num_classes=3, num_poses=3)
-  found = check_loss.check(term, SMALL)
+  term = added.make('here', function, {}, num_classes=3, num_poses=3)
+  found = check.check(term, SMALL)
   assert len({(r.check, r.input) for r in found}) == len(found) > 15
   return {(r.check, r.input): r.failure or r.note for r in found if r.failure or r.note}
 
@@ -196,11 +197,11 @@ def test_what_fails_is_told_with_its_input(function, expected):
 
 def of_gradient(function):
   """What is said of its gradient at both points, {} where that is in order."""
-  term = added_terms.stateful(added_terms.make('here', function, {}, num_classes=3))
+  term = added.stateful(added.make('here', function, {}, num_classes=3))
   with jax.enable_x64(True):
-    given = jax.tree.map(jnp.asarray, check_loss.drawn(SMALL, check_loss.ROWS))
-    precision = check_loss.precision_of(term, *given)
-    return [(r.input, r.failure, r.note) for r in check_loss.gradients(term, *given, precision)]
+    given = jax.tree.map(jnp.asarray, check.drawn(SMALL, check.ROWS))
+    precision = check.precision_of(term, *given)
+    return [(r.input, r.failure, r.note) for r in check.gradients(term, *given, precision)]
 
 
 def test_a_wrong_gradient_is_told():
@@ -261,20 +262,20 @@ def test_losses_of_the_toolbox_pass(function):
 
 
 def test_costs_by_batch_size():
-  term = added_terms.make('here', losses.supervised_contrastive, {})
-  found = check_loss.costs(term, SMALL, (4, 8))
+  term = added.make('here', losses.supervised_contrastive, {})
+  found = check.costs(term, SMALL, (4, 8))
   assert found['rows'] == [4, 8] and min(found['ms']) > 0
   assert 0 < found['MFLOP'][0] < found['MFLOP'][1]
 
 
 def test_flags():
-  assert check_loss.parse(['a.b', '--dim=5', '--margin=0.2', '--kind=relu']) == (
+  assert check.parse(['a.b', '--dim=5', '--margin=0.2', '--kind=relu']) == (
     'a.b',
-    check_loss.Sizes(dim=5),
+    check.Sizes(dim=5),
     {'margin': 0.2, 'kind': 'relu'},
   )
-  _, sizes, _ = check_loss.parse(['a.b', '--outputs={"pose_logits": (5,)}'])
-  assert check_loss.drawn(sizes, 3)[0]['pose_logits'].shape == (3, 5)
+  _, sizes, _ = check.parse(['a.b', '--outputs={"pose_logits": (5,)}'])
+  assert check.drawn(sizes, 3)[0]['pose_logits'].shape == (3, 5)
 
 
 @pytest.mark.parametrize(
@@ -292,22 +293,22 @@ def test_flags():
 )
 def test_flags_that_are_none_are_refused(flag, message):
   with pytest.raises(InputError, match=message):
-    check_loss.parse(['a.b', flag])
+    check.parse(['a.b', flag])
 
 
 def test_the_example_passes_and_mistakes_are_told_in_a_line(capsys, monkeypatch):
   monkeypatch.syspath_prepend(EXAMPLES)
-  assert check_loss.main(['my_loss.island', '--dim=8', '--apart=0.5'])
+  assert check.main(['my_loss.island', '--dim=8', '--apart=0.5'])
   text = capsys.readouterr().out
   assert 'island of my_loss.py reads of the batch: label' in text and 'all checks passed' in text
   assert text.count('| ok') == 22 and '512' in text
   monkeypatch.setattr(
-    check_loss,
+    check,
     'check',
-    lambda *_: [check_loss.Result('finite, float32', 'random', 'it is no good')],
+    lambda *_: [check.Result('finite, float32', 'random', 'it is no good')],
   )
-  monkeypatch.setattr(check_loss, 'costs', None)
-  assert not check_loss.main(['my_loss.island'])
+  monkeypatch.setattr(check, 'costs', None)
+  assert not check.main(['my_loss.island'])
   text = capsys.readouterr().out
   assert '1 of 1 checks failed' in text and 'What it costs is not measured' in text
   command = [sys.executable, '-m', 'ferjax.check_loss']

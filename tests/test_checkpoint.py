@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferjax import checkpoint, parallel
+from ferjax.runs import checkpoint
+from ferjax.distributed import parallel
 from ferjax.core import TrainState
 from ferjax.errors import InputError
 

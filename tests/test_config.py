@@ -1,6 +1,7 @@
 import pytest
 
-from ferjax import build, optim
+from ferjax.assembly import build
+from ferjax.optim import optimizers
 from ferjax import config as configs
 from ferjax.errors import InputError
 
@@ -27,7 +28,7 @@ def test_a_section_may_only_hold_its_factorys_arguments():
   config = configs.base()
   section = config.optimizer.to_dict() | {'learning_rate': 0.1}
   with pytest.raises(InputError, match=r'config.optimizer.learning_rate(.|\n)*lr_rules'):
-    configs.call(optim.make, 'optimizer', section, {}, 1, 1)
+    configs.call(optimizers.make, 'optimizer', section, {}, 1, 1)
 
 
 @pytest.mark.parametrize(

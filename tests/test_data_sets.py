@@ -11,8 +11,9 @@ import pytest
 import trees
 from PIL import Image
 
-from ferjax import prepare
-from ferjax.data import builder, dataset, listing, pipeline
+from ferjax.cli import prepare
+from ferjax.datasets import builder, listing
+from ferjax.data import dataset, pipeline
 from ferjax.errors import InputError
 
 ROOT = Path(__file__).parent.parent

@@ -2,9 +2,10 @@ import jax
 import numpy as np
 import pytest
 
-from ferjax import build
+from ferjax.assembly import build
 from ferjax.config import base
-from ferjax.data import augment, dataset, distort
+from ferjax.images import augment, distort
+from ferjax.data import dataset
 from ferjax.errors import InputError
 
 SIZE, COUNT = 56, 24

@@ -9,9 +9,10 @@ import pytest
 from conftest import write_manifest
 from test_parallel import check_ten_steps_in_float64
 
-from ferjax import logs, train, trained
+from ferjax.training import logs, loop
+from ferjax.assembly import restore
 from ferjax.errors import InputError
-from ferjax.losses import weighting
+from ferjax.terms import weighting
 from ferjax.losses.cross_entropy import cross_entropy
 from ferjax.methods import dmlnet
 from ferjax.models import resnet
@@ -185,11 +186,11 @@ def test_a_run_resumes_to_the_bit_with_the_history_of_its_weights(dmlnet_config,
   dmlnet_config.optimizer.freeze_rules = (('pose_head/.*', 0, 1, 0), ('embedding/.*', 1, 2, 2))
   dmlnet_config.weighting.off = (('pose', 0, 1, 0),)
   dmlnet_config.checkpoint.update(every=3, keep=100)
-  whole = train.train(dmlnet_config, tmp_path / 'whole')
+  whole = loop.train(dmlnet_config, tmp_path / 'whole')
   shutil.copytree(tmp_path / 'whole', tmp_path / 'cut')
   for step in (9, 10):
     shutil.rmtree(tmp_path / 'cut' / 'checkpoints' / str(step))
-  assert train.train(dmlnet_config, tmp_path / 'cut')['state_sha256'] == whole['state_sha256']
+  assert loop.train(dmlnet_config, tmp_path / 'cut')['state_sha256'] == whole['state_sha256']
 
   lines = [
     x for x in logs.read_lines(tmp_path / 'whole' / 'metrics.jsonl') if x['split'] == 'train'
@@ -202,8 +203,8 @@ def test_a_run_resumes_to_the_bit_with_the_history_of_its_weights(dmlnet_config,
   losses = np.array([[line[name] for name in terms] for line in lines])
   loss = [line['loss'] for line in lines]
   np.testing.assert_allclose(loss, (weights * losses).sum(1), rtol=1e-5)
-  model = trained.load(tmp_path / 'whole', '3')
-  before = trained.load(tmp_path / 'whole', '10').state.params['pose_head']['scores']['kernel']
+  model = restore.load(tmp_path / 'whole', '3')
+  before = restore.load(tmp_path / 'whole', '10').state.params['pose_head']['scores']['kernel']
   assert (np.asarray(model.state.params['pose_head']['scores']['kernel']) != before).any()
 
   record = json.loads((tmp_path / 'whole' / 'config.json').read_text())
@@ -211,7 +212,7 @@ def test_a_run_resumes_to_the_bit_with_the_history_of_its_weights(dmlnet_config,
   assert model.state.params['pose_head']['scores']['bias'].shape == (3,)
   other = dmlnet_config.copy_and_resolve_references()
   other.data.path = str(write_manifest(tmp_path / 'other', {'test': 14}, seed=3))
-  assert 'acc' in trained.evaluate_run(tmp_path / 'whole', 'last', other)['test']
+  assert 'acc' in restore.evaluate_run(tmp_path / 'whole', 'last', other)['test']
 
 
 def test_learned_weights_are_parameters_of_any_method(small_config, tmp_path):
@@ -221,11 +222,11 @@ def test_learned_weights_are_parameters_of_any_method(small_config, tmp_path):
     schedule='constant', lr=1e-2, lr_rules=(('weighting/cross_entropy', 0.5),)
   )
   small_config.steps = 4
-  train.train(small_config, tmp_path)
+  loop.train(small_config, tmp_path)
   lines = [x for x in logs.read_lines(tmp_path / 'metrics.jsonl') if x['split'] == 'train']
   assert lines[0]['weight/cross_entropy'] == 1
   np.testing.assert_allclose(lines[1]['weight/cross_entropy'], np.exp(-5e-3), rtol=1e-5)
-  assert trained.evaluate_run(tmp_path)['test']['acc'] >= 0
+  assert restore.evaluate_run(tmp_path)['test']['acc'] >= 0
 
 
 def test_faces_without_poses_or_five_tuples_are_refused(dmlnet_config, tmp_path):
@@ -238,11 +239,11 @@ def test_faces_without_poses_or_five_tuples_are_refused(dmlnet_config, tmp_path)
     path.with_name(f'{name}.csv').write_text('\n'.join(map(','.join, table)))
   dmlnet_config.data.path = str(path.with_name('frontal.csv'))
   with pytest.raises(InputError, match='7 of 7 values of `label` have one yaw_bin'):
-    train.train(dmlnet_config, tmp_path / 'a')
+    loop.train(dmlnet_config, tmp_path / 'a')
   dmlnet_config.data.path = str(path.with_name('unknown.csv'))
   with pytest.raises(InputError, match=r"needs 'pose', which manifest .*\(columns yaw_bin\)"):
-    train.train(dmlnet_config, tmp_path / 'b')
+    loop.train(dmlnet_config, tmp_path / 'b')
   dmlnet_config.data.path = str(path)
   dmlnet_config.batch = 16
   with pytest.raises(InputError, match='multiple of 5'):
-    train.train(dmlnet_config, tmp_path / 'c')
+    loop.train(dmlnet_config, tmp_path / 'c')

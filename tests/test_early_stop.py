@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from ferjax import early_stop, logs, train
+from ferjax.training import early_stop, logs, loop
 from ferjax.errors import InputError
 
 
@@ -58,13 +58,13 @@ def test_a_run_stops_and_one_that_was_cut_off_stops_at_the_same_step(small_confi
   small_config.eval.every = 3
   small_config.checkpoint.keep = 100
   small_config.early_stop.update(metric='val/acc', mode='max', patience=1, min_delta=1.0)
-  whole = train.train(small_config, tmp_path / 'whole')
+  whole = loop.train(small_config, tmp_path / 'whole')
   assert whole['step'] == whole['last']['step'] == 6 and whole['stopped_early'] is True
   lines = logs.read_lines(tmp_path / 'whole' / 'metrics.jsonl')
   assert lines[-1]['step'] == 6 and lines[-1]['split'] == 'test'
   shutil.copytree(tmp_path / 'whole', tmp_path / 'cut')
   shutil.rmtree(tmp_path / 'cut' / 'checkpoints' / '6')
   for _ in range(2):  # goes on from step 3, then finds itself at the end
-    again = train.train(small_config, tmp_path / 'cut')
+    again = loop.train(small_config, tmp_path / 'cut')
     assert again['step'] == 6 and again['state_sha256'] == whole['state_sha256']
     assert again['stopped_early'] is True

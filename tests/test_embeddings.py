@@ -2,7 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
-from ferjax import embeddings, evaluate, metrics
+from ferjax.report.figures import embeddings
+from ferjax.metrics import predictions, classification
 
 CLASSES = ('neutral', 'fear', 'anger')
 
@@ -13,7 +14,7 @@ def predicted(rows, seed=0, **columns):
   embedding = np.eye(3)[label] @ np.ones((3, 5)) + rng.standard_normal((rows, 5))
   embedding[:, :3] += 3 * np.eye(3)[label]
   outputs = {'logits': np.eye(3)[label], 'embedding': embedding.astype(np.float32)}
-  return evaluate.Predictions(outputs, {'label': label, **columns})
+  return predictions.Predictions(outputs, {'label': label, **columns})
 
 
 def test_sheets_and_numbers(tmp_path):
@@ -25,8 +26,8 @@ def test_sheets_and_numbers(tmp_path):
   assert set(found) == {'test'}
   values = found['test']
   label, embedding = test.label, test.outputs['embedding']
-  neighbours = metrics.nearest_neighbours(training.outputs['embedding'], embedding, 30)
-  voted = metrics.vote(training.label[neighbours[:, :11]], 3)
+  neighbours = classification.nearest_neighbours(training.outputs['embedding'], embedding, 30)
+  voted = classification.vote(training.label[neighbours[:, :11]], 3)
   assert values['knn/acc'] == np.mean(voted == label) > 0.8
   assert values['nearest_mean/f1_macro'] > 0.8
   assert list(values['f1_by_neighbours']) == ['1', '3', '5', '7', '11', '15', '21']

@@ -18,7 +18,10 @@ import safetensors.numpy
 from conftest import HAS_ONNX, draw_face, needs_onnx, run_onnx
 
 import ferjax
-from ferjax import checkpoint, config, export, exported, model_card
+from ferjax.runs import checkpoint
+from ferjax import config
+from ferjax.export import writer, reader
+from ferjax.export.card import data_terms
 from ferjax.errors import InputError
 
 NAMES = {'README.md', 'model.json', 'model.stablehlo', 'parameters.safetensors'}
@@ -27,7 +30,7 @@ NAMES = {'README.md', 'model.json', 'model.stablehlo', 'parameters.safetensors'}
 @pytest.fixture(scope='module')
 def folder(trained_run, tmp_path_factory):
   out = tmp_path_factory.mktemp('exports') / 'softmax'
-  export.export(trained_run, out, evaluate=True)
+  writer.export(trained_run, out, evaluate=True)
   return out
 
 
@@ -144,11 +147,11 @@ def test_onnx_runs_on_any_number_of_pictures_and_refuses_others(folder):
 def test_a_primitive_without_a_node_is_named_before_anything_is_written(
   trained_run, tmp_path, monkeypatch
 ):
-  from ferjax import onnx_graph
+  from ferjax.export import onnx as onnx_graph
 
   monkeypatch.delitem(onnx_graph.OPERATIONS, 'dot_general')
   with pytest.raises(InputError, match="the primitive 'dot_general'.*--onnx=no"):
-    export.export(trained_run, tmp_path / 'out')
+    writer.export(trained_run, tmp_path / 'out')
   assert not list(tmp_path.iterdir())
   inputs = {'image': jax.ShapeDtypeStruct((1, 8, 8, 3), np.uint8)}
   for function, what in (
@@ -161,7 +164,7 @@ def test_a_primitive_without_a_node_is_named_before_anything_is_written(
 
 def test_landmarks_are_an_input_where_they_are_asked_for(landmark_run, tmp_path):
   plain = tmp_path / 'plain'
-  export.export(landmark_run, plain, onnx='no')
+  writer.export(landmark_run, plain, onnx='no')
   pictures = faces(6)
   model, run = ferjax.load(plain), ferjax.load(landmark_run)
   assert not model.needs and not model.uses
@@ -174,7 +177,7 @@ def test_landmarks_are_an_input_where_they_are_asked_for(landmark_run, tmp_path)
   assert f'| test | {" | ".join(shares)} |' in card and 'By class' not in card
   assert 'predicts better with landmarks, which this export does not take' in card
   out = tmp_path / 'landmarks'
-  record = export.export(landmark_run, out, onnx='no', features=('landmarks',))
+  record = writer.export(landmark_run, out, onnx='no', features=('landmarks',))
   assert record['inputs']['landmark_graph']['derived_from'] == ['landmarks']
   assert record['landmark_indices'][:2] == [17, 18] and record['landmark_scheme'] == 'ibug68'
   model = ferjax.load(out)
@@ -189,7 +192,7 @@ def test_landmarks_are_an_input_where_they_are_asked_for(landmark_run, tmp_path)
   assert f'| test | {100 * test["acc"]:.2f} % |' in card and 'does not take' not in card
   assert 'points 17, 18' in card and 'landmark_graph have to be made of the landmarks' in card
   with pytest.raises(InputError, match='--features=au: .* it uses: landmarks'):
-    export.export(landmark_run, tmp_path / 'au', features=('au',))
+    writer.export(landmark_run, tmp_path / 'au', features=('au',))
 
 
 @pytest.mark.parametrize('share', [0.0, 0.001, 0.5, 0.99])
@@ -283,37 +286,37 @@ def test_descriptions_that_do_not_fit_are_refused(copy, monkeypatch):
   with pytest.raises(InputError, match='lacks model.stablehlo'):
     ferjax.load(copy)
   with pytest.raises(InputError, match='is no export'):
-    exported.describe(copy / 'none')
+    reader.describe(copy / 'none')
 
 
 def test_what_is_there_is_not_written_over(trained_run, folder, tmp_path, monkeypatch):
   with pytest.raises(InputError, match='holds an export: give another folder, or --overwrite'):
-    export.export(trained_run, folder)
+    writer.export(trained_run, folder)
   with pytest.raises(InputError, match='exists and is no export'):
-    export.export(trained_run, trained_run, overwrite=True)
+    writer.export(trained_run, trained_run, overwrite=True)
   with pytest.raises(InputError, match='--onnx=yes'):
-    export.export(trained_run, tmp_path / 'out', onnx='yes')
+    writer.export(trained_run, tmp_path / 'out', onnx='yes')
   other = tmp_path / 'other'
   other.mkdir()
   (other / 'model.json').write_text('{"format": "layers-model"}')
   with pytest.raises(InputError, match='exists and is no export'):
-    export.export(trained_run, other, overwrite=True)
+    writer.export(trained_run, other, overwrite=True)
   shutil.rmtree(other)
   shutil.copytree(folder, other)
   (other / 'notes.txt').write_text('mine')
   with pytest.raises(InputError, match='more than an export, such as notes.txt: it stays'):
-    export.export(trained_run, other, overwrite=True)
+    writer.export(trained_run, other, overwrite=True)
   shutil.rmtree(other)
   with pytest.raises(InputError, match='is no run'):
-    export.export(tmp_path, tmp_path / 'out')
+    writer.export(tmp_path, tmp_path / 'out')
 
   def full(*arguments):
     raise OSError(28, 'No space left on device')
 
   with monkeypatch.context() as patch:
-    patch.setattr(export.logs, 'write_json', full)
+    patch.setattr(writer.logs, 'write_json', full)
     with pytest.raises(InputError, match='cannot write .*: No space left on device'):
-      export.export(trained_run, tmp_path / 'out', onnx='no')
+      writer.export(trained_run, tmp_path / 'out', onnx='no')
   assert not list(tmp_path.iterdir())
 
 
@@ -324,27 +327,27 @@ def test_nothing_names_a_folder_of_this_machine(folder):
     'noise': {'file': '/home/anna/noise.csv', 'rate': 0.5},
     'dir': '/data',
   }
-  assert export._without_folders(paths) == {
+  assert writer._without_folders(paths) == {
     'sets': ['manifest:faces.csv', 'raf_db'],
     'noise': {'file': 'noise.csv', 'rate': 0.5},
     'dir': 'data',
   }
   for path in folder.iterdir():
-    assert str(Path(export.__file__).parent).encode() not in path.read_bytes(), path.name
+    assert str(Path(writer.__file__).parent).encode() not in path.read_bytes(), path.name
 
 
 def test_without_the_extra_the_rest_is_written(trained_run, tmp_path, monkeypatch, caplog):
-  monkeypatch.setattr(export, '_has_onnx', lambda: False)
+  monkeypatch.setattr(writer, '_has_onnx', lambda: False)
   out = tmp_path / 'out'
   with pytest.raises(InputError, match=r"pip install 'ferjax\[onnx\]'"):
-    export.export(trained_run, out, onnx='require')
+    writer.export(trained_run, out, onnx='require')
   arguments = [f'--workdir={trained_run}', f'--out={out}', '--data_licence=CC0']
-  export.main(arguments)
+  writer.main(arguments)
   assert "model.onnx is left out: pip install 'ferjax[onnx]'" in caplog.text
   assert {path.name for path in out.iterdir()} == NAMES
   card = (out / 'README.md').read_text()
   assert 'Licence of the data: CC0.' in card and '`model.onnx` was left out' in card
-  export.main([*arguments, '--overwrite', '--checkpoint=4'])
+  writer.main([*arguments, '--overwrite', '--checkpoint=4'])
   assert 'given by number' in (out / 'README.md').read_text()
   assert [path.name for path in tmp_path.iterdir()] == ['out']
 
@@ -401,19 +404,19 @@ def test_accuracy_by_pose_and_person_by_hand():
     'yaw_bin': np.array([0, 0, 0, 30, 30, 30]),
     'subject': np.array(['a', 'a', 'b', 'b', 'c', 'c']),
   }
-  found = export.by_group(right, table)
+  found = writer.by_group(right, table)
   assert found['rows'] == 6 and found['acc'] == 0.5
   assert found['pose'] == {'0': {'rows': 3, 'acc': 2 / 3}, '30': {'rows': 3, 'acc': 1 / 3}}
   people = found['subject']
   assert people['people'] == 3 and people['rows_of_each'] == [2, 2]
   assert people['mean'] == 0.5 and people['worst'] == 0 and people['lowest_tenth'] == 0.1
   assert people['stddev'] == pytest.approx((1 / 6) ** 0.5)
-  assert set(export.by_group(right, {})) == {'rows', 'acc'}
+  assert set(writer.by_group(right, {})) == {'rows', 'acc'}
 
 
 def test_terms_of_the_data_are_those_that_their_builders_state():
   def terms(**section):
-    return model_card.data_terms({'data': {'name': '', 'sets': []} | section})
+    return data_terms({'data': {'name': '', 'sets': []} | section})
 
   assert terms(name='raf_db') == (
     'raf_db: for non-commercial research only; no picture may be passed on'

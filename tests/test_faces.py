@@ -10,20 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ferjax.data.faces import (
-  action_units,
-  expressions,
-  head,
-  ict_face_model,
-  identity,
-  points,
-  render,
-  sample,
-  sheet,
-  stream,
-)
-from ferjax.data.faces.action_units import ACTION_UNITS
-from ferjax.data.labels import CLASSES
+from ferjax.datasets.synthetic_faces.drawing import action_units, expressions, head, ict_face_model, identity, points, render, sample, sheet, stream
+from ferjax.datasets.synthetic_faces.drawing.action_units import ACTION_UNITS
+from ferjax.labels import CLASSES
 from ferjax.errors import InputError
 
 CONFIG = sample.Config(num=60, size=64, seed=3, difficulty=0.5, subjects=4)
@@ -315,7 +304,7 @@ def test_vector_instructions_change_nothing():
   """The bytes without the processor's wide instructions are those with them."""
   script = (
     'import hashlib\n'
-    'from ferjax.data.faces import sample, stream\n'
+    'from ferjax.datasets.synthetic_faces.drawing import sample, stream\n'
     'config = sample.Config(num=8, size=48, seed=1, difficulty=0.7, subjects=4)\n'
     'digest = hashlib.sha256()\n'
     'for row in sample.rows(config)[::2]:\n'

@@ -5,7 +5,7 @@ import pytest
 
 from ferjax.data import graphs
 from ferjax.errors import InputError
-from ferjax.ops import knn
+from ferjax.data import neighbours
 
 
 def table(rows=30, size=64):
@@ -27,7 +27,7 @@ def test_affinity_by_hand_and_the_file_is_read_again(tmp_path, monkeypatch):
     expected = [np.exp(-((x[i] - x[j]) ** 2).sum() / 2) for j in row]
     np.testing.assert_allclose(graph.affinity[i], expected, rtol=1e-4)
   assert graph.affinity.dtype == np.float32
-  monkeypatch.setattr(knn, 'nearest_others', None)
+  monkeypatch.setattr(neighbours, 'nearest_others', None)
   again = make(tmp_path, columns, sigma=2.0)
   np.testing.assert_array_equal(again.index, graph.index)
   np.testing.assert_allclose(again.affinity, graph.affinity**0.25, rtol=1e-4)

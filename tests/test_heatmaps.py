@@ -3,8 +3,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ferjax import core, heatmaps
-from ferjax.data import augment
+from ferjax import core
+from ferjax.report.figures import heatmaps
+from ferjax.images import augment
 
 
 def linear_method():

@@ -24,7 +24,9 @@ from conftest import QUICK
 from jax.experimental import multihost_utils
 from test_train import CONFIGS, lines_of, smoke
 
-from ferjax import checkpoint, hosts, logs, preemption, train
+from ferjax.runs import checkpoint
+from ferjax.distributed import hosts, preemption
+from ferjax.training import logs, loop
 from ferjax.data import pipeline
 from ferjax.data.splits import Split
 from ferjax.errors import InputError
@@ -141,7 +143,7 @@ def two_processes_beside_one(config, folder, *further):
   """Inside, two processes run each back end and then further workdirs; a run of one process is done
   before. Afterwards all have ended well, and runs are the same in the folders `pmap`, `shard_map`
   and `one`."""
-  train.train(config, folder / 'one')
+  loop.train(config, folder / 'one')
   jobs = []
   for backend in ('pmap', 'shard_map'):
     config.parallel.backend = backend
@@ -233,18 +235,18 @@ def test_stopped_runs_go_on_with_other_devices(
   while these stay. The first signal comes before the first step."""
   exact_config.checkpoint.every = 0
   exact_config.eval.every = 4
-  train.train(exact_config, tmp_path / 'whole')
+  loop.train(exact_config, tmp_path / 'whole')
   before = signal.getsignal(signal.SIGTERM)
   with caplog.at_level('INFO', 'ferjax'), monkeypatch.context() as patch:
-    patch.setattr(train, '_check_shared', lambda _: os.kill(os.getpid(), signal.SIGUSR1))
-    assert train.train(exact_config, tmp_path / 'moved') == {}
+    patch.setattr(loop, '_check_shared', lambda _: os.kill(os.getpid(), signal.SIGUSR1))
+    assert loop.train(exact_config, tmp_path / 'moved') == {}
   assert 'left at step 0 of 10, where it began, for SIGUSR1' in caplog.text
   assert not checkpoint.exist(tmp_path / 'moved')
   # The last one comes too late to stop anything.
   stop_at.update({2: signal.SIGTERM, 5: signal.SIGUSR1, 8: signal.SIGTERM, 10: signal.SIGTERM})
   for devices, step in ((4, 2), (4, 5), (2, 8), (1, 10)):
     exact_config.parallel.devices = devices
-    summary = train.train(exact_config, tmp_path / 'moved')
+    summary = loop.train(exact_config, tmp_path / 'moved')
     assert int(checkpoint.restore(tmp_path / 'moved', 'last')['step']) == step
     assert bool(summary) == (step == 10) == (tmp_path / 'moved' / 'summary.json').exists()
     if step == 5:

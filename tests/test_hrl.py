@@ -8,12 +8,14 @@ import pytest
 from conftest import strip_landmarks, write_manifest
 from test_parallel import check_ten_steps_in_float64
 
-from ferjax import logs, train, trained, wrap
+from ferjax.training import logs, loop
+from ferjax.assembly import restore
+from ferjax.terms import wrap
 from ferjax.errors import InputError
 from ferjax.losses.cross_entropy import cross_entropy
 from ferjax.methods import hrl
 from ferjax.models import resnet
-from ferjax.parallel import AXIS, example_keys
+from ferjax.distributed.parallel import AXIS, example_keys
 
 BATCH, POINTS, CLASSES = 4, 6, 3
 SMALL = {'groups': 4, 'widths': (6, 8), 'dense_reduction': 4, 'dense_widths': (8, 8)}
@@ -194,11 +196,11 @@ def test_a_run_resumes_to_the_bit_and_predicts_without_landmarks(
   hrl_config.ema = 0.9
   hrl_config.eval.distortions = ('rotation', 'occlusion')
   hrl_config.checkpoint.update(every=3, keep=100)
-  whole = train.train(hrl_config, tmp_path / 'whole')
+  whole = loop.train(hrl_config, tmp_path / 'whole')
   shutil.copytree(tmp_path / 'whole', tmp_path / 'cut')
   for step in (9, 10):
     shutil.rmtree(tmp_path / 'cut' / 'checkpoints' / str(step))
-  assert train.train(hrl_config, tmp_path / 'cut')['state_sha256'] == whole['state_sha256']
+  assert loop.train(hrl_config, tmp_path / 'cut')['state_sha256'] == whole['state_sha256']
 
   last = whole['last']
   assert set(last) == {'step', 'val', 'test', 'test/rotation', 'test/occlusion'}
@@ -213,14 +215,14 @@ def test_a_run_resumes_to_the_bit_and_predicts_without_landmarks(
     assert (tmp_path / 'whole' / 'report' / name).stat().st_size > 5000
   assert (tmp_path / 'whole' / 'predictions' / 'test_rotation.csv').is_file()
 
-  own = trained.evaluate_run(tmp_path / 'whole')
+  own = restore.evaluate_run(tmp_path / 'whole')
   for name in ('test', 'test/rotation'):
     assert own[name]['acc'] == last[name]['acc']
     np.testing.assert_allclose(own[name]['edge_length'], last[name]['edge_length'], rtol=1e-5)
   assert 'without' not in own
   other = hrl_config.copy_and_resolve_references()
   other.data.path = str(strip_landmarks(manifest, manifest.with_name('plain.csv')))
-  blind = trained.evaluate_run(tmp_path / 'whole', 'last', other)
+  blind = restore.evaluate_run(tmp_path / 'whole', 'last', other)
   assert blind['without'] == ['landmarks']
   assert caplog.text.count('has no landmarks') == 1
   assert blind['test']['acc'] == last['test']['naive/acc'] and 'naive/acc' not in blind['test']
@@ -230,15 +232,15 @@ def test_bad_input_is_told(hrl_config, tmp_path):
   hrl_config.data.landmarks = tuple(range(17, 25))
   hrl_config.augment.flip = 0.0
   with pytest.raises(InputError, match='at least 9 landmarks, not 8'):
-    train.train(hrl_config, tmp_path / 'a')
+    loop.train(hrl_config, tmp_path / 'a')
   hrl_config.eval.distortions = ('oclusion',)
   hrl_config.data.landmarks = ()
   with pytest.raises(InputError, match="Did you mean 'occlusion'"):
-    train.train(hrl_config, tmp_path / 'b')
+    loop.train(hrl_config, tmp_path / 'b')
   path = write_manifest(tmp_path, {'train': 14, 'test': 7})
   hrl_config.data.path = str(strip_landmarks(path, tmp_path / 'plain.csv'))
   with pytest.raises(InputError, match="needs 'landmarks', which manifest .* x_0 ... x_67"):
-    train.train(hrl_config, tmp_path / 'c')
+    loop.train(hrl_config, tmp_path / 'c')
 
 
 def test_an_average_of_parameters_keeps_what_a_method_uses():

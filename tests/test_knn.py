@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ferjax.errors import InputError
-from ferjax.ops import knn
+from ferjax.data import neighbours
 
 
 def slow(points, k):
@@ -21,7 +21,7 @@ def slow(points, k):
 def test_neighbours_by_a_slow_loop(search):
   rng = np.random.default_rng(0)
   points = (1000 + rng.normal(size=(90, 5))).astype(np.float32)
-  found = knn.nearest_others(points, 4, search=search, recall=1.0)
+  found = neighbours.nearest_others(points, 4, search=search, recall=1.0)
   index, distance = slow(points.astype(np.float64), 4)
   np.testing.assert_array_equal(found.index, index)
   np.testing.assert_allclose(found.distance, distance, rtol=1e-3)
@@ -31,9 +31,9 @@ def test_neighbours_by_a_slow_loop(search):
 
 def test_blocks_make_the_whole(monkeypatch):
   points = np.random.default_rng(0).normal(size=(70, 3)).astype(np.float32)
-  whole = knn.nearest_others(points, 3, search='exact')
-  monkeypatch.setattr(knn, 'BLOCK', 70 * 16)
-  monkeypatch.setattr(knn, 'CHUNK', 32)
+  whole = neighbours.nearest_others(points, 3, search='exact')
+  monkeypatch.setattr(neighbours, 'BLOCK', 70 * 16)
+  monkeypatch.setattr(neighbours, 'CHUNK', 32)
   seen = []
 
   def progress(starts):
@@ -41,10 +41,10 @@ def test_blocks_make_the_whole(monkeypatch):
       seen.append(start)
       yield start
 
-  parts = knn.nearest_others(points, 3, search='exact', progress=progress)
+  parts = neighbours.nearest_others(points, 3, search='exact', progress=progress)
   np.testing.assert_array_equal(parts.index, whole.index)
   assert seen == [0, 16, 32, 48, 64]
-  several = knn.nearest_others(points, 3, search='approximate', recall=1.0)
+  several = neighbours.nearest_others(points, 3, search='approximate', recall=1.0)
   np.testing.assert_array_equal(several.index, whole.index)
 
 
@@ -54,7 +54,7 @@ def test_of_equal_rows_only_the_row_itself_is_left_out(search):
   rng = np.random.default_rng(0)
   points = np.concatenate([np.zeros((40, 3)), 50 + rng.normal(size=(40, 3))])
   points = points[rng.permutation(80)].astype(np.float32)
-  found = knn.nearest_others(points, 4, search=search)
+  found = neighbours.nearest_others(points, 4, search=search)
   equal = np.flatnonzero(~points.any(1))
   assert (found.distance[equal] == 0).all() and np.isin(found.index[equal], equal).all()
   assert not (found.index == np.arange(80)[:, None]).any()
@@ -66,45 +66,45 @@ def test_recall_is_what_was_asked_for(seed):
   """Sparse rows with many ties; the estimate agrees with the whole."""
   rng = np.random.default_rng(seed)
   points = np.where(rng.random((3000, 8)) < 0.4, rng.integers(0, 6, (3000, 8)), 0)
-  exact = knn.nearest_others(points, 4, search='exact')
-  found = knn.nearest_others(points, 4, search='approximate', recall=0.97, sample=500)
-  recall = knn.found_share(found.distance, exact.distance)
+  exact = neighbours.nearest_others(points, 4, search='exact')
+  found = neighbours.nearest_others(points, 4, search='approximate', recall=0.97, sample=500)
+  recall = neighbours.found_share(found.distance, exact.distance)
   assert recall > 0.95 and abs(recall - found.recall) < 0.02
   assert np.isfinite(found.distance).all() and (np.diff(found.distance) >= 0).all()
 
 
 def test_recall_by_hand():
   truth = np.array([[1.0, 2.0], [1.0, 1.0]])
-  assert knn.found_share(np.array([[1.0, 3.0], [1.0, 1.0]]), truth) == 0.75
-  assert knn.found_share(np.array([[2.0, 2.0], [1.0, np.inf]]), truth) == 0.75
+  assert neighbours.found_share(np.array([[1.0, 3.0], [1.0, 1.0]]), truth) == 0.75
+  assert neighbours.found_share(np.array([[2.0, 2.0], [1.0, np.inf]]), truth) == 0.75
 
 
 def test_the_fewest_rows_and_bad_ones():
   points = np.arange(5.0)[:, None]
-  found = knn.nearest_others(points, 4)
+  found = neighbours.nearest_others(points, 4)
   np.testing.assert_array_equal(found.index[0], [1, 2, 3, 4])
   with pytest.raises(InputError, match='4 rows are too few: each needs 4 other'):
-    knn.nearest_others(points[:4], 4)
+    neighbours.nearest_others(points[:4], 4)
   points[3] = np.nan
   with pytest.raises(InputError, match='row 3 has a coordinate that is not finite'):
-    knn.nearest_others(points, 2)
+    neighbours.nearest_others(points, 2)
 
 
 def test_too_few_candidates_are_searched_again():
   """More neighbours than the lists hold: no row is missing, and the recall is that of the lists."""
   points = np.random.default_rng(0).normal(size=(90, 5))
-  found = knn.nearest_others(points, 30, search='approximate', recall=0.1)
+  found = neighbours.nearest_others(points, 30, search='approximate', recall=0.1)
   np.testing.assert_array_equal(found.index, slow(points, 30)[0])
   assert np.isfinite(found.distance).all() and 0.1 < found.recall < 0.9
-  few = knn.nearest_others(points[:5], 2, search='approximate', recall=1.0)
+  few = neighbours.nearest_others(points[:5], 2, search='approximate', recall=1.0)
   np.testing.assert_array_equal(few.index, slow(points[:5], 2)[0])
 
 
 @pytest.mark.parametrize('rows, approximate', [(40, False), (41, True)])
 def test_many_rows_on_a_cpu_are_searched_approximately(rows, approximate, monkeypatch):
   called = []
-  whole = knn._approximate
-  monkeypatch.setattr(knn, 'EXACT_ROWS', 40)
-  monkeypatch.setattr(knn, '_approximate', lambda *a: called.append(1) or whole(*a))
-  knn.nearest_others(np.random.default_rng(0).normal(size=(rows, 3)), 2)
+  whole = neighbours._approximate
+  monkeypatch.setattr(neighbours, 'EXACT_ROWS', 40)
+  monkeypatch.setattr(neighbours, '_approximate', lambda *a: called.append(1) or whole(*a))
+  neighbours.nearest_others(np.random.default_rng(0).normal(size=(rows, 3)), 2)
   assert bool(called) == approximate

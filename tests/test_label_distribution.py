@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ferjax.errors import InputError
-from ferjax.losses import label_distribution as estimation
+from ferjax.methods.lanet import estimation
 
 
 def by_loop(features, index, score, probabilities, count):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ferjax.data import labels
+from ferjax import labels
 from ferjax.errors import InputError
 
 

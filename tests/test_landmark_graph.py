@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferjax.data import labels
+from ferjax import labels
 from ferjax.errors import InputError
 from ferjax.ops import landmark_graph
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferjax.losses import landmarks as losses
-from ferjax.models.landmark_heads import CoordinateHead, HeatmapHead
+from ferjax.methods.lanet import landmark_losses as losses
+from ferjax.methods.lanet.landmarks import CoordinateHead, HeatmapHead
 
 HEIGHT, WIDTH = 20, 40  # not square, so that x and y cannot be taken for each other
 POINTS = jnp.array([[[9.5, 4.5], [29.5, 14.5], [50.0, 3.0]]])  # the last one lies outside

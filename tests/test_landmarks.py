@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ferjax.losses import landmarks as losses
+from ferjax.methods.lanet import landmark_losses as losses
 
 
 def test_points_outside_the_picture_are_not_visible():

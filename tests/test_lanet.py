@@ -8,7 +8,10 @@ import pytest
 from conftest import strip_landmarks, write_manifest
 from test_parallel import check_ten_steps_in_float64
 
-from ferjax import logs, memory, models, train, trained
+from ferjax.training import logs, loop
+from ferjax.methods.lanet import memory
+from ferjax import models
+from ferjax.assembly import restore
 from ferjax.errors import InputError
 from ferjax.losses.divergence import jensen_shannon
 from ferjax.methods import lanet, softmax
@@ -292,12 +295,12 @@ def lanet_config(small_config):
 def test_resumes_to_the_bit_with_bank_and_queue(lanet_config, tmp_path):
   lanet_config.checkpoint.update(every=3, keep=100)
   lanet_config.eval.sheets = True
-  whole = train.train(lanet_config, tmp_path / 'whole')
+  whole = loop.train(lanet_config, tmp_path / 'whole')
   shutil.copytree(tmp_path / 'whole', tmp_path / 'cut')
   for step in (9, 10):
     shutil.rmtree(tmp_path / 'cut' / 'checkpoints' / str(step))
-  assert train.train(lanet_config, tmp_path / 'cut')['state_sha256'] == whole['state_sha256']
-  bank = trained.load(tmp_path / 'whole').state.extra['bank']
+  assert loop.train(lanet_config, tmp_path / 'cut')['state_sha256'] == whole['state_sha256']
+  bank = restore.load(tmp_path / 'whole').state.extra['bank']
   assert bank.shape == (84, 7) and bank.any(1).all()
   found = whole['training_labels']
   assert set(found) == {'given', 'predicted', 'estimated'}
@@ -314,10 +317,10 @@ def test_resumes_to_the_bit_with_bank_and_queue(lanet_config, tmp_path):
 def test_bad_input_is_told(lanet_config, tmp_path):
   lanet_config.method.neighbours = 16
   with pytest.raises(InputError, match='config.batch=16 leaves no 16 other'):
-    train.train(lanet_config, tmp_path / 'a')
+    loop.train(lanet_config, tmp_path / 'a')
   lanet_config.method.update(neighbours=8, queue_size=8)
   with pytest.raises(InputError, match='queue_size=8 is smaller than the batch'):
-    train.train(lanet_config, tmp_path / 'b')
+    loop.train(lanet_config, tmp_path / 'b')
   assert logs.read_lines(tmp_path / 'b' / 'metrics.jsonl') == []
 
 
@@ -325,4 +328,4 @@ def test_faces_without_landmarks_are_refused(lanet_config, tmp_path):
   path = write_manifest(tmp_path, {'train': 14, 'test': 7})
   lanet_config.data.path = str(strip_landmarks(path, tmp_path / 'plain.csv'))
   with pytest.raises(InputError, match="needs 'landmarks', which manifest .* x_0 ... x_67"):
-    train.train(lanet_config, tmp_path / 'run')
+    loop.train(lanet_config, tmp_path / 'run')

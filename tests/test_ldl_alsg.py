@@ -8,13 +8,14 @@ import pytest
 from conftest import strip_landmarks, write_manifest
 from test_parallel import BATCH, check_ten_steps_in_float64
 
-from ferjax import logs, models, train
+from ferjax.training import logs, loop
+from ferjax import models
 from ferjax.data import samplers
 from ferjax.errors import InputError
 from ferjax.losses.divergence import neighbour_guidance
 from ferjax.methods import ldl_alsg, softmax
 from ferjax.models import resnet
-from ferjax.parallel import AXIS
+from ferjax.distributed.parallel import AXIS
 
 CLASSES, EXAMPLES, NEIGHBOURS = 3, 4, 2
 
@@ -132,11 +133,11 @@ def ldl_config(small_config, tmp_path):
 def test_a_run_resumes_to_the_bit_and_shows_the_spaces(ldl_config, tmp_path, caplog):
   ldl_config.checkpoint.update(every=3, keep=100)
   ldl_config.eval.sheets = True
-  whole = train.train(ldl_config, tmp_path / 'whole')
+  whole = loop.train(ldl_config, tmp_path / 'whole')
   shutil.copytree(tmp_path / 'whole', tmp_path / 'cut')
   for step in (9, 10):
     shutil.rmtree(tmp_path / 'cut' / 'checkpoints' / str(step))
-  assert train.train(ldl_config, tmp_path / 'cut')['state_sha256'] == whole['state_sha256']
+  assert loop.train(ldl_config, tmp_path / 'cut')['state_sha256'] == whole['state_sha256']
   assert 'by au nearly all a_ij are 1' in caplog.text  # the drawn faces have the same ones
   lines = [
     x for x in logs.read_lines(tmp_path / 'whole' / 'metrics.jsonl') if x['split'] == 'train'
@@ -151,20 +152,20 @@ def test_a_run_resumes_to_the_bit_and_shows_the_spaces(ldl_config, tmp_path, cap
 def test_bad_input_is_told(ldl_config, tmp_path):
   ldl_config.method.neighbours = 'jointly'
   with pytest.raises(InputError, match="Did you mean 'joint'"):
-    train.train(ldl_config, tmp_path / 'a')
+    loop.train(ldl_config, tmp_path / 'a')
   ldl_config.method.neighbours = 'joint'
   ldl_config.sampler.sigma = 1.0
   with pytest.raises(InputError, match='unknown key config.sampler.sigma'):
-    train.train(ldl_config, tmp_path / 'b')
+    loop.train(ldl_config, tmp_path / 'b')
   ldl_config.sampler = ml_collections.ConfigDict({'name': 'natural'})
   with pytest.raises(InputError, match='set config.sampler.name=neighbour_groups'):
-    train.train(ldl_config, tmp_path / 'c')
+    loop.train(ldl_config, tmp_path / 'c')
   ldl_config.sampler = ml_collections.ConfigDict({'name': 'neighbour_groups'})
   path = write_manifest(tmp_path, {'train': 14, 'test': 7})
   ldl_config.data.path = str(strip_landmarks(path, tmp_path / 'plain.csv'))
   ldl_config.batch = 8
   with pytest.raises(InputError, match="no 'landmarks'.*x_0"):
-    train.train(ldl_config, tmp_path / 'd')
+    loop.train(ldl_config, tmp_path / 'd')
 
 
 @pytest.mark.parametrize(

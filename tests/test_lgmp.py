@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_bilinear import slow_sample
 
-from ferjax.models import lgmp
+from ferjax.methods.hrl import lgmp
 from ferjax.ops import landmark_graph
 
 H, W, K = 6, 7, 5

@@ -3,7 +3,7 @@ import json
 import jax.numpy as jnp
 import pytest
 
-from ferjax import logs
+from ferjax.training import logs
 
 
 def test_lines_after_the_checkpoint_are_cut(tmp_path):

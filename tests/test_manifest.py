@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ferjax.data import dataset, listing
-from ferjax.data.manifest import manifest_dataset_builder, parser
+from ferjax.data import dataset
+from ferjax.datasets import listing
+from ferjax.datasets.manifest import manifest_dataset_builder, parser
 from ferjax.errors import InputError
 
 

@@ -7,9 +7,10 @@ import pytest
 from absl.testing import flagsaver
 from PIL import Image
 
-from ferjax import manifests, prepare
-from ferjax.data.annotations import Annotation, Annotations
-from ferjax.data.manifest import parser
+from ferjax.annotation import manifests
+from ferjax.cli import prepare
+from ferjax.annotation.tools import Annotation, Annotations
+from ferjax.datasets.manifest import parser
 from ferjax.errors import InputError
 
 

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferjax import memory
+from ferjax.methods.lanet import memory
 from ferjax.errors import InputError
 
 

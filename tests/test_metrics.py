@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ferjax import metrics
+from ferjax.metrics import classification
 
 CLASSES = ('neutral', 'fear', 'anger', 'sadness')
 
@@ -11,14 +11,14 @@ def test_hand_computed_with_an_absent_class():
   prediction = np.array([0, 0, 0, 1, 1, 3, 2])
   logits = np.log(np.full((7, 4), 0.1, np.float32))
   logits[np.arange(7), prediction] = np.log(0.7)
-  values = metrics.classification(logits, label, CLASSES)
+  values = classification.classification(logits, label, CLASSES)
   assert values['acc'] == pytest.approx(5 / 7)
   assert values['mean_class_acc'] == pytest.approx((3 / 4 + 1 / 2 + 1) / 3)
   assert values['f1_macro'] == pytest.approx((6 / 7 + 1 / 2 + 1) / 3)
   assert values['recall/neutral'] == 0.75 and values['recall/sadness'] is None
   assert values['loss'] == pytest.approx(-(5 * np.log(0.7) + 2 * np.log(0.1)) / 7, rel=1e-5)
   np.testing.assert_array_equal(
-    metrics.confusion_matrix(label, prediction, 4),
+    classification.confusion_matrix(label, prediction, 4),
     [[3, 1, 0, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0]],
   )
 
@@ -26,12 +26,12 @@ def test_hand_computed_with_an_absent_class():
 def test_precision_recall_and_both_f1_by_hand():
   label = np.array([0, 0, 0, 0, 1, 1, 2])
   prediction = np.array([0, 0, 0, 1, 1, 3, 0])
-  found = metrics.per_class(label, prediction, 4)
+  found = classification.per_class(label, prediction, 4)
   np.testing.assert_array_equal(found['rows'], [4, 2, 1, 0])
   np.testing.assert_allclose(found['precision'], [3 / 4, 1 / 2, 0, np.nan])
   np.testing.assert_allclose(found['recall'], [3 / 4, 1 / 2, 0, np.nan])
   np.testing.assert_allclose(found['f1'], [3 / 4, 1 / 2, 0, np.nan])
-  values = metrics.macro(label, np.array([0, 0, 0, 0, 0, 1, 2]), 4)
+  values = classification.macro(label, np.array([0, 0, 0, 0, 0, 1, 2]), 4)
   p, r = (4 / 5 + 1 + 1) / 3, (1 + 1 / 2 + 1) / 3
   assert values == pytest.approx(
     {
@@ -42,7 +42,7 @@ def test_precision_recall_and_both_f1_by_hand():
       'f1_macro': (8 / 9 + 2 / 3 + 1) / 3,
     }
   )
-  assert metrics.macro(label, np.full(7, 3), 4)['f1_of_means'] == 0
+  assert classification.macro(label, np.full(7, 3), 4)['f1_of_means'] == 0
 
 
 def test_accuracy_of_every_class_in_every_group():
@@ -50,7 +50,7 @@ def test_accuracy_of_every_class_in_every_group():
   label, yaw = rng.integers(0, 3, 60), rng.choice([-45, 0, 30], 60)
   yaw[label == 2] = 30
   right = rng.random(60) < 0.5
-  groups, accuracy, rows = metrics.accuracy_by_group(right, label, yaw, 4)
+  groups, accuracy, rows = classification.accuracy_by_group(right, label, yaw, 4)
   np.testing.assert_array_equal(groups, [-45, 0, 30])
   for i in range(4):
     for j, angle in enumerate(groups):
@@ -84,32 +84,32 @@ def embedded():
 def test_search_and_classification_against_a_double_loop(embedded):
   stored, label, query, test_label = embedded
   found = slow_neighbours(stored, list(query), 11)
-  np.testing.assert_array_equal(metrics.nearest_neighbours(stored, query, 11), found)
-  voted = metrics.vote(label[found], 4)
+  np.testing.assert_array_equal(classification.nearest_neighbours(stored, query, 11), found)
+  voted = classification.vote(label[found], 4)
   for n in range(40):
     counts = [list(label[found[n]]).count(c) for c in range(4)]
     assert voted[n] == counts.index(max(counts))
-  by_mean = metrics.nearest_mean(stored, label + 1, query)
+  by_mean = classification.nearest_mean(stored, label + 1, query)
   means = [stored[label == c].mean(0) for c in range(3)]
   expected = [1 + np.argmin([((q - m) ** 2).sum() for m in means]) for q in query]
   np.testing.assert_array_equal(by_mean, expected)
   rows = list(query)
   found = slow_neighbours(rows, rows, 32)
-  values = metrics.retrieval(query, test_label)
+  values = classification.retrieval(query, test_label)
   assert set(values) == {f'{name}@{2**i}' for name in ('recall', 'acc') for i in range(6)}
   for k in (1, 2, 4, 8, 16, 32):
     same = [[test_label[j] == test_label[i] for j in found[i][:k]] for i in range(40)]
     assert values[f'recall@{k}'] == pytest.approx(np.mean([any(row) for row in same]))
     assert values[f'acc@{k}'] == pytest.approx(np.mean([np.mean(row) for row in same]))
   assert values['recall@1'] == values['acc@1'] < values['recall@4'] > values['acc@32']
-  assert set(metrics.retrieval(query[:6], test_label[:6])) == {
+  assert set(classification.retrieval(query[:6], test_label[:6])) == {
     f'{name}@{k}' for name in ('recall', 'acc') for k in (1, 2, 4)
   }
 
 
 def test_a_row_does_not_find_itself_among_copies():
   embedding = np.array([[0.0], [0.0], [5.0], [5.0]], np.float32)
-  values = metrics.retrieval(embedding, np.array([0, 1, 2, 2]))
+  values = classification.retrieval(embedding, np.array([0, 1, 2, 2]))
   assert values['recall@1'] == 0.5
 
 
@@ -117,7 +117,7 @@ def test_clusters_by_hand():
   """Two tight groups; one of the second one's four rows is of the first class."""
   places = np.array([0, 0.1, 0.2, 9, 9.1, 9.2, 9.3], np.float32)[:, None]
   label = np.array([0, 0, 0, 0, 1, 1, 1])
-  values = metrics.clustering(places, label)
+  values = classification.clustering(places, label)
   together, right, of_class = 3 + 6, 3 + 3, 6 + 3
   assert values['pairwise_f1'] == pytest.approx(2 * right / (together + of_class))
   joint = np.array([3, 1, 3]) / 7  # (class 0, left), (class 0, right), (class 1, right)
@@ -128,18 +128,18 @@ def test_clusters_by_hand():
 def test_silhouettes_by_hand():
   places = np.array([0.0, 1.0, 4.0, 5.0, 99.0])[:, None]
   expected = np.mean([1 - 1 / 4.5, 1 - 1 / 3.5, 1 - 1 / 3.5, 1 - 1 / 4.5])
-  assert metrics.silhouette(places, np.array([7, 7, 8, 8, 9])) == pytest.approx(expected)
-  assert metrics.silhouette(places, np.array([7, 7, 7, 8, 9])) is None
-  mixed = metrics.silhouette(places[:4], np.array([7, 8, 7, 8]))
+  assert classification.silhouette(places, np.array([7, 7, 8, 8, 9])) == pytest.approx(expected)
+  assert classification.silhouette(places, np.array([7, 7, 7, 8, 9])) is None
+  mixed = classification.silhouette(places[:4], np.array([7, 8, 7, 8]))
   both = np.concatenate([places[:4], places[:4]])
   subject, label = np.array([7, 7, 8, 8, 7, 8, 7, 8]), np.repeat([0, 1], 4)
-  found = metrics.silhouette_within(both, subject, label)
+  found = classification.silhouette_within(both, subject, label)
   assert mixed < 0 and found == pytest.approx((expected + mixed) / 2)
-  assert metrics.silhouette_within(places, np.arange(5), np.zeros(5)) is None
+  assert classification.silhouette_within(places, np.arange(5), np.zeros(5)) is None
 
 
 @pytest.mark.parametrize('rows', [1, 2, 5])
 def test_equal_embeddings_are_measured_without_a_warning(rows):
   embedding, label = np.zeros((rows, 3), np.float32), np.arange(rows) % 2
-  assert set(metrics.clustering(embedding, label)) == {'nmi', 'pairwise_f1'}
-  assert len(metrics.retrieval(embedding, label)) == 2 * (rows.bit_length() - (rows in (1, 2)))
+  assert set(classification.clustering(embedding, label)) == {'nmi', 'pairwise_f1'}
+  assert len(classification.retrieval(embedding, label)) == 2 * (rows.bit_length() - (rows in (1, 2)))

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from ferjax.data import labels, noise
+from ferjax import labels
+from ferjax.data import noise
 from ferjax.errors import InputError
 
 LABEL = np.arange(70_000, dtype=np.int32) % 7

@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import write_manifest
 
-from ferjax.data import on_beam
+from ferjax.datasets import beam
 from ferjax.errors import InputError
 
 BEAM = importlib.util.find_spec('apache_beam') is not None
@@ -74,4 +74,4 @@ def test_beam_stores_the_same_rows_in_the_same_files(tmp_path):
 @pytest.mark.skipif(BEAM, reason='Apache Beam is installed')
 def test_without_beam_it_is_told_what_to_install():
   with pytest.raises(InputError, match=r"pip install 'ferjax\[beam\]'"):
-    on_beam.parse_options(['runner=DirectRunner'])
+    beam.parse_options(['runner=DirectRunner'])

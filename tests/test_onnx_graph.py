@@ -26,7 +26,7 @@ from conftest import needs_onnx, run_onnx
   ],
 )
 def test_nodes_compute_what_jax_does(function):
-  from ferjax import onnx_graph
+  from ferjax.export import onnx
 
   rng = np.random.default_rng(0)
   variables = {
@@ -39,7 +39,7 @@ def test_nodes_compute_what_jax_does(function):
   def predict(variables, batch):
     return {'y': function(variables, batch)}
 
-  graph = onnx_graph.model(predict, variables, inputs)
+  graph = onnx.model(predict, variables, inputs)
   for rows in (1, 4):
     image = rng.integers(0, 256, (rows, 32, 32, 3)).astype(np.uint8)
     found = run_onnx(graph.SerializeToString(), {'image': image})['y']

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from ferjax import optim
+from ferjax.optim import optimizers
 from ferjax.errors import InputError
 
 PARAMS = {'model': {'kernel': jnp.array([1.0, -2.0]), 'bias': jnp.array([0.5])}}
@@ -12,7 +12,7 @@ GRADS = {'model': {'kernel': jnp.array([0.1, 0.2]), 'bias': jnp.array([0.3])}}
 
 
 def updates(**options):
-  tx, _ = optim.make(PARAMS, 10, 5, **options)
+  tx, _ = optimizers.make(PARAMS, 10, 5, **options)
   return tx.update(GRADS, tx.init(PARAMS), PARAMS)[0]['model']
 
 
@@ -58,17 +58,17 @@ def test_mistakes_are_named(options, message):
 
 
 def test_schedules():
-  linear = optim.learning_rate_schedule(1.0, 'linear', 10, warmup=2)
+  linear = optimizers.learning_rate_schedule(1.0, 'linear', 10, warmup=2)
   np.testing.assert_allclose([linear(s) for s in (0, 1, 2, 6, 10)], [0, 0.5, 1, 0.5, 0], atol=1e-6)
-  steps = optim.learning_rate_schedule(1.0, 'step', 10, boundaries=(4, 8), decay=0.1)
+  steps = optimizers.learning_rate_schedule(1.0, 'step', 10, boundaries=(4, 8), decay=0.1)
   np.testing.assert_allclose([steps(s) for s in (3, 4, 8)], [1, 0.1, 0.01], rtol=1e-5)
-  cosine = optim.learning_rate_schedule(1.0, 'cosine', 10)
+  cosine = optimizers.learning_rate_schedule(1.0, 'cosine', 10)
   np.testing.assert_allclose([cosine(s) for s in (0, 5, 10)], [1, 0.5, 0], atol=1e-6)
 
 
 def follow(steps, **options):
   """Parameters after each step of two an epoch, with the same gradients."""
-  tx, _ = optim.make(PARAMS, steps, 2, **options)
+  tx, _ = optimizers.make(PARAMS, steps, 2, **options)
   params, state, found = PARAMS, tx.init(PARAMS), []
   step = jax.jit(lambda params, state: tx.update(GRADS, state, params))
   for _ in range(steps):

@@ -7,10 +7,11 @@ import numpy as np
 import optax
 import pytest
 
-from ferjax import core, parallel
-from ferjax.data import augment
+from ferjax import core
+from ferjax.distributed import parallel
+from ferjax.images import augment
 from ferjax.errors import InputError
-from ferjax.losses import weighting as weightings
+from ferjax.terms import weighting as weightings
 from ferjax.losses.cross_entropy import cross_entropy
 from ferjax.models import resnet
 

@@ -8,23 +8,24 @@ import trees
 from PIL import Image
 from test_data_sets import load
 
-from ferjax import prepare
-from ferjax.data import dataset, listing
-from ferjax.data.affectnet import parser as affectnet
-from ferjax.data.cfee import parser as cfee
-from ferjax.data.ck_plus import parser as ck_plus
-from ferjax.data.expw import parser as expw
-from ferjax.data.fer2013 import parser as fer2013
-from ferjax.data.fer_plus import parser as fer_plus
-from ferjax.data.folder import parser as folder
-from ferjax.data.jaffe import parser as jaffe
-from ferjax.data.kdef import parser as kdef
-from ferjax.data.labels import CLASSES, CLASSES_8
-from ferjax.data.mmi import parser as mmi
-from ferjax.data.multi_pie import parser as multi_pie
-from ferjax.data.oulu_casia import parser as oulu_casia
-from ferjax.data.raf_db import parser as raf_db
-from ferjax.data.sfew import parser as sfew
+from ferjax.cli import prepare
+from ferjax.data import dataset
+from ferjax.datasets import listing
+from ferjax.datasets.affectnet import parser as affectnet
+from ferjax.datasets.cfee import parser as cfee
+from ferjax.datasets.ck_plus import parser as ck_plus
+from ferjax.datasets.expw import parser as expw
+from ferjax.datasets.fer2013 import parser as fer2013
+from ferjax.datasets.fer_plus import parser as fer_plus
+from ferjax.datasets.folder import parser as folder
+from ferjax.datasets.jaffe import parser as jaffe
+from ferjax.datasets.kdef import parser as kdef
+from ferjax.labels import CLASSES, CLASSES_8
+from ferjax.datasets.mmi import parser as mmi
+from ferjax.datasets.multi_pie import parser as multi_pie
+from ferjax.datasets.oulu_casia import parser as oulu_casia
+from ferjax.datasets.raf_db import parser as raf_db
+from ferjax.datasets.sfew import parser as sfew
 from ferjax.errors import InputError
 
 

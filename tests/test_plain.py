@@ -7,7 +7,7 @@ from test_resnet import shapes
 
 from ferjax import models
 from ferjax.errors import InputError
-from ferjax.parallel import AXIS
+from ferjax.distributed.parallel import AXIS
 
 NETWORKS = ('vgg13', 'alexnet', 'preact_resnet18')
 

@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from ferjax import plots
+from ferjax.report.figures import plots
 
 
 @pytest.mark.parametrize('rows', [1, 7, 45])

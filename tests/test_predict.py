@@ -14,9 +14,12 @@ import pytest
 from PIL import Image
 from test_annotate import command as detector_command  # noqa: F401, a fixture
 
-from ferjax import annotate, predict, predictor, train
+from ferjax.annotation import faces as annotate
+from ferjax.prediction import predict, predictor
+from ferjax.training import loop
 from ferjax.annotation import detector as detectors
-from ferjax.data import dataset, listing
+from ferjax.data import dataset
+from ferjax.datasets import listing
 from ferjax.errors import InputError
 from ferjax.prediction import film, inputs, overlay, reading
 
@@ -501,7 +504,7 @@ def test_a_tiny_run(small_config, tmp_path, capfd):
   small_config.model.width = 4
   small_config.parallel.devices = 1
   workdir = tmp_path / 'run'
-  train.train(small_config, workdir)
+  loop.train(small_config, workdir)
   source = Path(small_config.data.path)
   out = tmp_path / 'faces.csv'
   flags = [f'--workdir={workdir}', str(source.parent / 'test_*.png')]

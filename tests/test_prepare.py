@@ -1,4 +1,4 @@
-"""`python -m ferjax.prepare` as a user meets it."""
+"""`ferjax prepare` as a user meets it."""
 
 import subprocess
 import sys

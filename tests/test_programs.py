@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from conftest import needs_onnx
 
-from ferjax import build, config, core, programs
-from ferjax.data import augment
+from ferjax.assembly import build
+from ferjax import config, core
+from ferjax.export import programs
+from ferjax.images import augment
 from ferjax.errors import InputError
 
 
@@ -63,11 +65,11 @@ MODELS = {
 @needs_onnx
 @pytest.mark.parametrize('name', MODELS)
 def test_onnx_is_jax_for_every_method_and_network(name):
-  from ferjax import onnx_graph
+  from ferjax.export import onnx
 
   method, options = MODELS[name]
   model = made(method, **options)
-  graph = onnx_graph.model(model.function, model.variables, model.inputs)
+  graph = onnx.model(model.function, model.variables, model.inputs)
   found = programs.check_onnx(graph.SerializeToString(), model)
   assert found['pictures'] == found['same_class'] == 8
   assert set(found['largest_difference']) >= {'logits', 'probabilities', 'embedding'}
@@ -77,10 +79,10 @@ def test_onnx_is_jax_for_every_method_and_network(name):
 
 @needs_onnx
 def test_an_onnx_file_that_is_off_is_refused():
-  from ferjax import onnx_graph
+  from ferjax.export import onnx
 
   model = made('softmax')
-  graph = onnx_graph.model(model.function, model.variables, model.inputs)
+  graph = onnx.model(model.function, model.variables, model.inputs)
   bias = dict(model.variables)
   bias['params/Dense_0/bias'] = bias['params/Dense_0/bias'] + np.float32(3e-4)
   with pytest.raises(InputError, match=r'differs from JAX by 0.0003 in logits'):

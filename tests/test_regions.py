@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferjax.models import regions, resnet
+from ferjax.methods.dmlnet import regions
+from ferjax.models import resnet
 
 
 def test_thirds_of_a_picture():

@@ -13,19 +13,13 @@ import cv2
 import numpy as np
 import pytest
 
-from ferjax import (
-  comparison,
-  core,
-  evaluate,
-  heatmaps,
-  logs,
-  page,
-  plots,
-  records,
-  report,
-  results,
-  tables,
-)
+from ferjax.report import comparison, page, single
+from ferjax import core
+from ferjax.metrics.predictions import Predictions
+from ferjax.report.figures import heatmaps, plots, tables
+from ferjax.training import logs
+from ferjax.runs.folder import read
+from ferjax.evaluation import finish
 from ferjax import config as configs
 from ferjax.data import dataset, noise
 from ferjax.errors import InputError
@@ -144,7 +138,7 @@ def predictions():
   logits = 2.0 * np.eye(3, dtype=np.float32)[said]
   table = {'label': label, 'name': np.array([f'{i}.png' for i in range(9)])}
   table['yaw_bin'] = np.array([-30, 0, 0] * 3)
-  return evaluate.Predictions({'logits': logits}, table)
+  return Predictions({'logits': logits}, table)
 
 
 def write_picture(path, size=(60, 40), seed=0):
@@ -171,7 +165,7 @@ def folder(tmp_path_factory):
     training_labels={'given': {'acc': 0.7}, 'predicted': {'acc': 0.8, 'jensen_shannon': 0.3}},
   )
   for split in ('test', 'val', 'test/rotation'):
-    results.split(folder, None, predictions(), CLASSES, split)
+    finish.split(folder, None, predictions(), CLASSES, split)
   label = np.repeat(np.arange(3), 3)
   noise.write(folder / 'noise.csv', list('abcdefghi'), np.roll(label, 1), label, CLASSES)
   values = {'rows': 9, 'acc': 0.8125, 'mean_class_acc': 0.5, 'f1_macro': 0.5}
@@ -181,7 +175,7 @@ def folder(tmp_path_factory):
     write_picture(folder / 'report' / f'{name}.png')
   write_picture(folder / 'report' / 'learning_curves.png')
   other = folder / 'eval' / 'other-12345678-4'
-  results.split(other, None, predictions(), CLASSES, 'test')
+  finish.split(other, None, predictions(), CLASSES, 'test')
   write_picture(other / 'report' / 'mistakes_test.png')
   summary = {'step': 4, 'data': 'other', 'fingerprint': 'x', 'test': evaluation(4, 'test', 0.1875)}
   logs.write_json(other / 'summary.json', summary | {'without': ['landmarks']})
@@ -190,7 +184,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def written(folder):
-  report.main([f'--workdir={folder}'])
+  single.main([f'--workdir={folder}'])
   return folder / 'report' / 'report.html'
 
 
@@ -259,21 +253,21 @@ def test_results_of_a_run_that_goes_on(tmp_path):
   folder = tmp_path / 'run'
   write_record(folder)
   (folder / 'metrics.jsonl').write_text('')
-  report.main([f'--workdir={folder}'])
+  single.main([f'--workdir={folder}'])
   text = check_page(folder / 'report' / 'report.html').text
   assert 'not finished: step 0 of 4' in text and 'no curves' in text
   lines = write_lines(folder, {}, steps=(2,))
-  report.main([f'--workdir={folder}', f'--out={tmp_path}/a/b.html'])
+  single.main([f'--workdir={folder}', f'--out={tmp_path}/a/b.html'])
   assert 'Nothing was evaluated yet' in check_page(tmp_path / 'a' / 'b.html').text
   lines = write_lines(folder, {'val': 0.5}, steps=(2,))
   with (folder / 'metrics.jsonl').open('a') as file:
     file.write('{"step": 3, "split"')
-  report.main([f'--workdir={folder}'])
+  single.main([f'--workdir={folder}'])
   text = check_page(folder / 'report' / 'report.html').text
   assert 'step 2 of 4' in text and '50.0' in text and 'There is no test split' in text
   write_summary(folder, lines, step=2)
   write_lines(folder, {'val': 0.5}, steps=(2, 3))
-  report.main([f'--workdir={folder}'])
+  single.main([f'--workdir={folder}'])
   text = check_page(folder / 'report' / 'report.html').text
   assert 'at step 3 of 4. Tables and pictures are those of step 2' in text
 
@@ -306,7 +300,7 @@ def test_a_damaged_file_is_told_by_its_name(folder, tmp_path, name, damage, told
   path = copy / name
   path.write_bytes(damage if isinstance(damage, bytes) else damage.encode())
   with pytest.raises(InputError, match=re.escape(told)):
-    report.main([f'--workdir={copy}', f'--out={tmp_path}/out.html'])
+    single.main([f'--workdir={copy}', f'--out={tmp_path}/out.html'])
   assert not (tmp_path / 'out.html').exists()
 
 
@@ -329,7 +323,7 @@ def test_whatever_is_damaged_is_told_or_shown(folder, tmp_path, monkeypatch):
     )[number % 3]
     path.write_bytes(damaged)
     try:
-      report.main([f'--workdir={copy}', f'--out={tmp_path}/out.html'])
+      single.main([f'--workdir={copy}', f'--out={tmp_path}/out.html'])
       check_page(tmp_path / 'out.html')
     except InputError as error:
       assert path.name in str(error)
@@ -344,15 +338,15 @@ def test_a_cut_picture_is_told(folder, tmp_path):
   path = copy / 'report' / 'grad_cam.png'
   path.write_bytes(path.read_bytes()[:-2000])
   with pytest.raises(InputError, match='grad_cam.png is damaged'):
-    report.main([f'--workdir={copy}'])
+    single.main([f'--workdir={copy}'])
 
 
 def test_large_pictures_become_jpeg(folder, tmp_path, monkeypatch):
   copy = tmp_path / 'run'
   shutil.copytree(folder, copy)
   write_picture(copy / 'report' / 'search_test.png', (300, 300))
-  monkeypatch.setattr(report, 'LIMIT', 300_000)
-  report.main([f'--workdir={copy}'])
+  monkeypatch.setattr(single, 'LIMIT', 300_000)
+  single.main([f'--workdir={copy}'])
   found = check_page(copy / 'report' / 'report.html')
   assert found.source.count('data:image/jpeg') == 1 and '1 of its pictures are JPEG' in found.text
 
@@ -370,7 +364,7 @@ def test_mean_and_deviation_over_seeds(tmp_path):
   runs = [seeded(tmp_path, f'a_{i}', i, acc) for i, acc in enumerate(accuracies)]
   runs.append(seeded(tmp_path, 'b', 0, 0.25, **{'optimizer.lr': 0.5, 'reading.threads': 2}))
   out = tmp_path / 'out.html'
-  report.main(
+  single.main(
     [f'--workdir={runs[0]},{runs[1]}', f'--workdir={runs[2]}', f'--workdir={runs[3]}']
     + [f'--out={out}']
   )
@@ -394,7 +388,7 @@ def test_runs_of_other_data_or_classes_are_other_lines(tmp_path):
   ):
     record = json.loads((run / 'config.json').read_text())
     (run / 'config.json').write_text(json.dumps(record | change))
-  assert len(comparison.groups([records.read(run) for run in runs])) == 3
+  assert len(comparison.groups([read(run) for run in runs])) == 3
 
 
 def test_a_mean_over_fewer_runs_says_so():
@@ -403,7 +397,7 @@ def test_a_mean_over_fewer_runs_says_so():
 
 
 def test_the_band_of_curves(tmp_path):
-  runs = [records.read(seeded(tmp_path, f'a_{i}', i, acc)) for i, acc in enumerate((0.4, 0.6))]
+  runs = [read(seeded(tmp_path, f'a_{i}', i, acc)) for i, acc in enumerate((0.4, 0.6))]
   (line,) = comparison.groups(runs)
   curve = comparison._curve(line, 'test', 'acc')
   assert curve.x == [2, 4]
@@ -422,7 +416,7 @@ def test_what_a_comparison_says_of_its_runs(tmp_path):
   twin = seeded(tmp_path, 'twin', 0, 0.5)
   out = tmp_path / 'out.html'
   given = [f'--workdir={run}' for run in (*runs, going_on, new, twin)]
-  report.main([*given, f'--out={out}'])
+  single.main([*given, f'--out={out}'])
   text = check_page(out).text.replace('\xa0', ' ')
   assert 'Comparison of 5 runs in 3 lines' in text
   assert re.search(r'b2 \(B b\) is not finished: step 2 of 4; it is left out of the means', text)
@@ -434,7 +428,7 @@ def test_what_a_comparison_says_of_its_runs(tmp_path):
   names = ('rotation', 'brightness', 'contrast', 'saturation', 'erasing')
   many = {f'augment.{key}': 0.5 for key in names}
   runs.append(seeded(tmp_path, 'd', 0, 0.5, **keys, **many))
-  report.main([*(f'--workdir={run}' for run in runs), f'--out={out}'])
+  single.main([*(f'--workdir={run}' for run in runs), f'--out={out}'])
   text = check_page(out).text
   # nine keys: the first eight are in one table, the last in another
   assert 'What differs, continued line optimizer. lr A' in text.replace('\xa0', ' ')
@@ -442,27 +436,27 @@ def test_what_a_comparison_says_of_its_runs(tmp_path):
 
 def test_arguments_that_do_not_fit(folder, tmp_path):
   with pytest.raises(InputError, match='needs --out=FILE.html'):
-    report.main([f'--workdir={folder},{tmp_path}'])
+    single.main([f'--workdir={folder},{tmp_path}'])
   with pytest.raises(InputError, match='is named twice'):
-    report.main([f'--workdir={folder}', f'--workdir={folder}/.'])
+    single.main([f'--workdir={folder}', f'--workdir={folder}/.'])
   with pytest.raises(InputError, match='is no run'):
-    report.main([f'--workdir={tmp_path}'])
+    single.main([f'--workdir={tmp_path}'])
   with pytest.raises(InputError, match='names nothing'):
-    report.main(['--workdir='])
+    single.main(['--workdir='])
   (tmp_path / 'file').write_text('')
   with pytest.raises(InputError, match='cannot write to'):
-    report.main([f'--workdir={folder}', f'--out={tmp_path}/file/out.html'])
+    single.main([f'--workdir={folder}', f'--out={tmp_path}/file/out.html'])
   with pytest.raises(InputError, match='must be .html or .htm'):
-    report.main([f'--workdir={folder}', f'--out={folder}/config.json'])
+    single.main([f'--workdir={folder}', f'--out={folder}/config.json'])
   (tmp_path / 'a,b').mkdir()
-  assert report.folders([f'{tmp_path}/a,b']) == [tmp_path / 'a,b']
+  assert single.folders([f'{tmp_path}/a,b']) == [tmp_path / 'a,b']
 
 
 def test_the_command(tmp_path):
   code = (
     'import runpy, sys; '
     "sys.argv = ['report', '--workdir=nowhere']; "
-    "sys.modules.update(dict.fromkeys(('sklearn', 'ferjax.train', 'ferjax.build'))); "
+    "sys.modules.update(dict.fromkeys(('sklearn', 'ferjax.training.loop', 'ferjax.assembly.build'))); "
     "runpy.run_module('ferjax.report', run_name='__main__')"
   )
   done = subprocess.run(
@@ -488,20 +482,20 @@ def test_all_that_the_end_of_a_run_writes_has_its_place(tmp_path):
     'subclass_log_posterior': np.zeros((9, 6), np.float32),
   }
   table['pose'] = np.array([0, 1, 1] * 3)
-  predicted = evaluate.Predictions(said, table)
+  predicted = Predictions(said, table)
   data = dataset.Dataset('drawn', classes, {'test': split}, None, 'f', (-30, 0))
   clean = np.roll(table['label'], 1)
-  training = results.TrainingRows(split, predicted, clean, None)
+  training = finish.TrainingRows(split, predicted, clean, None)
   maps = {name: np.ones((1, 2, 3, 3)) for name in ('response', 'grad_cam')}
   views = np.zeros((1, 2, 12, 12, 3))
   looks = heatmaps.Looks(('',), views, maps, np.zeros((1, 2), int), np.zeros(2, int), 'test')
   state = core.TrainState(np.array(4), {}, (), {}, np.zeros(2, np.uint32))
   evaluated = {'test': predicted}
-  results.finish(folder, state, data, evaluated, training, looks, numbers=True, tsne=9)
+  finish.finish(folder, state, data, evaluated, training, looks, numbers=True, tsne=9)
   record = json.loads((folder / 'config.json').read_text()) | {'classes': classes}
   logs.write_json(folder / 'config.json', record)
 
-  report.main([f'--workdir={folder}'])
+  single.main([f'--workdir={folder}'])
   pictures = {path.stem for path in (folder / 'report').glob('*.png')}
   found = check_page(folder / 'report' / 'report.html')
   in_tables = {name for name in pictures if name.startswith(('confusion', 'expression_by_pose'))}

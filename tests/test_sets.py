@@ -10,7 +10,10 @@ import trees
 from conftest import strip_landmarks, write_manifest
 
 from ferjax import config as configs
-from ferjax import evaluate, sources, tables, train, trained
+from ferjax.metrics import predictions
+from ferjax.assembly import sources, restore
+from ferjax.report.figures import tables
+from ferjax.training import loop
 from ferjax.data import dataset, pipeline, sets
 from ferjax.errors import InputError
 
@@ -261,10 +264,10 @@ def test_sets_without_a_common_class_or_training_rows(folder, data_dir):
 def test_averages_count_every_set_once(tmp_path):
   numbers = ((0.5, 0.25, 0.125), (1.0, 0.75, 0.5), (0.0, 0.5, 0.25))
   measured = {
-    name: dict(zip(evaluate.AVERAGED, values, strict=True)) | {'rows': 10**place}
+    name: dict(zip(predictions.AVERAGED, values, strict=True)) | {'rows': 10**place}
     for place, (name, values) in enumerate(zip('abc', numbers, strict=True))
   }
-  means = evaluate.averages(measured, {'all': ('a', 'b', 'c'), 'lab': ('a', 'b')})
+  means = predictions.averages(measured, {'all': ('a', 'b', 'c'), 'lab': ('a', 'b')})
   assert means['lab'] == {'acc': 0.75, 'mean_class_acc': 0.5, 'f1_macro': 0.3125, 'sets': 2}
   assert means['all']['acc'] == 0.5 and means['all']['sets'] == 3
   tables.sets(tmp_path / 'sets.csv', measured, means)
@@ -283,7 +286,7 @@ def test_a_run_on_two_sets_is_tested_on_three(folder, data_dir, small_config, tm
   config.eval.groups = (('lab', ('b',)),)
   config.steps = 6
   config.noise.update(kind='symmetric', rate=0.3)
-  summary = train.train(config, tmp_path)
+  summary = loop.train(config, tmp_path)
   record = json.loads((tmp_path / 'config.json').read_text())
   assert record['data'] == 'a+b' and record['classes'] == list(CLASSES)
   rows = {'train': 61, 'val': 21, 'test': 35, 'test/a': 14, 'test/b': 21, 'test/c': 10}
@@ -303,20 +306,20 @@ def test_a_run_on_two_sets_is_tested_on_three(folder, data_dir, small_config, tm
   assert summary['averages']['lab']['acc'] == found['b']['acc']
   for name in ('sets.csv', 'confusion_test_a.png', 'confusion_test.png'):
     assert (tmp_path / 'report' / name).is_file()
-  assert train.train(config, tmp_path) == summary
-  own = trained.evaluate_run(tmp_path)
+  assert loop.train(config, tmp_path) == summary
+  own = restore.evaluate_run(tmp_path)
   assert own['sets'] == found and own['averages'] == summary['averages']
   assert own['test'] == summary['last']['test'] and own['data'] == 'a+b'
   other = configs.base()
   other.data.update(name='manifest', path=spec(folder, 'c').partition(':')[2], dir=data_dir)
   other.eval.update(batch=16, heatmaps=0, tsne=0, embeddings=False)
   other.eval.sets = (spec(folder, 'b'),)
-  result = trained.evaluate_run(tmp_path, 'last', other)
+  result = restore.evaluate_run(tmp_path, 'last', other)
   assert list(result['sets']) == ['b'] and result['sets']['b']['acc'] == found['b']['acc']
   assert list((tmp_path / 'eval').rglob('mistakes_test_b.png'))
   config.eval.sets = (spec(folder, 'c'),)
   with pytest.raises(InputError, match='config.eval.sets'):
-    train.train(config, tmp_path)
+    loop.train(config, tmp_path)
 
 
 def test_a_set_goes_by_its_own_protocol_and_all_of_its_folds_are_tested(tmp_path, data_dir):

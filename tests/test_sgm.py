@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 from test_parallel import check_ten_steps_in_float64
 
-from ferjax import checkpoint, clusters, logs, parallel, sources, train, trained, wrap
+from ferjax.runs import checkpoint
+from ferjax.metrics import mixtures
+from ferjax.training import logs, loop
+from ferjax.distributed import parallel
+from ferjax.assembly import sources, restore
+from ferjax.terms import wrap
 from ferjax.errors import InputError
 from ferjax.losses import gaussian
 from ferjax.methods import sgm, triplet
@@ -153,7 +158,7 @@ def test_levels_rise_and_find_planted_sub_classes(monkeypatch):
   assert method.columns(split)['subclass'] is split['subclass']
   seeds = []
   monkeypatch.setattr(
-    clusters, 'gaussian_mixture', lambda z, n, seed: seeds.append(seed) or np.zeros(len(z), int)
+    mixtures, 'gaussian_mixture', lambda z, n, seed: seeds.append(seed) or np.zeros(len(z), int)
   )
   for seed, epoch in ((0, 3), (0, 4), (5, 3)):
     other, _, extra = started(seed=seed, **options)
@@ -172,7 +177,7 @@ def test_an_average_of_parameters_is_what_is_enrolled():
   params, extra = method.init(jax.random.key(0), {'image': jnp.zeros((1, 16, 16, 3))}, TABLE)
   embedding = np.random.default_rng(0).normal(size=(ROWS, 5))
   extra = method.enroll(params, extra, TABLE, lambda: embedding)
-  expected, _ = clusters.means(embedding, TABLE['label'] * 2, 6)
+  expected, _ = mixtures.means(embedding, TABLE['label'] * 2, 6)
   np.testing.assert_array_equal(extra['method']['means'], expected)
   extra = method.refresh(1, params, extra, TABLE, lambda: embedding)
   assert extra['method']['level'] == 2
@@ -294,14 +299,14 @@ def dgms_config(small_config):
 def test_runs_across_refreshes_resume_to_the_bit_and_do_not_depend_on_devices(
   dgms_config, tmp_path
 ):
-  whole = train.train(dgms_config, tmp_path / 'whole')
+  whole = loop.train(dgms_config, tmp_path / 'whole')
   for last in (10, 9):  # at a refresh, and in the middle of an epoch after another
     workdir = tmp_path / f'cut-{last}'
     shutil.copytree(tmp_path / 'whole', workdir)
     for path in (workdir / 'checkpoints').iterdir():
       if int(path.name) > last:
         shutil.rmtree(path)
-    assert train.train(dgms_config, workdir)['state_sha256'] == whole['state_sha256']
+    assert loop.train(dgms_config, workdir)['state_sha256'] == whole['state_sha256']
   steps = {}
   for path in (tmp_path / 'whole' / 'checkpoints').iterdir():
     extra = checkpoint.restore(tmp_path / 'whole', path.name)['extra']
@@ -311,14 +316,14 @@ def test_runs_across_refreshes_resume_to_the_bit_and_do_not_depend_on_devices(
     np.testing.assert_array_equal(of_class, [12] * 7)
     assert (extra['rows'] > 0).reshape(7, 3).sum(1).max() <= extra['level']
   assert steps == {3: 1, 5: 1, 6: 2, 9: 2, 10: 2, 12: 3}
-  assert whole['last']['test']['acc'] == trained.evaluate_run(tmp_path / 'whole')['test']['acc']
+  assert whole['last']['test']['acc'] == restore.evaluate_run(tmp_path / 'whole')['test']['acc']
   lines = logs.read_lines(tmp_path / 'whole' / 'metrics.jsonl')
   first = next(line for line in lines if line['split'] == 'train')
   assert {'acc', 'sgm', 'posterior/true_below_0.001'} <= set(first)
   assert first['loss'] == first['sgm']
 
   dgms_config.parallel.devices = 8
-  train.train(dgms_config, tmp_path / 'eight')
+  loop.train(dgms_config, tmp_path / 'eight')
   one, eight = (checkpoint.restore(tmp_path / name, 'last') for name in ('whole', 'eight'))
   for name in ('params', 'extra'):
     jax.tree.map(
@@ -333,8 +338,8 @@ def test_the_stored_means_are_of_all_training_embeddings(small_config, tmp_path)
   small_config.steps = 3
   small_config.ema = 0.9
   small_config.eval.update(limit=7)
-  train.train(small_config, tmp_path)
-  model = trained.load(tmp_path)
+  loop.train(small_config, tmp_path)
+  model = restore.load(tmp_path)
   data = sources.load(small_config).data
   split = data.splits['train']
   statistics = model.state.extra['method']['batch_stats']['model']['bn1']
@@ -342,7 +347,7 @@ def test_the_stored_means_are_of_all_training_embeddings(small_config, tmp_path)
   found = model.predict(model.state, split, limit=0)
   assert len(found.outputs['embedding']) == 84
   extra = parallel.host(model.state.extra)['method']
-  means, rows = clusters.means(found.outputs['embedding'], split.table['label'], 7)
+  means, rows = mixtures.means(found.outputs['embedding'], split.table['label'], 7)
   np.testing.assert_allclose(extra['means'], means, atol=1e-6)
   np.testing.assert_array_equal(extra['rows'], rows)
   log_posterior = gaussian.log_posterior(found.outputs['embedding'], means, rows > 0, 0.5)

@@ -2,7 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
-from ferjax import evaluate, sheets
+from ferjax.metrics.predictions import Predictions
+from ferjax.report.figures import sheets
 from ferjax.data import dataset
 
 CLASSES = ('neutral', 'fear', 'anger')
@@ -19,7 +20,7 @@ def made(embedding, label, **outputs):
   table = {'label': label, 'name': np.arange(len(label)).astype(str)}
   split = dataset.Split(records, np.arange(len(label)), table)
   outputs = {'embedding': np.asarray(embedding, np.float32), 'logits': logits} | outputs
-  return split, evaluate.Predictions(outputs, table)
+  return split, Predictions(outputs, table)
 
 
 @pytest.fixture

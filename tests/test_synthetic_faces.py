@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from ferjax.data import synthetic_faces
-from ferjax.data.faces import sample
-from ferjax.data.faces.action_units import ACTION_UNITS
-from ferjax.data.labels import CLASSES
-from ferjax.data.synthetic_faces import synthetic_faces_dataset_builder as module
+from ferjax.datasets import synthetic_faces
+from ferjax.datasets.synthetic_faces.drawing import sample
+from ferjax.datasets.synthetic_faces.drawing.action_units import ACTION_UNITS
+from ferjax.labels import CLASSES
+from ferjax.datasets.synthetic_faces import synthetic_faces_dataset_builder as module
 from ferjax.errors import InputError
 
 

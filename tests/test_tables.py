@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from ferjax import evaluate, tables
+from ferjax.metrics.predictions import Predictions, measure
+from ferjax.report.figures import tables
 
 CLASSES = ('neutral', 'fear', 'anger')
 
@@ -12,7 +13,7 @@ CLASSES = ('neutral', 'fear', 'anger')
 def predicted(prediction, table, **outputs):
   logits = np.eye(len(CLASSES), dtype=np.float32)[np.array(prediction)]
   table = {name: np.array(column, np.int32) for name, column in table.items()}
-  return evaluate.Predictions({'logits': logits, **outputs}, table)
+  return Predictions({'logits': logits, **outputs}, table)
 
 
 def read(path):
@@ -45,7 +46,7 @@ def test_expression_by_pose(tmp_path):
     ['mean', '0.5', '0.5', '0.5'],
   ]
   assert cv2.imread(str(tmp_path / 'a.png')).std() > 5
-  values = evaluate.measure(predictions, CLASSES)
+  values = measure(predictions, CLASSES)
   assert values['acc/pose_-45'] == 0.5 and values['acc/pose_30'] == pytest.approx(2 / 3)
   tables.expression_by_pose(tmp_path, 'b', predicted([0], {'label': [0]}), CLASSES, 'test')
   assert not (tmp_path / 'b.csv').exists()
@@ -55,7 +56,7 @@ def test_one_pose_is_a_table_but_no_metric(tmp_path):
   predictions = predicted([0, 1], {'label': [0, 0], 'yaw_bin': [30, 30]})
   tables.expression_by_pose(tmp_path, 'a', predictions, CLASSES, 'test')
   assert read(tmp_path / 'a.csv')[1] == ['neutral', '0.5', '0.5']
-  assert not [name for name in evaluate.measure(predictions, CLASSES) if 'pose' in name]
+  assert not [name for name in measure(predictions, CLASSES) if 'pose' in name]
 
 
 def test_scores_are_measured_against_the_column_of_their_name(tmp_path):
@@ -65,7 +66,7 @@ def test_scores_are_measured_against_the_column_of_their_name(tmp_path):
   outputs = {'pose_logits': pose_logits, 'naive_logits': naive_logits}
   table = {'label': [0, 1, 2, 2], 'pose': [0, 1, 0, -1], 'yaw_bin': [-45, 30, -45, 77]}
   predictions = predicted([0, 1, 2, 2], table, **outputs)
-  values = evaluate.measure(predictions, CLASSES)
+  values = measure(predictions, CLASSES)
   assert values['pose/acc'] == pytest.approx(2 / 3) and values['pose/mean_class_acc'] == 0.75
   assert values['naive/acc'] == 0.75 and values['acc'] == 1
   tables.pose_confusion(tmp_path / 'pose.png', predictions, 'test')
@@ -76,7 +77,7 @@ def test_scores_are_measured_against_the_column_of_their_name(tmp_path):
     columns = {'label': table['label']} | ({'pose': pose} if pose else {})
     unknown = predicted([0, 1, 2, 2], columns, **outputs)
     tables.pose_confusion(tmp_path / 'none.png', unknown, 'test')
-    assert 'pose/acc' not in evaluate.measure(unknown, CLASSES)
+    assert 'pose/acc' not in measure(unknown, CLASSES)
   assert not (tmp_path / 'none.png').exists()
 
 
@@ -85,6 +86,6 @@ def test_known_distributions_are_compared_with_the_predicted_ones():
   known = np.array([[0, 1, 0], [1, 0, 0]], np.float32)
   predictions = predicted([0, 0], {'label': [1, 0], 'distribution': known})
   sure = predictions._replace(outputs={'logits': 100 * predictions.outputs['logits']})
-  measured = evaluate.measure(sure, CLASSES)['jensen_shannon']
+  measured = measure(sure, CLASSES)['jensen_shannon']
   assert measured == pytest.approx(np.log(2) / 2)
-  assert 'jensen_shannon' not in evaluate.measure(predicted([0], {'label': [0]}), CLASSES)
+  assert 'jensen_shannon' not in measure(predicted([0], {'label': [0]}), CLASSES)

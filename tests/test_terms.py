@@ -17,10 +17,16 @@ import pytest
 from conftest import MINE, strip_landmarks
 from test_parallel import check_ten_steps_in_float64, run
 
-from ferjax import added_terms, build, core, logs, losses, parallel, terms, train, trained, wrap
+from ferjax.terms.added import check, make, stateful
+from ferjax.assembly import build, restore
+from ferjax import core, losses
+from ferjax.training import logs, loop
+from ferjax.distributed import parallel
+from ferjax.terms import builtin, wrap
 from ferjax import config as configs
 from ferjax.errors import InputError
-from ferjax.losses import cross_entropy, weighting
+from ferjax.losses import cross_entropy
+from ferjax.terms import weighting
 from ferjax.losses import triplet as triplets
 from ferjax.methods import dmlnet, ldl_alsg, sgm, softmax
 from ferjax.models import resnet
@@ -47,7 +53,7 @@ def drawn(rows=12, width=5, num_classes=7, seed=0):
 
 
 def made(name, **options):
-  return added_terms.make(name, getattr(terms, name), options, num_classes=7, num_poses=3)
+  return make(name, getattr(builtin, name), options, num_classes=7, num_poses=3)
 
 
 @pytest.mark.parametrize('options', [{}, {'gradient_through_means': False, 'leave_one_out': True}])
@@ -71,11 +77,11 @@ def test_sgm_as_a_term_is_the_loss_of_the_method(options):
 def test_every_built_in_term_gives_a_loss_of_each_row():
   outputs, batch = drawn()
   batch |= {'distribution': jax.nn.softmax(outputs['logits'][::-1])}
-  read = {name: set() for name in terms.__all__}
-  for name in terms.__all__:
+  read = {name: set() for name in builtin.__all__}
+  for name in builtin.__all__:
     term = made(name)
-    read[name] = added_terms.check(name, getattr(terms, name), term, outputs, batch)
-    triple = added_terms.stateful(term)
+    read[name] = check(name, getattr(builtin, name), term, outputs, batch)
+    triple = stateful(term)
     params, state = triple.init(jax.random.key(0), outputs, batch)
     found = triple.apply(params, state, outputs, batch)
     assert found.shape == (12,) and np.isfinite(found).all() and found.max() > 0, name
@@ -97,7 +103,7 @@ def with_own_terms_added(dtype):
 
   def triplet(outputs, batch):
     return sum(
-      terms.nuisance_triplet(outputs, batch, against=nuisance) for nuisance in ('pose', 'subject')
+      builtin.nuisance_triplet(outputs, batch, against=nuisance) for nuisance in ('pose', 'subject')
     )
 
   return wrap.with_terms(method._replace(loss=loss), {'pose': pose, 'triplet': triplet})
@@ -227,7 +233,7 @@ def test_what_a_term_puts_into_its_dicts_reaches_no_other():
   method = wrap.with_terms(linear_method(), {'a': changing, 'b': plain})
   batch, outputs, params = started(method)
   expected = plain(outputs, batch).mean()
-  assert added_terms.check('here', changing, changing, outputs, batch) == {'label'}
+  assert check('here', changing, changing, outputs, batch) == {'label'}
   values, _ = method.loss(params, {}, outputs, batch, 0)
   assert values['b'] == expected and 'label' in batch
 
@@ -381,13 +387,13 @@ def config_with_terms(small_config, my_losses):
 def test_a_run_with_terms_resumes_to_the_bit_and_is_read_without_them(
   config_with_terms, my_losses, tmp_path, caplog
 ):
-  whole = train.train(config_with_terms, tmp_path / 'whole')
+  whole = loop.train(config_with_terms, tmp_path / 'whole')
   shutil.copytree(tmp_path / 'whole', tmp_path / 'cut')
   for step in (9, 10):
     shutil.rmtree(tmp_path / 'cut' / 'checkpoints' / str(step))
   my_losses.write_text(MINE + '\n# changed\n')
   caplog.clear()
-  assert train.train(config_with_terms, tmp_path / 'cut')['state_sha256'] == whole['state_sha256']
+  assert loop.train(config_with_terms, tmp_path / 'cut')['state_sha256'] == whole['state_sha256']
   assert 'source of the loss config.terms.mine, my_losses.py, has changed since' in caplog.text
 
   lines = logs.read_lines(tmp_path / 'whole' / 'metrics.jsonl')
@@ -402,12 +408,12 @@ def test_a_run_with_terms_resumes_to_the_bit_and_is_read_without_them(
   assert set(record['term_sources']) == {'mine', 'running'}
   config_with_terms.terms.mine.width = 3.0
   with pytest.raises(InputError, match='config.terms.mine.width: 2.0 there, 3.0 now'):
-    train.train(config_with_terms, tmp_path / 'whole')
+    loop.train(config_with_terms, tmp_path / 'whole')
 
   my_losses.unlink()
   sys.modules.pop('my_losses')
-  assert trained.evaluate_run(tmp_path / 'whole')['test']['acc'] == whole['last']['test']['acc']
-  model = trained.load(tmp_path / 'whole')
+  assert restore.evaluate_run(tmp_path / 'whole')['test']['acc'] == whole['last']['test']['acc']
+  model = restore.load(tmp_path / 'whole')
   assert set(model.state.params['terms']) == {'running'}
   assert set(model.state.extra['terms']) == {'running', 'centers'}
   assert 'my_losses' not in sys.modules
@@ -417,7 +423,7 @@ def test_a_term_sees_what_the_sampler_plans_and_both_views(manifest, data_dir, s
   """Of a method whose forward looks at neighbours; `needs` grow by what the term reads."""
   small_config.terms = {'nuisance_triplet': {'against': 'subject'}}
   small_config.data.path = str(strip_landmarks(manifest, manifest.with_name('no_landmarks.csv')))
-  data = train.sources.load(small_config).data
+  data = loop.sources.load(small_config).data
   split = data.splits['train']
   index = np.arange(32).reshape(2, 16)
   plan = {'index': index, 'neighbours': index[..., None] + np.arange(3), 'affinity': None}
@@ -443,7 +449,7 @@ def test_weights_that_name_no_term_are_still_refused(small_config, tmp_path):
   small_config.terms = {'sgm': {}}
   small_config.weights = ml_collections.ConfigDict({'sgmm': 0.1})
   with pytest.raises(InputError, match="config.weights names 'sgmm'.* Did you mean 'sgm'"):
-    train.train(small_config, tmp_path)
+    loop.train(small_config, tmp_path)
 
 
 def test_ten_lines_outside_the_repository(manifest, data_dir, tmp_path):

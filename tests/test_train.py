@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 from conftest import write_manifest
 
-from ferjax import files, logs, train, trained
+from ferjax import files
+from ferjax.training import logs, loop
+from ferjax.assembly import restore
 from ferjax.errors import InputError
 
 CONFIGS = sorted((Path(__file__).parent.parent / 'configs').glob('*.py'))
@@ -40,7 +42,7 @@ def lines_of(workdir):
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
 def test_every_shipped_config_runs(path, manifest, data_dir, tmp_path):
-  summary = train.train(smoke(path, manifest, data_dir), tmp_path)
+  summary = loop.train(smoke(path, manifest, data_dir), tmp_path)
   assert summary['step'] == 10 and len(summary['state_sha256']) == 64
   assert summary['last']['step'] == 10 and summary['best_by_val']['val']['acc'] >= 0
   assert json.loads((tmp_path / 'summary.json').read_text()) == summary
@@ -74,7 +76,7 @@ def test_every_shipped_config_runs(path, manifest, data_dir, tmp_path):
 def test_a_second_process_on_one_folder_is_refused(small_config, tmp_path):
   with files.locked(tmp_path / 'train.lock', 'taken'):
     with pytest.raises(InputError, match='another process trains in .*give another --workdir'):
-      train.train(small_config, tmp_path)
+      loop.train(small_config, tmp_path)
   assert [path.name for path in tmp_path.iterdir()] == ['train.lock']
 
 
@@ -84,7 +86,7 @@ def test_killed_three_times_and_the_same_to_the_bit(small_config, tmp_path):
   small_config.parallel.devices = 2
   small_config.noise.update(kind='symmetric', rate=0.3)
   small_config.sampler.name = 'progressively_balanced'
-  whole = train.train(small_config, tmp_path / 'whole')
+  whole = loop.train(small_config, tmp_path / 'whole')
   text = json.dumps(small_config.to_dict())
   program = (
     'import json, sys; from ferjax import config, train; c = config.base(); '
@@ -116,30 +118,30 @@ def test_killed_three_times_and_the_same_to_the_bit(small_config, tmp_path):
 
 
 def test_lengthened_runs_go_on_and_other_configs_are_refused(small_config, tmp_path):
-  train.train(small_config, tmp_path)
+  loop.train(small_config, tmp_path)
   small_config.steps = 8
   with pytest.raises(InputError, match='config.steps: 10 there, 8 now'):
-    train.train(small_config, tmp_path)
+    loop.train(small_config, tmp_path)
   small_config.steps = 12
   small_config.profile.update(start=2, stop=11)
   assert list((tmp_path / 'profile').rglob('*.pb')) == []
-  assert train.train(small_config, tmp_path)['step'] == 12
+  assert loop.train(small_config, tmp_path)['step'] == 12
   assert not list((tmp_path / 'report').glob('mistakes*'))
   assert (tmp_path / 'report' / 'confusion_test.png').is_file()
   assert list((tmp_path / 'profile').rglob('*.pb'))
   small_config.optimizer.lr = 0.5
   with pytest.raises(InputError, match='config.optimizer.lr: 0.001 there, 0.5 now'):
-    train.train(small_config, tmp_path)
+    loop.train(small_config, tmp_path)
 
 
 def test_a_diverging_run_stops_and_keeps_its_last_good_checkpoint(small_config, tmp_path):
   small_config.optimizer.update(name='sgd', lr=1e18, warmup_epochs=0.8, schedule='constant')
   small_config.log_every = 50
   with pytest.raises(logs.NonFiniteError, match=r'step \d+: .*=(nan|inf)'):
-    train.train(small_config, tmp_path)
+    loop.train(small_config, tmp_path)
   saved = [int(p.name) for p in (tmp_path / 'checkpoints').iterdir()]
   for step in saved:
-    model = trained.load(tmp_path, str(step))
+    model = restore.load(tmp_path, str(step))
     assert all(np.isfinite(leaf).all() for leaf in model.state.params['Dense_0'].values())
 
 
@@ -147,8 +149,8 @@ def test_a_trained_model_is_evaluated_on_another_manifest(small_config, tmp_path
   small_config.ema = 0.99
   small_config.noise.update(kind='symmetric', rate=0.5)
   small_config.eval.embeddings = True
-  train.train(small_config, tmp_path / 'run')
-  own = trained.evaluate_run(tmp_path / 'run', 'last')
+  loop.train(small_config, tmp_path / 'run')
+  own = restore.evaluate_run(tmp_path / 'run', 'last')
   summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
   assert own['test'] == summary['last']['test'] and own['train']['acc'] >= 0
   assert own['embeddings'] == summary['embeddings']  # by the labels that training was given
@@ -159,7 +161,7 @@ def test_a_trained_model_is_evaluated_on_another_manifest(small_config, tmp_path
   other.data.update(path=str(path), image_size=99, val_fraction=0.0)
   other.data.class_map = (('scream', 'anger'), ('surprise', 'anger'))
   other.eval.update(tsne=100, embeddings=True)
-  result = trained.evaluate_run(tmp_path / 'run', 'best', other)
+  result = restore.evaluate_run(tmp_path / 'run', 'best', other)
   assert set(result) >= {'train', 'test', 'step', 'embeddings'} and 'val' not in result
   assert result['test']['recall/fear'] is None
   assert result['classes_without_rows'] == ['surprise', 'fear']
@@ -180,12 +182,12 @@ def test_a_trained_model_is_evaluated_on_another_manifest(small_config, tmp_path
 def test_other_kinds_of_numbers(small_config, tmp_path):
   small_config.steps = 2
   small_config.precision = 'bfloat16'
-  summary = train.train(small_config, tmp_path / 'bfloat16')
+  summary = loop.train(small_config, tmp_path / 'bfloat16')
   assert np.isfinite(summary['last']['test']['loss'])
   small_config.precision = 'float64'
-  train.train(small_config, tmp_path / 'float64')
+  loop.train(small_config, tmp_path / 'float64')
   with jax.enable_x64(True):
-    kernel = trained.load(tmp_path / 'float64').state.params['Dense_0']['kernel']
+    kernel = restore.load(tmp_path / 'float64').state.params['Dense_0']['kernel']
   assert kernel.dtype == np.float64
 
 
@@ -193,16 +195,16 @@ def test_a_mistake_before_anything_was_saved_leaves_the_folder_usable(small_conf
   small_config.steps = 2
   small_config.weights = {'cross_entropi': 2.0}
   with pytest.raises(InputError, match="Did you mean 'cross_entropy'"):
-    train.train(small_config, tmp_path)
+    loop.train(small_config, tmp_path)
   small_config.weights = {'cross_entropy': 2.0}
-  assert train.train(small_config, tmp_path)['step'] == 2
+  assert loop.train(small_config, tmp_path)['step'] == 2
   (tmp_path / 'file').write_text('')
   with pytest.raises(InputError, match='cannot write in .*: File exists'):
-    train.train(small_config, tmp_path / 'file')
+    loop.train(small_config, tmp_path / 'file')
 
 
 def test_batches_that_do_not_divide_are_refused_before_anything_is_written(small_config, tmp_path):
   small_config.batch = 20
   with pytest.raises(InputError, match='16 and 24'):
-    train.train(small_config, tmp_path / 'run')
+    loop.train(small_config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()

@@ -4,9 +4,10 @@ import numpy as np
 import optax
 import pytest
 
-from ferjax import core, parallel
+from ferjax import core
+from ferjax.distributed import parallel
 from ferjax.errors import InputError
-from ferjax.losses import weighting
+from ferjax.terms import weighting
 
 TERMS = ('expression', 'pose', 'triplet')
 

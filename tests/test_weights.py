@@ -20,7 +20,11 @@ import pytest
 import safetensors.numpy
 import torch_networks
 
-from ferjax import build, models, train, trained, weights, wrap
+from ferjax.assembly import build, restore
+from ferjax import models
+from ferjax.training import loop
+from ferjax.models import pretrained
+from ferjax.terms import wrap
 from ferjax import config as configs
 from ferjax.errors import InputError
 
@@ -45,7 +49,7 @@ def layout(model):
   for path, leaf in flax.traverse_util.flatten_dict(shapes(model)).items():
     layers = '.'.join(path[1:-1]).replace('_', '.')
     shape = leaf.shape if leaf.ndim < 4 else tuple(leaf.shape[i] for i in (3, 2, 0, 1))
-    yield f'{layers}.{weights.LEAVES[path[-1]]}', shape
+    yield f'{layers}.{pretrained.LEAVES[path[-1]]}', shape
 
 
 def state_dict(model, prefix=''):
@@ -64,8 +68,8 @@ def test_features_and_logits_are_pytorchs(kind, tmp_path):
   with np.load(torch_networks.FILE) as stored:
     names, features, logits = (stored[f'{kind}/{k}'] for k in ('layout', 'features', 'logits'))
   path = save(tmp_path / 'weights.safetensors', torch_networks.draw(names))
-  (arrays, _), model = weights.read(path), LAYOUTS[kind]
-  found = weights.convert(arrays, shapes(model), str(path))
+  (arrays, _), model = pretrained.read(path), LAYOUTS[kind]
+  found = pretrained.convert(arrays, shapes(model), str(path))
   image = torch_networks.pictures().transpose(0, 2, 3, 1)
   run = jax.jit(lambda variables, x: model.apply(variables, x, False)[-1].mean((1, 2)))
   ours = run(found.variables, image)
@@ -85,12 +89,12 @@ def test_the_golden_file_is_small():
 @pytest.mark.parametrize('prefix', ['module.', 'backbone.', 'state_dict.module.encoder.'])
 def test_any_prefix_is_taken_off_and_the_rest_left_out(prefix):
   model = models.resnet10(width=4)
-  plain = weights.convert(state_dict(model), shapes(model), 'a')
+  plain = pretrained.convert(state_dict(model), shapes(model), 'a')
   arrays = state_dict(model, prefix)
   arrays |= {f'{prefix}fc.weight': np.zeros((9, 32)), 'head.conv1.weight': np.zeros(3)}
   arrays['conv1.weight'] = 1 + arrays[f'{prefix}conv1.weight']
   arrays |= {f'{prefix}bn1.num_batches_tracked': np.array(5), 'optimizer.state.0': np.zeros(2)}
-  found = weights.convert(arrays, shapes(model), 'b')
+  found = pretrained.convert(arrays, shapes(model), 'b')
   jax.tree.map(np.testing.assert_array_equal, found.variables, plain.variables)
   assert found.names['params/layer1_0/conv1/kernel'] == f'{prefix}layer1.0.conv1.weight'
   assert found.names['batch_stats/bn1/var'] == f'{prefix}bn1.running_var'
@@ -104,12 +108,12 @@ def test_any_prefix_is_taken_off_and_the_rest_left_out(prefix):
 
 def test_kernels_turn_and_a_sequential_resnet_goes_by_number():
   model = models.resnet10(width=4)
-  arrays, numbers = state_dict(model), {v: k for k, v in weights.IN_SEQUENCE.items()}
+  arrays, numbers = state_dict(model), {v: k for k, v in pretrained.IN_SEQUENCE.items()}
   renamed = {}
   for name, value in arrays.items():
     first, _, rest = name.partition('.')
     renamed[f'base.{numbers[first]}.{rest}'] = value
-  found = weights.convert(renamed, shapes(model), 'file')
+  found = pretrained.convert(renamed, shapes(model), 'file')
   assert found.names['params/layer4_0/conv2/kernel'] == 'base.7.0.conv2.weight'
   kernel = found.variables['params']['layer2_0']['conv1']['kernel']
   assert kernel.shape == (3, 3, 4, 8)
@@ -169,7 +173,7 @@ def twice(arrays):
 def test_other_networks_are_refused(change, message):
   model = models.resnet10(width=4)
   with pytest.raises(InputError, match=message):
-    weights.convert(change(state_dict(model)), shapes(model), 'file.safetensors')
+    pretrained.convert(change(state_dict(model)), shapes(model), 'file.safetensors')
 
 
 @pytest.mark.parametrize(
@@ -188,7 +192,7 @@ def test_published_networks_are_told_apart(theirs, ours, message):
   """By names and shapes alone: no array is ever looked into."""
   arrays = {name: np.broadcast_to(np.float32(0), shape) for name, shape in layout(theirs)}
   with pytest.raises(InputError, match=message):
-    weights.convert(arrays, shapes(ours), 'file')
+    pretrained.convert(arrays, shapes(ours), 'file')
 
 
 def test_a_mobilenet_of_timm_with_more_layers_is_refused():
@@ -200,7 +204,7 @@ def test_a_mobilenet_of_timm_with_more_layers_is_refused():
   more = ['1.0.se.conv_reduce', '2.10.conv_pw', '2.3.conv_pw', '7.0.bn1', '0.0.bn3', '6.0.bn4']
   for name in (f'blocks.{layer}.weight' for layer in more):
     with pytest.raises(InputError, match=f"it has '{name}' besides"):
-      weights.convert(arrays | {name: np.zeros(3, np.float32)}, network, 'file')
+      pretrained.convert(arrays | {name: np.zeros(3, np.float32)}, network, 'file')
 
 
 def test_a_name_of_many_dots_costs_no_more_than_its_length():
@@ -209,7 +213,7 @@ def test_a_name_of_many_dots_costs_no_more_than_its_length():
   network = shapes(model)
   tracemalloc.start()
   try:
-    assert len(weights.convert(arrays, network, 'file').left_out) == 1
+    assert len(pretrained.convert(arrays, network, 'file').left_out) == 1
     assert tracemalloc.get_traced_memory()[1] < 20e6
   finally:
     tracemalloc.stop()
@@ -220,13 +224,13 @@ def test_weights_get_the_types_of_what_they_replace(kind):
   model = models.resnet10(width=4)
   network = shapes(model)
   arrays = {name: value.astype(jnp.dtype(kind)) for name, value in state_dict(model).items()}
-  found = weights.convert(arrays, network, 'file')
+  found = pretrained.convert(arrays, network, 'file')
   assert {leaf.dtype for leaf in jax.tree.leaves(found.variables)} == {np.dtype('float32')}
   kernel = found.variables['params']['conv1']['kernel']
   np.testing.assert_array_equal(kernel.transpose(3, 2, 0, 1), arrays['conv1.weight'])
   half = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.float16), network)
   extra = {'batch_stats': half['batch_stats'], 'average': network['params']}
-  params, extra, _ = weights.insert(found, half['params'], extra)
+  params, extra, _ = pretrained.insert(found, half['params'], extra)
   assert params['conv1']['kernel'].dtype == extra['batch_stats']['bn1']['var'].dtype == 'float16'
   assert extra['average']['conv1']['kernel'].dtype == 'float32'
 
@@ -266,8 +270,8 @@ def test_every_method_takes_them(name, options, networks, average):
   table = {'label': np.arange(7)}
   params, extra = jax.eval_shape(lambda b: method.init(jax.random.key(0), b, table), batch)
   model = build.make_model(config)
-  found = weights.convert(state_dict(model), shapes(model), 'file')
-  params, extra, placed = weights.insert(found, params, extra)
+  found = pretrained.convert(state_dict(model), shapes(model), 'file')
+  params, extra, placed = pretrained.insert(found, params, extra)
   filled = flax.traverse_util.flatten_dict({'params': params, 'extra': extra}, sep='/')
   filled = {path: value for path, value in filled.items() if isinstance(value, jax.Array)}
   assert set(filled) == set(placed)
@@ -295,10 +299,10 @@ def test_every_method_takes_them(name, options, networks, average):
 
 def test_a_method_without_the_network_is_told():
   model = models.resnet10(width=4)
-  found = weights.convert(state_dict(model), shapes(model), 'file')
+  found = pretrained.convert(state_dict(model), shapes(model), 'file')
   params = {'net': {**shapes(model)['params'], 'more': {'kernel': jnp.zeros(3)}}}
   with pytest.raises(InputError, match='no place in this method'):
-    weights.insert(found, params, {'batch_stats': {}})
+    pretrained.insert(found, params, {'batch_stats': {}})
 
 
 def test_a_run_starts_from_them_and_goes_on_without_the_file(small_config, tmp_path):
@@ -311,8 +315,8 @@ def test_a_run_starts_from_them_and_goes_on_without_the_file(small_config, tmp_p
   small_config.parallel.devices = 1
   small_config.checkpoint.every = 0
   small_config.optimizer.lr_rules = (('model/.*', 0.0),)
-  train.train(small_config, tmp_path / 'run')
-  params = trained.load(tmp_path / 'run').state.params['model']
+  loop.train(small_config, tmp_path / 'run')
+  params = restore.load(tmp_path / 'run').state.params['model']
   kernel = arrays['module.layer2.0.conv1.weight'].transpose(2, 3, 1, 0)
   np.testing.assert_array_equal(params['layer2_0']['conv1']['kernel'], kernel)
   np.testing.assert_array_equal(params['bn1']['scale'], arrays['module.bn1.weight'])
@@ -341,11 +345,11 @@ def test_a_run_starts_from_them_and_goes_on_without_the_file(small_config, tmp_p
   path.unlink()
   small_config.steps = 4
   small_config.model.weights = ''
-  assert train.train(small_config, tmp_path / 'run')['step'] == 4
+  assert loop.train(small_config, tmp_path / 'run')['step'] == 4
   assert json.loads((tmp_path / 'run' / 'config.json').read_text())['weights'] == record['weights']
   small_config.model.weights = str(path)
   with pytest.raises(InputError, match='there is no such file'):
-    train.train(small_config, tmp_path / 'new')
+    loop.train(small_config, tmp_path / 'new')
 
 
 def test_the_record_is_of_the_bytes_that_were_read(small_config, tmp_path):
@@ -354,7 +358,7 @@ def test_the_record_is_of_the_bytes_that_were_read(small_config, tmp_path):
   sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
   found = build.read_weights(small_config)
   path.unlink()
-  facts = weights.facts(found)
+  facts = pretrained.facts(found)
   assert facts == {'file': str(path), 'sha256': sha256, 'used': len(found.names), 'left_out': []}
 
 
@@ -387,7 +391,7 @@ def test_damaged_safetensors_are_refused(content, message, tmp_path):
   path = tmp_path / 'weights.safetensors'
   path.write_bytes(content)
   with pytest.raises(InputError, match=message):
-    weights.read(path)
+    pretrained.read(path)
 
 
 PanicException = type('PanicException', (BaseException,), {})
@@ -399,28 +403,28 @@ def test_whatever_safetensors_raises_is_told(error, tmp_path, monkeypatch):
     raise error
 
   (tmp_path / 'weights.safetensors').write_bytes(b'')
-  monkeypatch.setattr(weights.safetensors.numpy, 'load', load)
+  monkeypatch.setattr(pretrained.safetensors.numpy, 'load', load)
   with pytest.raises(InputError, match=r'weights.safetensors is damaged.*(in Rust|MemoryError)'):
-    weights.read(tmp_path / 'weights.safetensors')
+    pretrained.read(tmp_path / 'weights.safetensors')
   error = KeyboardInterrupt()
   with pytest.raises(KeyboardInterrupt):
-    weights.read(tmp_path / 'weights.safetensors')
+    pretrained.read(tmp_path / 'weights.safetensors')
 
 
 def test_files_of_other_kinds_and_none(tmp_path, monkeypatch):
   with pytest.raises(InputError, match='there is no such file'):
-    weights.read(tmp_path / 'none.pth')
+    pretrained.read(tmp_path / 'none.pth')
   (tmp_path / 'weights.h5').write_bytes(b'')
   with pytest.raises(InputError, match=r'\.safetensors file, or one of PyTorch'):
-    weights.read(tmp_path / 'weights.h5')
+    pretrained.read(tmp_path / 'weights.h5')
   (tmp_path / 'folder.safetensors').mkdir()
   with pytest.raises(InputError, match=r'folder\.safetensors is a folder'):
-    weights.read(tmp_path / 'folder.safetensors')
+    pretrained.read(tmp_path / 'folder.safetensors')
   with pytest.raises(InputError, match=r'x\.safetensors cannot be read: .*File name too long'):
-    weights.read('x' * 300 + '.safetensors')
+    pretrained.read('x' * 300 + '.safetensors')
   monkeypatch.setenv('HOME', str(tmp_path))
   save(tmp_path / 'WEIGHTS.SafeTensors', {'conv1.weight': np.ones(3)})
-  assert list(weights.read('~/WEIGHTS.SafeTensors')[0]) == ['conv1.weight']
+  assert list(pretrained.read('~/WEIGHTS.SafeTensors')[0]) == ['conv1.weight']
 
 
 class Malicious:
@@ -451,7 +455,7 @@ def test_code_in_a_file_is_never_run(pack, tmp_path):
   marker.rmdir()
   path.write_bytes(pack(content))
   with pytest.raises(InputError, match=r"none of it was run|pip install 'ferjax\[torch\]'"):
-    weights.read(path)
+    pretrained.read(path)
   assert not marker.exists()
 
 
@@ -459,7 +463,7 @@ def test_without_pytorch_the_extra_is_named(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'torch', None)
   (tmp_path / 'weights.pth').write_bytes(b'')
   with pytest.raises(InputError, match=r"pip install 'ferjax\[torch\]'"):
-    weights.read(tmp_path / 'weights.pth')
+    pretrained.read(tmp_path / 'weights.pth')
 
 
 class Tensor:
@@ -521,7 +525,7 @@ def test_pytorch_is_asked_for_tensors_only(ending, tmp_path, monkeypatch):
     'average': {'conv1.weight': Tensor(np.array([-2.5], jnp.bfloat16))},
   }
   calls = stand_in(monkeypatch, held)
-  found, sha256 = weights.read(path)
+  found, sha256 = pretrained.read(path)
   assert calls == [(b'content', {'map_location': 'cpu', 'weights_only': True})]
   assert sha256 == hashlib.sha256(b'content').hexdigest()
   assert found == {
@@ -530,7 +534,7 @@ def test_pytorch_is_asked_for_tensors_only(ending, tmp_path, monkeypatch):
     'average.conv1.weight': -2.5,
   }
   stand_in(monkeypatch, [1, 2])
-  assert weights.read(path)[0] == {}
+  assert pretrained.read(path)[0] == {}
 
 
 def test_what_pytorch_says_is_told_without_its_advice(torch_file, monkeypatch):
@@ -543,7 +547,7 @@ def test_what_pytorch_says_is_told_without_its_advice(torch_file, monkeypatch):
   }.items():
     stand_in(monkeypatch, pickle.UnpicklingError(text))
     with pytest.raises(InputError, match=f"none of it was run.*says: '{reason}'$"):
-      weights.read(torch_file)
+      pretrained.read(torch_file)
 
 
 def test_dicts_within_dicts_cost_no_more_than_there_are(torch_file, monkeypatch):
@@ -552,10 +556,10 @@ def test_dicts_within_dicts_cost_no_more_than_there_are(torch_file, monkeypatch)
     held = {'a': held, 'b': held}
   held['again'] = held
   stand_in(monkeypatch, held)
-  assert list(weights.read(torch_file)[0]) == ['a.' * 40 + 'x']
+  assert list(pretrained.read(torch_file)[0]) == ['a.' * 40 + 'x']
   stand_in(monkeypatch, {'a' * 300: {'x': Tensor(np.ones(1))}})
   with pytest.raises(InputError, match=r"nests dicts too deeply, to 'a{100}\.\.\.'"):
-    weights.read(torch_file)
+    pretrained.read(torch_file)
 
 
 def test_two_arrays_of_one_name_are_refused(torch_file, monkeypatch):
@@ -567,12 +571,12 @@ def test_two_arrays_of_one_name_are_refused(torch_file, monkeypatch):
   ):
     stand_in(monkeypatch, held)
     with pytest.raises(InputError, match=r"weights.pth has two arrays named '[s1]\.a'"):
-      weights.read(torch_file)
+      pretrained.read(torch_file)
 
 
 def test_tensors_that_numpy_cannot_have_are_left_out(torch_file, monkeypatch, caplog):
   stand_in(monkeypatch, {'net': {'a': Tensor(np.ones(1))}, 'optimizer': {'b': Tensor(None)}})
-  assert list(weights.read(torch_file)[0]) == ['net.a']
+  assert list(pretrained.read(torch_file)[0]) == ['net.a']
   assert "left out: 'optimizer.b': \"can't convert Sparse layout" in caplog.text
 
 
@@ -588,14 +592,14 @@ def archive(kind, copies=1):
 def test_archives_larger_than_they_are_are_refused(torch_file, monkeypatch):
   stand_in(monkeypatch, {'a': Tensor(np.ones(1))})
   torch_file.write_bytes(archive(zipfile.ZIP_STORED))
-  assert list(weights.read(torch_file)[0]) == ['a']
+  assert list(pretrained.read(torch_file)[0]) == ['a']
   for content in (archive(zipfile.ZIP_DEFLATED), archive(zipfile.ZIP_STORED, copies=9)):
     torch_file.write_bytes(content)
     with pytest.raises(InputError, match='unpacks to more than its own size'):
-      weights.read(torch_file)
+      pretrained.read(torch_file)
   torch_file.write_bytes(archive(zipfile.ZIP_STORED)[:-9])
   with pytest.raises(InputError, match='is damaged'):
-    weights.read(torch_file)
+    pretrained.read(torch_file)
 
 
 def test_an_unsafe_pytorch_is_not_asked(tmp_path, monkeypatch):
@@ -603,7 +607,7 @@ def test_an_unsafe_pytorch_is_not_asked(tmp_path, monkeypatch):
   path.write_bytes(b'')
   calls = stand_in(monkeypatch, {}, version=(2, 9))
   with pytest.raises(InputError, match="may run code(.|\n)*'torch>=2.10'"):
-    weights.read(path)
+    pretrained.read(path)
   assert not calls
 
 
@@ -619,14 +623,14 @@ def test_files_of_pytorch_itself(tmp_path):
       path,
       _use_new_zipfile_serialization=not legacy,
     )
-    found = weights.convert(weights.read(path)[0], shapes(model), 'file')
-    wanted = weights.convert(arrays, shapes(model), 'file')
+    found = pretrained.convert(pretrained.read(path)[0], shapes(model), 'file')
+    wanted = pretrained.convert(arrays, shapes(model), 'file')
     jax.tree.map(np.testing.assert_array_equal, found.variables, wanted.variables)
     content = path.read_bytes()
     for end in (0, 10, len(content) // 2, len(content) - 1):
       path.write_bytes(content[:end])
       with pytest.raises(InputError, match='is damaged, or holds more than tensors'):
-        weights.read(path)
+        pretrained.read(path)
   held = {
     'half': torch.ones(3, dtype=torch.bfloat16),
     'wide': torch.ones(1, dtype=torch.bfloat16).expand(2**40),
@@ -635,7 +639,7 @@ def test_files_of_pytorch_itself(tmp_path):
     'empty': torch.ones(3, device='meta'),
   }
   torch.save(held, path)
-  found, _ = weights.read(path)
+  found, _ = pretrained.read(path)
   assert {name: str(value.dtype) for name, value in found.items()} == {
     'half': 'bfloat16',
     'wide': 'bfloat16',
@@ -643,4 +647,4 @@ def test_files_of_pytorch_itself(tmp_path):
   }
   torch.save(torch.nn.Linear(2, 2), path)
   with pytest.raises(InputError, match='save its state_dict alone'):
-    weights.read(path)
+    pretrained.read(path)

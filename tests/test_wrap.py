@@ -1,7 +1,8 @@
 import jax.numpy as jnp
 import numpy as np
 
-from ferjax import core, wrap
+from ferjax import core
+from ferjax.terms import wrap
 
 
 def counting_method():

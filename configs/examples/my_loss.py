@@ -1,7 +1,7 @@
 """A loss of your own in ten lines, and a config that trains with it.
 
 Copy this file to a folder of yours and go there; nothing else of ferjax is needed but the package:
-  python -m ferjax.check_loss my_loss.island --apart=0.5
+  ferjax check-loss my_loss.island --apart=0.5
   python -m ferjax.main --config=my_loss.py
 
 The loss beside any other method's, with other settings:

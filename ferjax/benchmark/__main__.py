@@ -1,4 +1,4 @@
-"""`python -m ferjax.benchmark [name ...]`: times, prints Markdown tables, saves JSON."""
+"""`ferjax benchmark [name ...]`: times, prints Markdown tables, saves JSON."""
 
 import argparse
 import importlib
@@ -8,17 +8,17 @@ import sys
 import time
 from pathlib import Path
 
-from ferjax import parallel
+from ferjax.distributed import parallel
 from ferjax.benchmark import measure, torch_process
 from ferjax.errors import InputError, nearest, told_in_a_line
-from ferjax.logs import write_json
+from ferjax.training.logs import write_json
 
 OPS = ('conv', 'bilinear', 'lgmp', 'losses')
 NAMES = ('step', 'ops', 'input', 'graphs', 'evaluate', 'predict', 'start')
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(prog='python -m ferjax.benchmark', description=__doc__)
+  parser = argparse.ArgumentParser(prog='ferjax benchmark', description=__doc__)
   names = f'benchmarks: {", ".join(NAMES)}; all by default. ops is {", ".join(OPS)}'
   parser.add_argument('names', nargs='*', help=names)
   parser.add_argument('--against', choices=['torch'], help="time PyTorch's counterparts too")

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from sklearn.neighbors import KNeighborsClassifier
 
-from ferjax import embeddings, metrics
+from ferjax.report.figures import embeddings
+from ferjax.metrics import classification
 from ferjax.benchmark import measure
 
 WIDTH = 64
@@ -30,8 +31,8 @@ def run(bench: measure.Bench) -> list[dict[str, Any]]:
       'ferjax': lambda: _vote(stored, label, query, query_label),
       'sklearn': lambda: _scikit_learn(stored, label, query, query_label),
     },
-    'Recall@K': {'ferjax': lambda: metrics.retrieval(stored, label)},
-    'NMI': {'ferjax': lambda: metrics.clustering(stored, label)},
+    'Recall@K': {'ferjax': lambda: classification.retrieval(stored, label)},
+    'NMI': {'ferjax': lambda: classification.clustering(stored, label)},
   }
   rows = []
   with tempfile.TemporaryDirectory() as folder:
@@ -60,8 +61,8 @@ def drawn(rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 def _vote(stored, label, query, query_label):
   """As `embeddings.measure` does."""
-  found = metrics.nearest_neighbours(stored, query, embeddings.USUAL)
-  return {'acc': float((metrics.vote(label[found], CLASSES) == query_label).mean())}
+  found = classification.nearest_neighbours(stored, query, embeddings.USUAL)
+  return {'acc': float((classification.vote(label[found], CLASSES) == query_label).mean())}
 
 
 def _scikit_learn(stored, label, query, query_label):
@@ -73,7 +74,7 @@ def _row(what, calls, folder, bench):
   values = {name: call() for name, call in calls.items()}
   sides = {name: measure.jax_turn(call) for name, call in calls.items()}
   if bench.torch and what != 'NMI':
-    case = {'folder': folder, 'neighbours': embeddings.USUAL, 'counts': metrics.RETRIEVED}
+    case = {'folder': folder, 'neighbours': embeddings.USUAL, 'counts': classification.RETRIEVED}
     values['torch'] = bench.torch.ask(do='search', case=case | {'what': what})['found']
     sides['torch'] = bench.torch.turn
   for name, value in values.items():

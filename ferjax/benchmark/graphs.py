@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ferjax.benchmark import measure
-from ferjax.ops import knn
+from ferjax.data import neighbours
 
 K = 4
 EXACT_ROWS = 5000  # queries of the exact search
@@ -59,10 +59,10 @@ def _row(points, bench):
   found = {}
 
   def search():
-    found['approximate'] = knn.nearest_others(points, K, search='approximate')
+    found['approximate'] = neighbours.nearest_others(points, K, search='approximate')
 
   def search_some():
-    found['exact'] = knn.exact(centred, K, queries)
+    found['exact'] = neighbours.exact(centred, K, queries)
 
   def scaled(calls):
     return np.array(measure.jax_turn(search_some)(calls)) * len(points) / len(queries)
@@ -75,7 +75,7 @@ def _row(points, bench):
     **timed,
     'faster_than_exact': measure.ratio(timed, 'exact'),
     'recall': found['approximate'].recall,
-    'true_recall': knn.found_share(found['approximate'].distance[queries], truth),
+    'true_recall': neighbours.found_share(found['approximate'].distance[queries], truth),
     'memory_mb': memory / (2**20 if sys.platform == 'darwin' else 2**10),
   }
 

@@ -17,11 +17,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ferjax import build, core, optim, parallel
+from ferjax.assembly import build
+from ferjax import core
+from ferjax.optim import optimizers
+from ferjax.distributed import parallel
 from ferjax import config as configs
 from ferjax.benchmark import measure
 from ferjax.config import base
-from ferjax.data import augment, dataset, labels, pipeline, samplers
+from ferjax.images import augment
+from ferjax.data import dataset, pipeline, samplers
+from ferjax import labels
 
 PICTURES = 2000
 QUALITY = 90
@@ -121,7 +126,7 @@ def _trained(case, read, bench):
   method = build.make_method(config, len(labels.CLASSES))
   example = augment.evaluation({'image': jnp.asarray(read()['image'][:1])})
   params, extra = method.init(jax.random.key(0), example, {})
-  tx, _ = configs.call(optim.make, 'optimizer', config.optimizer, params, 1, 1)
+  tx, _ = configs.call(optimizers.make, 'optimizer', config.optimizer, params, 1, 1)
   augmentation = configs.call(augment.make, 'augment', config.augment)
   start = jnp.zeros((), jnp.int32)
   state = core.TrainState(start, params, tx.init(params), extra, jax.random.key(1))

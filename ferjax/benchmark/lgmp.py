@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ferjax.benchmark import measure
-from ferjax.models import lgmp
+from ferjax.methods.hrl import lgmp
 from ferjax.ops import landmark_graph
 
 

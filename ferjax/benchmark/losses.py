@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ferjax.benchmark import measure
-from ferjax.losses import contrastive, label_distribution, triplet
+from ferjax.losses import contrastive, triplet
+from ferjax.methods.lanet import estimation
 from ferjax.losses.divergence import kl_divergence
 from ferjax.methods import lanet
 
@@ -105,11 +106,11 @@ def lde(inputs: dict[str, Any], fixed: dict[str, Any]) -> jax.Array:
   """f[]: divergence of the predictions from the estimated label distributions."""
   features, logits = inputs['features'], inputs['logits']
   index = jnp.arange(len(features))
-  found, exists = label_distribution.nearest_neighbours(features, index, NEIGHBOURS)
+  found, exists = estimation.nearest_neighbours(features, index, NEIGHBOURS)
   network = lanet.ContributionScore(jnp.float32)
   score = network.apply({'params': inputs['score']}, features, features[found])
   shares = jax.nn.softmax(logits)[found]
-  estimated = label_distribution.neighbour_distribution(score, shares, exists)
+  estimated = estimation.neighbour_distribution(score, shares, exists)
   return kl_divergence(estimated, jax.nn.log_softmax(logits)).mean()
 
 

@@ -17,10 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ferjax import core, models, parallel, predict, predictor
+from ferjax import core, models
+from ferjax.distributed import parallel
+from ferjax.prediction import predict, predictor
 from ferjax.benchmark import input as files
 from ferjax.benchmark import measure
-from ferjax.data import augment, labels
+from ferjax.images import augment
+from ferjax import labels
 from ferjax.methods import softmax
 from ferjax.prediction import inputs, reading
 

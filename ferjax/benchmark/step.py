@@ -29,10 +29,13 @@ import ml_collections
 import numpy as np
 from jax import lax
 
-from ferjax import build, core, optim, parallel
+from ferjax.assembly import build
+from ferjax import core
+from ferjax.optim import optimizers
+from ferjax.distributed import parallel
 from ferjax import config as configs
 from ferjax.benchmark import measure
-from ferjax.data import augment
+from ferjax.images import augment
 from ferjax.ops import conv
 
 CLASSES, POSES, LANDMARKS, ROWS, NEIGHBOURS = 7, 5, 50, 5000, 8
@@ -208,7 +211,7 @@ def compile_step(case: Case) -> Step:
   example = {name: jnp.asarray(column[:1]) for name, column in batch.items()}
   example = augment.evaluation(example, build.picture_dtype(config))
   params, extra = method.init(jax.random.key(0), example, {'label': np.arange(ROWS) % CLASSES})
-  tx, _ = configs.call(optim.make, 'optimizer', config.optimizer, params, STEPS, STEPS)
+  tx, _ = configs.call(optimizers.make, 'optimizer', config.optimizer, params, STEPS, STEPS)
   start = core.TrainState(
     jnp.zeros((), jnp.int32), params, tx.init(params), extra, jax.random.key(1)
   )

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
 from ferjax import files
-from ferjax.data import labels
+from ferjax import labels
 from ferjax.data.splits import (
   Split,
   Table,

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 
 from ferjax import files
 from ferjax.errors import InputError, nearest
-from ferjax.ops import knn
+from ferjax.data.neighbours import Neighbours, nearest_others
 
 LOGGER = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def make(
   if found is None:
     LOGGER.info('building the graph of %d rows by %s: %s', len(points), space, path)
     bar = functools.partial(tfds.core.utils.tqdm, desc=f'Neighbours by {space}')
-    found = knn.nearest_others(points, neighbours, progress=bar)
+    found = nearest_others(points, neighbours, progress=bar)
     try:
       save(path, found, digest)
     except OSError as error:
@@ -138,14 +138,14 @@ def fingerprint(points: np.ndarray, neighbours: int) -> str:
   return hashlib.sha256(text.encode() + np.ascontiguousarray(points).tobytes()).hexdigest()
 
 
-def save(path: Path, found: knn.Neighbours, digest: str) -> None:
+def save(path: Path, found: Neighbours, digest: str) -> None:
   """Writes `index`, `distance`, `recall` and the fingerprint, then renames the file into place."""
   path.parent.mkdir(parents=True, exist_ok=True)
   with files.replacing(path, 'wb') as file:
     np.savez(file, fingerprint=digest, **found._asdict())
 
 
-def load(path: Path, digest: str) -> knn.Neighbours | None:
+def load(path: Path, digest: str) -> Neighbours | None:
   """The neighbours in a file; None where there is no file, or a damaged one.
 
   Raises:
@@ -153,7 +153,7 @@ def load(path: Path, digest: str) -> knn.Neighbours | None:
   """
   try:
     with path.open('rb') as file, np.load(file, allow_pickle=False) as stored:
-      content = {name: stored[name] for name in (*knn.Neighbours._fields, 'fingerprint')}
+      content = {name: stored[name] for name in (*Neighbours._fields, 'fingerprint')}
   except FileNotFoundError:
     return None
   except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -164,4 +164,4 @@ def load(path: Path, digest: str) -> knn.Neighbours | None:
       f'{path} is the graph of other rows, or of these in another order: delete it, and the right '
       'one is built'
     )
-  return knn.Neighbours(**(content | {'recall': float(content['recall'])}))
+  return Neighbours(**(content | {'recall': float(content['recall'])}))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ferjax import files
-from ferjax.data import labels as label_names
+from ferjax import labels as label_names
 from ferjax.errors import InputError, nearest
 
 

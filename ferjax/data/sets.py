@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ferjax.data import dataset, labels
+from ferjax.data import dataset
+from ferjax import labels
 from ferjax.data.splits import duplicates, take
 from ferjax.errors import InputError, nearest
 

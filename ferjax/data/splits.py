@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ferjax.data import labels
+from ferjax import labels
 from ferjax.errors import InputError, nearest
 
 LOGGER = logging.getLogger(__name__)

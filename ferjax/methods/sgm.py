@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ferjax import clusters
+from ferjax.metrics import mixtures
 from ferjax.core import Method
 from ferjax.errors import InputError
 from ferjax.losses import gaussian
@@ -163,14 +163,14 @@ def make(
     return outputs
 
   def enroll(params, extra, table, embed):
-    means, rows = clusters.means(embed(), extra['subclass'], slots)
+    means, rows = mixtures.means(embed(), extra['subclass'], slots)
     return extra | {'means': means, 'rows': rows}
 
   def refresh(epoch, params, extra, table, embed):
     level = min(1 + epoch // level_epochs, levels)
     if level == extra['level']:
       return extra
-    subclass = clusters.subclasses(
+    subclass = mixtures.subclasses(
       embed(),
       table['label'],
       level,

@@ -14,7 +14,7 @@ from jax import Array
 
 from ferjax.errors import InputError
 from ferjax.ops import conv
-from ferjax.parallel import AXIS
+from ferjax.distributed.parallel import AXIS
 
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ferjax.data import listing
-from ferjax.data.manifest import parser
+from ferjax.datasets import listing
+from ferjax.datasets.manifest import parser
 from ferjax.errors import InputError
 
 LOGGER = logging.getLogger(__name__)

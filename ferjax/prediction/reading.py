@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from ferjax import annotate
+from ferjax.annotation.faces import NO_FACE, describe, read
 from ferjax.annotation import detector as detectors
-from ferjax.data import dataset, listing
+from ferjax.data import dataset
+from ferjax.datasets import listing
 from ferjax.prediction import inputs, overlay
 
 HELD = 2**26  # bytes of frames that wait to be looked at, and as many to be predicted
@@ -100,7 +101,7 @@ class Reader(NamedTuple):
     if source.error:
       return Item(source.path, error=source.error)
     try:
-      image = annotate.read(source.path) if self.detection else listing.read(source.path)
+      image = read(source.path) if self.detection else listing.read(source.path)
     except Exception as error:  # Pillow's decoders raise many kinds; each means "cannot be read"
       text = getattr(error, 'strerror', None) or str(error) or type(error).__name__
       return Item(source.path, error=f'cannot be read: {text}')
@@ -132,12 +133,12 @@ class Reader(NamedTuple):
       self.pool.put(detector)
     crops = []
     for face in found:
-      fields, crop = annotate.describe(image, face, size, margin)
+      fields, crop = describe(image, face, size, margin)
       count = sum(name.startswith('x_') for name in fields)
       points = [[float(fields[f'{axis}_{i}']) for axis in 'xy'] for i in range(count)]
       landmarks = np.array(points, np.float32) if self.landmarks else None
       crops.append(self._crop(crop, landmarks, _box(face, image.shape), image))
-    return item._replace(crops=tuple(crops), error='' if crops else annotate.NO_FACE)
+    return item._replace(crops=tuple(crops), error='' if crops else NO_FACE)
 
   def _crop(self, image, landmarks, box, whole):
     if landmarks is not None:

@@ -1,0 +1,399 @@
+"""`ferjax annotate FOLDER`: finds, aligns and crops faces, and writes a `manifest`.
+
+Each face gets 68 landmarks and its pose; with --model=face_landmarker.task, which MediaPipe's site
+offers, also estimates of action units. Below the output folder:
+
+  faces/            the crops, in the folders of the pictures
+  manifest.csv      a row for each crop, for --config.data.name=manifest
+  left_out.csv      the pictures that have none, and why
+  annotate.jsonl    what is done so far: a run that was broken off goes on from there
+  annotate.lock     held while a command runs: a second one on the same folder is refused
+
+The manifest's further columns are `source`, the picture below FOLDER; `face`, 0 for its largest;
+and `crop_00 ... crop_12`, the 2x3 matrix that carries (x, y, 1) of the upright picture to the crop,
+in pixels whose centres are whole numbers. Landmarks and pose are those of the crop. `split` comes
+from a first folder named train, val or test, else it is train; `label` from the innermost folder
+that is named as a class. The first run makes an environment for MediaPipe with pip.
+"""
+
+import argparse
+import contextlib
+import csv
+import errno
+import json
+import logging
+import os
+import queue
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image, ImageOps
+
+from ferjax import files
+from ferjax.annotation import alignment, environment, mesh
+from ferjax.annotation import detector as detectors
+from ferjax import labels
+from ferjax.datasets import listing
+from ferjax.datasets.synthetic_faces.drawing.stream import available_processes
+from ferjax.datasets.manifest.parser import POSE, SPLITS
+from ferjax.errors import InputError, told_in_a_line
+from ferjax.main import cache_folder, show_messages
+
+LOGGER = logging.getLogger(__name__)
+
+MATRIX = tuple(f'crop_{row}{column}' for row in range(2) for column in range(3))
+NO_FACE = 'no face found'
+OF_ITS_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+
+Entry = dict[str, Any]
+
+
+def annotate(
+  folder: Path,
+  out: Path,
+  command: Sequence[str],
+  *,
+  size: int = 112,
+  margin: float = 0.1,
+  all_faces: bool = False,
+  workers: int = 1,
+) -> str:
+  """Annotates the pictures below a folder; those that a former run has done are not done again.
+
+  Args:
+    folder: Of pictures, at any depth.
+    out: Where to write, outside the folder.
+    command: What starts a process that finds faces; see `detector.worker`.
+    size: Pixels of a crop's side.
+    margin: Share of the crop left free on each side of an average face.
+    all_faces: Every face of a picture, instead of its largest.
+    workers: Processes that find faces.
+
+  Returns:
+    A summary.
+
+  Raises:
+    InputError: no such folder or no picture in it, a setting outside its range, `out` lies in the
+      folder, its crops and the pictures would lie in each other, another command is writing
+      there, or it was begun with other settings or by another MediaPipe.
+  """
+  _check(folder, out, size, margin, workers)
+  names = [name for name in listing.files(folder) if name.lower().endswith(listing.ENDINGS)]
+  if not names:
+    raise InputError(f'{folder} holds no picture ({", ".join(listing.ENDINGS)})')
+  pool = queue.SimpleQueue()
+  settings = {'size': size, 'margin': margin, 'all_faces': all_faces}
+  with contextlib.ExitStack() as stack:
+    count = min(workers, len(names))
+    for _ in range(count):
+      detector = detectors.Detector(command)
+      stack.callback(detector.close)
+      pool.put(detector)
+    settings['detector'] = detector.version
+    busy = (
+      f'another command is annotating into {out}: wait for its end, or give another folder with '
+      '--out'
+    )
+    stack.enter_context(files.locked(out / 'annotate.lock', busy))
+    journal = out / 'annotate.jsonl'
+    done = _resume(journal, settings, folder, out)
+    todo = [name for name in names if name not in done]
+
+    def one(name):
+      detector = pool.get()
+      try:
+        return _picture(folder, out, name, detector, size, margin, all_faces)
+      finally:
+        pool.put(detector)
+
+    with journal.open('a', encoding='utf-8') as file, ThreadPoolExecutor(count) as threads:
+      bar = tfds.core.utils.tqdm(
+        total=len(names), initial=len(names) - len(todo), desc='Annotating', unit=' pictures'
+      )
+      try:
+        for entry in threads.map(one, todo):
+          file.write(json.dumps(entry) + '\n')
+          file.flush()
+          done[entry['picture']] = entry
+          bar.update()
+      except BaseException:
+        threads.shutdown(wait=False, cancel_futures=True)
+        raise
+      finally:
+        bar.close()
+    entries = [done[name] for name in names]
+    _write_manifest(out / 'manifest.csv', entries)
+    _write_left_out(out / 'left_out.csv', entries)
+  return summary(entries, out)
+
+
+def _check(folder: Path, out: Path, size: int, margin: float, workers: int) -> None:
+  if not folder.is_dir():
+    raise InputError(f'{folder} is no folder')
+  pictures, crops = folder.resolve(), (out / 'faces').resolve()
+  if crops.is_relative_to(pictures) or out.resolve().is_relative_to(pictures):
+    raise InputError(f'--out={out} lies in {folder}, whose pictures are read: give another folder')
+  if pictures.is_relative_to(crops):
+    raise InputError(f'{folder} lies in {crops}, where the crops are written: give another --out')
+  check_crop(size, margin)
+  if workers < 1:
+    raise InputError(f'--workers={workers}: at least 1')
+
+
+def check_crop(size: int, margin: float) -> None:
+  """Refuses a crop that `describe` cannot make.
+
+  Raises:
+    InputError: says which number is out of range.
+  """
+  if not 16 <= size <= 4096:
+    raise InputError(f'--size={size}: from 16 to 4096 pixels')
+  if not 0 <= margin <= 0.4:
+    raise InputError(f'--margin={margin}: a share of the crop from 0 to 0.4')
+
+
+def _resume(journal: Path, settings: Mapping, folder: Path, out: Path) -> dict[str, Entry]:
+  """What the journal tells to be done and still holds; a new journal where there is none.
+
+  A line that was broken off is cut from the file.
+  """
+  try:
+    if not journal.exists():
+      with files.replacing(journal) as file:
+        file.write(json.dumps({'settings': settings}) + '\n')
+      return {}
+    whole = journal.read_bytes()
+    lines = whole[: whole.rfind(b'\n') + 1]
+    if len(lines) < len(whole):
+      os.truncate(journal, len(lines))
+  except OSError as error:
+    raise InputError(f'cannot write in {out}: {error.strerror}') from error
+  try:
+    first, *others = [json.loads(line) for line in lines.splitlines()]
+    former = dict(first['settings'])
+    entries = {entry['picture']: entry for entry in others}
+    done = {name: entry for name, entry in entries.items() if _still_holds(entry, folder, out)}
+  except (ValueError, LookupError, TypeError) as error:
+    raise InputError(f'{journal} is damaged: delete it to begin anew') from error
+  changed = [key for key in settings if former.get(key) != settings[key]]
+  if changed:
+    was = ', '.join(f'{key} {former.get(key)}, now {settings[key]}' for key in changed)
+    raise InputError(f'{out} was begun with other settings ({was}): give another folder with --out')
+  return done
+
+
+def _still_holds(entry: Entry, folder: Path, out: Path) -> bool:
+  """Whether a picture was looked at, is the same, and has its crops; failures may pass."""
+  crops = [out / face['path'] for face in entry['faces']]
+  stamp, looked_at = entry['stamp'], entry['reason'] in ('', NO_FACE)
+  try:
+    same = stamp == _stamp(folder / entry['picture'])
+    return looked_at and same and all(crop.stat().st_size for crop in crops)
+  except OSError:
+    return False
+
+
+def _stamp(path: Path) -> list[int]:
+  stat = path.stat()
+  return [stat.st_size, stat.st_mtime_ns]
+
+
+def _picture(folder, out, name, detector, size, margin, all_faces) -> Entry:
+  """Annotates one picture: its entry in the journal; the crops are written before it."""
+  entry = {'picture': name, 'stamp': [], 'faces': [], 'reason': ''}
+  if printable(name) != name:
+    return entry | {'reason': 'its name is not UTF-8'}
+  try:
+    entry['stamp'] = _stamp(folder / name)
+    image = read(folder / name)
+  except Exception as error:  # Pillow's decoders raise many kinds; each means "cannot be read"
+    text = getattr(error, 'strerror', None) or str(error) or type(error).__name__
+    return entry | {'reason': f'cannot be read: {text}'}
+  try:
+    found = detector.find(image, all_faces)
+  except detectors.DetectorError as error:
+    return entry | {'reason': f'the detector failed: {error}'}
+  for number, face in enumerate(found if all_faces else found[:1]):
+    path = f'faces/{name}.{number}.png' if all_faces else f'faces/{name}.png'
+    fields, crop = describe(image, face, size, margin)
+    try:
+      _write_crop(out / path, crop)
+    except OSError as error:
+      if error.errno not in OF_ITS_NAME:
+        raise InputError(f'cannot write {out / path}: {error.strerror}') from error
+      return entry | {'faces': [], 'reason': f'its crop cannot be written: {error.strerror}'}
+    entry['faces'].append({'path': path, 'fields': fields})
+  return entry if found else entry | {'reason': NO_FACE}
+
+
+def printable(name: str) -> str:
+  r"""A file's name, with bytes that are not UTF-8 as \udc80 to \udcff."""
+  return name.encode('utf-8', 'backslashreplace').decode('utf-8')
+
+
+def read(path: Path) -> np.ndarray:
+  """A picture u8[h, w, 3], RGB, upright; see `listing.FORMATS`.
+
+  Raises:
+    OSError or an error of the decoder: it cannot be read.
+  """
+  with Image.open(path, formats=listing.FORMATS) as picture:
+    picture.load()
+    if picture.mode in ('I', 'F'):
+      raise OSError(f'{picture.mode} (32-bit) pixels: save it with 8 or 16 bits')
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith('I;16'):
+      picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    return np.asarray(picture.convert('RGB'))
+
+
+def describe(
+  image: np.ndarray, face: detectors.Face, size: int, margin: float
+) -> tuple[dict[str, str], np.ndarray]:
+  """A face's columns of the manifest, by name, and its crop u8[size, size, 3].
+
+  Five points (eyes, nose, mouth) are brought as near as a similarity can to those of the average
+  face, turned up and aside as this face is: upright, of one size in every pose, jaw and all.
+  """
+  points = mesh.landmarks(face.mesh)
+  pitch, yaw, _ = mesh.pose(points)
+  destination = alignment.five_points(alignment.target(size, margin, pitch, yaw))
+  matrix = alignment.similarity(alignment.five_points(points[:, :2]), destination)
+  written = [f'{value:.9g}' for value in matrix.ravel()]
+  matrix = np.array([float(text) for text in written]).reshape(2, 3)  # exactly what is written
+  moved = alignment.apply(matrix, points)
+  fields = dict(zip(MATRIX, written, strict=True))
+  angles = mesh.pose(moved)
+  fields |= {name: f'{value:.4f}' for name, value in zip(POSE.values(), angles, strict=True)}
+  if face.blendshapes:
+    intensities = mesh.action_units(face.blendshapes)
+    fields |= {name: f'{value:.2f}' for name, value in intensities.items()}
+  for axis, values in zip('xy', moved.T, strict=False):
+    fields |= {f'{axis}_{i}': f'{value:.2f}' for i, value in enumerate(values)}
+  return fields, alignment.crop(image, matrix, size)
+
+
+def _write_crop(path: Path, crop: np.ndarray) -> None:
+  done, encoded = cv2.imencode('.png', crop[..., ::-1])
+  if not done:
+    raise RuntimeError('OpenCV could not write a PNG: was it built without that format?')
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with files.replacing(path, 'wb') as file:
+    file.write(encoded)
+
+
+def split_and_label(name: str) -> tuple[str, str]:
+  """A picture's split and class ('' when no folder of its path is named as one)."""
+  folders = PurePosixPath(name).parts[:-1]
+  split = SPLITS.get(folders[0].lower(), 'train') if folders else 'train'
+  known = [c for c in map(labels.canonical, folders) if c in labels.CLASSES_8]
+  return split, known[-1] if known else ''
+
+
+def _rows(entries: Sequence[Entry]) -> Iterator[dict[str, str]]:
+  for entry in entries:
+    split, label = split_and_label(entry['picture'])
+    for number, face in enumerate(entry['faces']):
+      row = {'path': face['path'], 'split': split, 'label': label}
+      yield row | {'source': entry['picture'], 'face': str(number)} | face['fields']
+
+
+def _write_manifest(path: Path, entries: Sequence[Entry]) -> None:
+  """Writes the manifest; without a column `label` where no folder is named as a class."""
+  rows = list(_rows(entries))
+  header = list(rows[0]) if rows else ['path', 'split', 'label', 'source', 'face']
+  if not any(row['label'] for row in rows):
+    header.remove('label')
+  with files.replacing(path) as file:
+    writer = csv.DictWriter(file, header, extrasaction='ignore')
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def _write_left_out(path: Path, entries: Sequence[Entry]) -> None:
+  with files.replacing(path) as file:
+    writer = csv.writer(file)
+    writer.writerow(('picture', 'reason'))
+    writer.writerows((printable(e['picture']), e['reason']) for e in entries if e['reason'])
+
+
+def summary(entries: Sequence[Entry], out: Path) -> str:
+  """What was found and what was not, and what the manifest still lacks."""
+  rows = list(_rows(entries))
+  reasons = Counter(e['reason'].partition(':')[0] for e in entries if e['reason'])
+  found = sum(bool(entry['faces']) for entry in entries)
+  share = 100 * found / len(entries)
+  lines = [f'{len(entries)} pictures, {found} with a face ({share:.1f} %), {len(rows)} crops']
+  lines += [f'{reason}: {count} (left_out.csv)' for reason, count in reasons.most_common()]
+  counts = Counter(row['label'] for row in rows)
+  unnamed = counts.pop('', 0)
+  if counts:
+    lines.append(', '.join(f'{name} {counts[name]}' for name in labels.CLASSES_8 if counts[name]))
+  if unnamed:
+    which = f'of {unnamed} crops ' if counts else ''
+    lines.append(
+      f'no folder {which}is named as a class: fill in the column `label` of the manifest before '
+      f'training on it ({", ".join(labels.CLASSES_8)})'
+    )
+  lines.append(f'written to {out / "manifest.csv"}')
+  return '\n'.join(lines)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+  arguments = argparse.ArgumentParser(
+    prog='ferjax annotate',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  arguments.add_argument('folder', type=Path, help='the folder of pictures')
+  arguments.add_argument('--out', type=Path, help='default: FOLDER_faces, beside FOLDER')
+  arguments.add_argument('--size', type=int, default=112, help="pixels of a crop's side")
+  arguments.add_argument(
+    '--margin', type=float, default=0.1, help='share left free on each side of an average face'
+  )
+  arguments.add_argument(
+    '--faces', choices=('largest', 'all'), default='largest', help='which of a picture'
+  )
+  arguments.add_argument('--model', type=Path, help='a face_landmarker.task, for action units')
+  arguments.add_argument('--workers', type=int, default=available_processes(), help='processes')
+  arguments.add_argument('--python', type=Path, help='one that has MediaPipe: none is installed')
+  return arguments.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Annotates the folder that the arguments name.
+
+  Raises:
+    InputError: no such model, MediaPipe cannot be installed or started; see `annotate`.
+  """
+  options = parse(argv)
+  folder = options.folder.resolve()
+  out = options.out or folder.with_name(f'{folder.name}_faces')
+  _check(folder, out, options.size, options.margin, options.workers)
+  if options.model and not options.model.is_file():
+    raise InputError(f'--model={options.model}: no such file')
+  requirements = environment.LANDMARKER if options.model else environment.MESH
+  python = options.python or environment.python(requirements, cache_folder() / 'environments')
+  text = annotate(
+    folder,
+    out,
+    detectors.worker(python, options.model),
+    size=options.size,
+    margin=options.margin,
+    all_faces=options.faces == 'all',
+    workers=options.workers,
+  )
+  print(text)
+
+
+if __name__ == '__main__':
+  show_messages()
+  with told_in_a_line():
+    main(sys.argv[1:])

@@ -1,0 +1,283 @@
+"""Makes ahead what training needs: `ferjax prepare data`, `graphs`, `annotations`, ...
+
+`data --name=raf_db --manual_dir=FOLDER` prepares a data set and prints what it holds. With
+`--beam_options=runner=DirectRunner,direct_num_workers=8,direct_running_mode=multi_processing` its
+pictures are checked and stored on Apache Beam (the extra `beam`), where workers may be on other
+machines that see the same folders.
+
+`graphs --config=configs/NAME.py` builds the graphs of the config's sampler, beside the prepared
+data; a run that lacks them builds them by itself.
+
+`annotations --format=openface --annotations=FOLDER --pictures=FOLDER --out=manifest.csv` joins what
+another tool says of faces with pictures, into a manifest. `subjects --manifest=A.csv --out=B.csv
+--embeddings=E.npz --threshold=0.6` adds whose face each is, by clustering, and `poses
+--manifest=A.csv --out=B.csv` the pose class.
+"""
+
+import ast
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+
+from ferjax.assembly import build, sources
+from ferjax import main
+from ferjax.annotation import manifests
+from ferjax import config as configs
+from ferjax.annotation import tools
+from ferjax.data import dataset
+from ferjax.datasets import beam
+from ferjax.data.splits import duplicates
+from ferjax.errors import InputError, nearest, told_in_a_line
+
+NAME = flags.DEFINE_string('name', None, 'data: the data set.')
+MANUAL_DIR = flags.DEFINE_string('manual_dir', '', 'data: the folder that holds `<name>`.')
+PATH = flags.DEFINE_string('path', '', 'data: the CSV file of a manifest.')
+DIR = flags.DEFINE_string('dir', '', "Where prepared data sets lie; TFDS's default when empty.")
+PROTOCOL = flags.DEFINE_string('protocol', '', "data: one of the data set's protocols.")
+FOLD = flags.DEFINE_integer('fold', 0, 'data: which fold to show.')
+SKIP_BAD = flags.DEFINE_bool('skip_bad', False, 'data: leave bad rows out.')
+OPTION = flags.DEFINE_multi_string('option', [], "data: one of the data set's own, KEY=VALUE.")
+BEAM_OPTIONS = flags.DEFINE_list(
+  'beam_options', [], "data: Apache Beam's flags without dashes, such as runner=DirectRunner."
+)
+MANIFEST = flags.DEFINE_string('manifest', '', 'subjects, poses: the manifest to start from.')
+OUT = flags.DEFINE_string('out', '', 'annotations, subjects, poses: the manifest to write.')
+FORMAT = flags.DEFINE_string(
+  'format', '', f'annotations: what wrote them: {", ".join(tools.FORMATS)}.'
+)
+ANNOTATIONS = flags.DEFINE_string('annotations', '', 'annotations: the file, or folder of files.')
+PICTURES = flags.DEFINE_string(
+  'pictures', '', 'annotations: a manifest, or a folder with one sub-folder a class.'
+)
+ANGLES = flags.DEFINE_string('angles', '', 'annotations, pyfeat: degrees or radians.')
+MIRROR_YAW = flags.DEFINE_bool('mirror_yaw', False, 'annotations: take the other sign of yaw.')
+CONFIDENCE = flags.DEFINE_float('confidence', 0.0, 'annotations: leave out faces less sure, 0..1.')
+ORIGIN = flags.DEFINE_integer(
+  'origin', None, "annotations: coordinate of the first pixel's centre; pts 1, else 0."
+)
+POINTS = flags.DEFINE_integer('points', 0, 'annotations, pts and points: points of a face.')
+SUFFIX = flags.DEFINE_string(
+  'suffix', '', "annotations: what follows a picture's name in a file's, such as _manu_attri."
+)
+EMBEDDINGS = flags.DEFINE_string('embeddings', '', 'subjects: .npy or .npz of face embeddings.')
+PEOPLE = flags.DEFINE_integer('people', None, 'subjects: how many people there are.')
+THRESHOLD = flags.DEFINE_float('threshold', None, 'subjects: cosine distance between people.')
+BINS = flags.DEFINE_list(
+  'bins', [str(pose) for pose in manifests.DML_NET_POSES], 'poses: pose classes, degrees.'
+)
+
+
+def data(
+  *,
+  name: str,
+  manual_dir: str = '',
+  path: str = '',
+  dir: str = '',
+  protocol: str = '',
+  fold: int = 0,
+  skip_bad: bool = False,
+  options: Mapping[str, Any] | None = None,
+  beam_options: Sequence[str] = (),
+) -> str:
+  """Prepares a data set, again where its folder has changed since.
+
+  Args:
+    name: See `dataset.load`, as the other arguments.
+    manual_dir: The folder that holds `<name>`.
+    path: The CSV file of a manifest.
+    dir: Where prepared data sets lie.
+    protocol: One of its protocols.
+    fold: Which fold the summary shows.
+    skip_bad: Leave bad rows out.
+    options: Further keyword arguments of its `make`.
+    beam_options: `KEY=VALUE` of Apache Beam, to prepare it there; none for this process.
+
+  Returns:
+    The summary.
+
+  Raises:
+    InputError: no such data set, its folder is not as expected, or Apache Beam is not installed.
+  """
+  given = {'path': path, 'skip_bad': skip_bad, 'refresh': True}
+  given |= {'manual_dir': manual_dir, 'protocol': protocol}
+  builder = dataset.make_builder(name, dir or None, given, options or {})
+  dataset.prepare(builder, beam.parse_options(beam_options) if beam_options else None)
+  loaded = dataset.load(
+    name=name,
+    path=path,
+    dir=dir,
+    manual_dir=manual_dir,
+    protocol=protocol,
+    fold=fold,
+    options={name: options or {}},
+    val_fraction=0.0,
+    skip_bad=skip_bad,
+    allow_shared_subjects=True,
+  )
+  return summary(loaded, builder.info.metadata or {}, str(builder.data_path))
+
+
+def summary(loaded: dataset.Dataset, metadata: Mapping[str, Any], path: str) -> str:
+  """What a prepared data set holds, and what was left out of it and why."""
+  splits = loaded.splits
+  counts = {
+    split: np.bincount(found.table['label'], minlength=len(loaded.classes))
+    for split, found in splits.items()
+  }
+  rows = [('', *splits)]
+  for number, name in enumerate(loaded.classes):
+    rows.append((name, *(str(count[number]) for count in counts.values())))
+  rows.append(('all', *(str(count.sum()) for count in counts.values())))
+  people = {k: s.table['subject'] for k, s in splits.items() if 'subject' in s.table}
+  if people:
+    rows.append(('subjects', *(str(len(np.unique(s))) for s in people.values())))
+  width = max(len(row[0]) for row in rows)
+  lines = [f'{loaded.name}, prepared in {path}']
+  lines += ['  '.join([row[0].ljust(width), *(c.rjust(7) for c in row[1:])]) for row in rows]
+  if metadata.get('folds'):
+    lines.append(f'{metadata["folds"]} folds by subject, of which one is shown')
+  columns = next(iter(splits.values())).table
+  labels = sorted(set(columns) - {'label', 'name', 'digest', 'height', 'width'})
+  lines.append(f'known of each picture: {", ".join(["label", *labels])}')
+  if metadata.get('other_classes'):
+    lines.append(f'left out, of classes not in use: {dict(metadata["other_classes"])}')
+  for key, title in (('skipped', 'left out'), ('bad_rows', 'left out, bad rows')):
+    if metadata.get(key):
+      lines.append(f'{title}:\n{metadata[key]}')
+  if metadata.get('differences'):
+    lines.append(f'not as known: {"; ".join(metadata["differences"])}')
+  for pair, count in duplicates(splits).items():
+    lines.append(f'the same picture, byte for byte, in {pair}: {count}')
+  shared = _shared_people(people)
+  lines += [f'people in both {a} and {b}: {count}' for (a, b), count in shared.items()]
+  return '\n'.join(lines)
+
+
+def _shared_people(people: Mapping[str, np.ndarray]) -> dict[tuple[str, str], int]:
+  pairs = [(a, b) for a in people for b in people if a < b]
+  counts = {(a, b): len(np.intersect1d(people[a], people[b])) for a, b in pairs}
+  return {pair: count for pair, count in counts.items() if count}
+
+
+def _options(texts: Sequence[str]) -> dict[str, Any]:
+  found = {}
+  for text in texts:
+    key, equals, value = text.partition('=')
+    if not equals:
+      raise InputError(f'--option={text}: give KEY=VALUE')
+    try:
+      found[key] = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+      found[key] = value
+  return found
+
+
+def _data() -> None:
+  if not NAME.value:
+    raise InputError(f'give --name, one of {", ".join(dataset.names())}')
+  text = data(
+    name=NAME.value,
+    manual_dir=MANUAL_DIR.value,
+    path=PATH.value,
+    dir=DIR.value,
+    protocol=PROTOCOL.value,
+    fold=FOLD.value,
+    skip_bad=SKIP_BAD.value,
+    options=_options(OPTION.value),
+    beam_options=BEAM_OPTIONS.value,
+  )
+  print(text)
+
+
+def _graphs() -> None:
+  config = main.config_flag()
+  if config is None:
+    raise InputError('give a config, such as --config=configs/ldl_alsg.py')
+  configs.check(config)
+  if not build.uses_graphs(config):
+    raise InputError(
+      f"config.sampler.name is '{config.sampler.name}', which needs no graphs: give a config with "
+      'neighbour_groups, such as --config=configs/ldl_alsg.py'
+    )
+  data, _, _ = sources.load(config)
+  if 'train' not in data.splits:
+    raise InputError(f'{data.name} has no training rows (split `train`)')
+  build.make_sampler(config, data.splits['train'].table)
+
+
+def _needed(*given) -> list[Path]:
+  for flag in given:
+    if not flag.value:
+      help = flags.FLAGS[flag.name].help.partition(': ')[2]
+      raise InputError(f'give --{flag.name}: {help}')
+  return [Path(flag.value) for flag in given]
+
+
+def _annotations() -> None:
+  path, pictures, out, _ = _needed(ANNOTATIONS, PICTURES, OUT, FORMAT)
+  found = tools.read(
+    path,
+    FORMAT.value,
+    angles=ANGLES.value,
+    mirror_yaw=MIRROR_YAW.value,
+    confidence=CONFIDENCE.value,
+    origin=ORIGIN.value,
+    points=POINTS.value,
+    suffix=SUFFIX.value,
+  )
+  print(manifests.annotate(pictures, out, found))
+
+
+def _subjects() -> None:
+  manifest, out, embeddings = _needed(MANIFEST, OUT, EMBEDDINGS)
+  print(manifests.add_subjects(manifest, out, embeddings, PEOPLE.value, THRESHOLD.value))
+
+
+def _poses() -> None:
+  manifest, out = _needed(MANIFEST, OUT)
+  try:
+    poses = [int(text) for text in BINS.value]
+  except ValueError as error:
+    raise InputError(
+      f'--bins={",".join(BINS.value)}: whole degrees, such as --bins=-30,0,30'
+    ) from error
+  print(manifests.add_poses(manifest, out, poses))
+
+
+TARGETS = {
+  'data': _data,
+  'graphs': _graphs,
+  'annotations': _annotations,
+  'subjects': _subjects,
+  'poses': _poses,
+}
+
+
+def prepare(argv: list[str]) -> None:
+  targets = argv[1:]
+  for target in targets:
+    if target not in TARGETS:
+      raise InputError(
+        f"cannot prepare '{target}'.{nearest(target, TARGETS)} There are: {', '.join(TARGETS)}"
+      )
+  if not targets:
+    raise InputError(
+      f'say what to prepare, one of {", ".join(TARGETS)}: ferjax prepare data --name=...'
+    )
+  main.show_messages()
+  for target in targets:
+    TARGETS[target]()
+
+
+def run() -> None:
+  """Mistakes that a user can mend are told in a line, without a traceback."""
+  flags.FLAGS.set_gnu_getopt(True)
+  with told_in_a_line():
+    app.run(prepare, flags_parser=main.parse_flags)
+
+
+if __name__ == '__main__':
+  run()

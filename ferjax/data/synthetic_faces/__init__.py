@@ -1,5 +1,0 @@
-"""The embedded data set: faces drawn by our own code, every label known."""
-
-from ferjax.data.synthetic_faces.synthetic_faces_dataset_builder import Builder, make
-
-__all__ = ['Builder', 'make']

@@ -1,0 +1,246 @@
+"""From a parser to a TFDS builder: rows are checked, then stored as ArrayRecord files in order."""
+
+import dataclasses
+import functools
+import inspect
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from ferjax import labels
+from ferjax.datasets import listing as listings
+from ferjax.datasets.features import face_features
+from ferjax.errors import InputError
+
+LOGGER = logging.getLogger(__name__)
+
+SHARD_BYTES = 64 * 2**20
+
+
+@dataclasses.dataclass(eq=False)
+class FaceConfig(tfds.core.BuilderConfig):
+  """What is stored: the rows, and whether bad ones are left out rather than refused."""
+
+  listing: listings.Listing | None = dataclasses.field(default=None, repr=False)
+  fingerprint: str = ''
+  skip_bad: bool = False
+
+
+class FaceBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
+  """Stores a listing, in order; see `listing.Listing`.
+
+  TFDS's GeneratorBasedBuilder sorts splits above 1000 MiB on disk, for which it needs TensorFlow.
+  """
+
+  VERSION = tfds.core.Version('1.0.0')
+  RELEASE_NOTES = {'1.0.0': 'First release.'}
+
+  def _info(self):
+    found = self.builder_config.listing
+    first = found.rows[0] if found.rows else {}
+    whole = {name for name in first if all(name in row for row in found.rows)}
+    landmarks = len(first['landmarks']) if 'landmarks' in whole else 0
+    return self.dataset_info_from_configs(
+      features=face_features(
+        found.classes,
+        subjects=sorted({row['subject'] for row in found.rows}) if 'subject' in whole else (),
+        landmarks=landmarks,
+        action_units=len(found.action_units) if 'au' in whole else 0,
+        pose={'yaw', 'pitch', 'roll'} <= whole,
+        yaw_bin='yaw_bin' in whole,
+        distribution='distribution' in whole,
+      ),
+      disable_shuffling=True,
+      metadata=tfds.core.MetadataDict(
+        action_units=list(found.action_units),
+        landmark_scheme=labels.landmark_scheme(landmarks),
+        other_classes=dict(found.other_classes),
+        folds=found.folds,
+      ),
+    )
+
+  def _shard_iterators_per_split(self, dl_manager):
+    checking = functools.partial(self._progress, desc=f'Checking {self.name}')
+    shards = self._shards(lambda listing: listings.check_pictures(listing, checking))
+    total = sum(len(rows) for parts in shards.values() for rows in parts)
+    bar = self._progress(total=total, desc=f'Storing {self.name}')
+    return {
+      split: [functools.partial(self._examples, rows, bar) for rows in parts]
+      for split, parts in shards.items()
+    }
+
+  def _download_and_prepare(self, dl_manager, download_config=None):
+    """With Beam not TFDS's own way, which mixes up the lengths of more than ten files, and makes
+    those of one split again with the next."""
+    options = download_config and download_config.beam_options
+    if not options:
+      super()._download_and_prepare(dl_manager, download_config)
+      return
+    from ferjax.datasets import beam  # Apache Beam is an extra
+
+    scratch = Path(self.data_path)
+    shards = self._shards(
+      functools.partial(beam.check_pictures, scratch=scratch, options=options)
+    )
+    files, splits = {}, []
+    for split, parts in shards.items():
+      template = self._get_filename_template(split_name=split)
+      lengths = [len(rows) for rows in parts]
+      names = [
+        Path(template.sharded_filepath(shard_index=n, num_shards=len(parts)))
+        for n in range(len(parts))
+      ]
+      files |= zip(names, parts, strict=True)
+      splits.append((split, template, names, lengths))
+    folder = self.builder_config.listing.folder
+    beam.write(files, folder, self.info.features, self._example_writer(), scratch, options)
+    self.info.set_splits(
+      tfds.core.SplitDict(
+        tfds.core.SplitInfo(
+          name=split,
+          shard_lengths=lengths,
+          num_bytes=sum(path.stat().st_size for path in names),
+          filename_template=template,
+        )
+        for split, template, names, lengths in splits
+      )
+    )
+
+  def _shards(self, check):
+    """{split: its rows in parts, each of which becomes a file}; bad rows, of which `check` finds
+    those whose picture is broken, are refused or left out."""
+    config, metadata = self.builder_config, self.info.metadata
+    metadata['listing'] = config.fingerprint
+    found = check(config.listing)
+    source = found.source or found.folder
+    if found.problems:
+      text = f'{source} has bad rows:\n{listings.report(found.problems)}'
+      if not config.skip_bad:
+        raise InputError(
+          f'{text}\nMend these rows, or leave them out with --config.data.skip_bad=True '
+          '(ferjax.prepare: --skip_bad)'
+        )
+      LOGGER.warning('%s\nThey are left out (config.data.skip_bad=True).', text)
+      metadata['bad_rows'] = listings.report(found.problems)
+    if found.other_classes:
+      LOGGER.warning('rows of classes not in use, left out: %s', dict(found.other_classes))
+    if not found.rows:
+      raise InputError(f'{source} has no row that can be used')
+    if found.skipped:
+      metadata['skipped'] = listings.report(found.skipped)
+    metadata['differences'] = listings.differences(found)
+    for name in sorted({n for row in found.rows for n in row} - {'line', 'box', 'image', 'path'}):
+      lacking = sum(name not in row for row in found.rows)
+      if lacking and name != 'name':
+        text = f'{name} left out of all rows, because {lacking} of {len(found.rows)} lack it'
+        metadata['differences'].append(text)
+    by_split = {}
+    for row in found.rows:
+      by_split.setdefault(row['split'], []).append(row)
+    return {split: _shards(found.folder, rows) for split, rows in by_split.items()}
+
+  def _examples(self, rows, bar):
+    for pair in listings.examples(self.builder_config.listing.folder, rows, self.info.features):
+      yield pair
+      bar.update()
+
+  def _progress(self, *items, **options):
+    return tfds.core.utils.tqdm(*items, unit=' pictures', mininterval=0.5, **options)
+
+
+def _shards(folder, rows):
+  """Rows in parts of some SHARD_BYTES, which TFDS holds in memory one at a time."""
+  parts, size = [[]], 0
+  for row in rows:
+    own = len(row['image']) if 'image' in row else os.stat(f'{folder}/{row["path"]}').st_size
+    if parts[-1] and size + own > SHARD_BYTES:
+      parts.append([])
+      size = 0
+    parts[-1].append(row)
+    size += own
+  return parts
+
+
+def maker(
+  builder: type[FaceBuilder], parse: Callable[..., listings.Listing], by_content: bool = False
+) -> Callable[..., tfds.core.DatasetBuilder]:
+  """The `make` of a data set that lies in a folder.
+
+  Args:
+    builder: Its builder; MANUAL_DOWNLOAD_INSTRUCTIONS are part of errors.
+    parse: (folder, **options) -> rows; its keyword arguments are the data set's options.
+    by_content: Whether what is prepared goes by the content of the folder, so that this is parsed
+      each time, and not by the options alone.
+  """
+  name = builder.__module__.split('.')[-2]
+
+  def make(
+    data_dir: str | None = None,
+    *,
+    manual_dir: str = '',
+    skip_bad: bool = False,
+    refresh: bool = False,
+    **options,
+  ):
+    """The builder of one variant of the data set; what is prepared needs no pictures any more.
+
+    Args:
+      data_dir: Where prepared data sets lie; TFDS's own default when None.
+      manual_dir: The folder of data sets as they were handed out: `<manual_dir>/<name>`, or the
+        data set's own folder. When empty: `downloads/manual` in `data_dir`.
+      skip_bad: Leave bad rows out instead of refusing the data set.
+      refresh: Parse the folder again, and forget what was prepared of it if that has changed.
+      **options: Of the parser.
+
+    Raises:
+      InputError: no such folder, one that does not hold the data set, or an unknown option.
+    """
+    root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+
+    def parsed():
+      return parse(_folder(name, root, manual_dir, builder), **options)
+
+    parts = [str(value) for value in (own | options).values()] + ['skip_bad'] * skip_bad
+    found = parsed() if by_content or refresh else None
+    content = listings.fingerprint(found) if found else ''
+    if by_content:
+      parts += [found.folder.resolve().name, content]
+    key = '-'.join(''.join(c if c.isalnum() else '_' for c in part) for part in parts)
+    prepared = root / name / key / str(builder.VERSION)
+    if (prepared / 'dataset_info.json').exists():
+      ready = tfds.builder_from_directory(prepared)
+      if not refresh or ready.info.metadata['listing'] == content:
+        return ready
+      LOGGER.info('%s has changed: %s is prepared again', found.folder, name)
+      shutil.rmtree(prepared)
+    found = found or parsed()
+    content = content or listings.fingerprint(found)
+    config = FaceConfig(
+      name=key, description=key, listing=found, fingerprint=content, skip_bad=skip_bad
+    )
+    return builder(data_dir=root, config=config)
+
+  keyword = inspect.Parameter.KEYWORD_ONLY
+  options = [p for p in inspect.signature(parse).parameters.values() if p.kind is keyword]
+  own = {option.name: option.default for option in options}
+  mine = [p for n, p in inspect.signature(make).parameters.items() if n != 'options']
+  make.__signature__ = inspect.Signature([*mine, *options])
+  return make
+
+
+def _folder(name, root: Path, manual_dir: str, builder: type[FaceBuilder]) -> Path:
+  given = Path(manual_dir).expanduser() if manual_dir else root / 'downloads' / 'manual'
+  try:
+    for folder in (given / name, *([given] if manual_dir else [])):
+      if folder.is_dir():
+        return folder
+  except OSError as error:
+    raise InputError(f'cannot read {error.filename}: {error.strerror}') from error
+  raise InputError(
+    f'there is no folder {given / name}: say where {name} lies with --config.data.manual_dir='
+    f'FOLDER.\n{inspect.cleandoc(builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "")}'
+  )

@@ -1,0 +1,139 @@
+"""Reads FER+: ten people's votes on the pictures of FER2013 (see README.md beside this)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ferjax.datasets.fer2013 import parser as fer2013
+from ferjax.labels import CLASSES_8
+from ferjax.datasets.listing import Listing, Problem, choose, csv_rows, files, find, wrong_folder
+from ferjax.errors import InputError
+
+PROTOCOLS = ('official',)
+RULES = ('argmax', 'majority')
+LAYOUT = """
+fer_plus/fer2013new.csv     and beside it, or in fer2013/:  fer2013.csv or icml_face_data.csv; or
+fer_plus/FER2013Train/label.csv, fer0000000.png ...         and FER2013Valid, FER2013Test
+"""
+VOTED = (
+  'neutral',
+  'happiness',
+  'surprise',
+  'sadness',
+  'anger',
+  'disgust',
+  'fear',
+  'contempt',
+  'unknown',
+  'nf',
+)
+FOLDERS = {'fer2013train': 'train', 'fer2013valid': 'val', 'fer2013test': 'test'}
+PICTURES = 35887  # in fer2013.csv, and so many rows has fer2013new.csv
+
+
+def parse(folder: Path, *, protocol: str = 'official', rule: str = 'argmax') -> Listing:
+  """Parses the set, with label distributions: the votes for the eight classes, normalised.
+
+  Args:
+    folder: Holds `fer2013new.csv` or the folders `FER2013Train` and so on.
+    protocol: `official`: Training, PublicTest, PrivateTest are train, val and test.
+    rule: Which class a picture has: `argmax`, the one with the most votes (the first of VOTED where
+      several have as many); or `majority`: single votes do not count, and a class needs more than
+      half of the others. Pictures whose class is `unknown` or `not a face` are left out.
+
+  Raises:
+    InputError: not this layout, or an unknown option.
+  """
+  choose('config.data.protocol', protocol, PROTOCOLS)
+  choose('config.data.options.fer_plus.rule', rule, RULES)
+  votes_file = find(folder, r'fer2013new\.csv')
+  if votes_file:
+    return _parse_joined(folder, votes_file, rule)
+  return _parse_folders(folder, rule)
+
+
+def label_of(votes: Sequence[int], rule: str) -> tuple[str, list[float]]:
+  """The class of a picture, or why it has none, and its label distribution over CLASSES_8."""
+  votes = np.array(votes, float)
+  if rule == 'majority':
+    votes[votes <= 1] = 0
+    if votes.max() <= 0.5 * votes.sum():
+      return 'no majority', []
+  name = VOTED[int(np.argmax(votes))]
+  shares = votes[:8]
+  if name in ('unknown', 'nf') or not shares.sum():
+    return {'nf': 'voted not a face'}.get(name, 'voted unknown'), []
+  return name, (shares / shares.sum()).tolist()
+
+
+def _parse_joined(folder, votes_file, rule):
+  pixel_file = find(folder, r'(fer2013|icml_face_data)\.csv')
+  pixel_file = pixel_file or find(folder.parent / 'fer2013', r'(fer2013|icml_face_data)\.csv')
+  if not pixel_file:
+    raise wrong_folder(folder, LAYOUT, 'there are votes, and no pictures (fer2013.csv)')
+  (_, header), *lines = list(csv_rows(votes_file)) or [(1, [])]
+  if [name.strip().lower() for name in header] != ['usage', 'image name', *VOTED]:
+    raise wrong_folder(votes_file, LAYOUT, f'its columns are {header}')
+  rows, problems, skipped = [], [], []
+  joined = list(fer2013.read_csv(pixel_file))
+  if len(joined) != len(lines):
+    raise InputError(
+      f'{votes_file} has {len(lines)} rows and {pixel_file} {len(joined)}: they cannot be joined. '
+      f'Both must have the {PICTURES} rows of the original, in its order'
+    )
+  for (line, fields), (_, _, usage, image) in zip(lines, joined, strict=True):
+    votes = _votes(fields[2:])
+    if isinstance(image, Problem):
+      problems.append(image)
+    elif votes is None or fields[0].strip().lower() not in fer2013.SPLITS:
+      problems.append(Problem(line, 'row is not Usage, name and ten votes', ','.join(fields)))
+    elif fields[0].strip().lower() != usage:
+      problems.append(Problem(line, 'Usage differs from fer2013.csv', f'{fields[0]}, {usage}'))
+    elif not fields[1].strip():
+      skipped.append(Problem(line, 'no image name: not a face', ''))
+    else:
+      row = {'image': image, 'name': fields[1].strip(), 'split': fer2013.SPLITS[usage]}
+      _add(rows, skipped, row | {'line': line}, votes, rule)
+  return Listing(folder, CLASSES_8, rows, problems, skipped, source=votes_file)
+
+
+def _parse_folders(folder, rule):
+  rows, problems, skipped, root = [], [], [], None
+  for name, split in FOLDERS.items():
+    label_file = find(root or folder, name, r'label\.csv', depth=0 if root else 3)
+    if not label_file:
+      raise wrong_folder(folder, LAYOUT, f'there is no {name}/label.csv')
+    place = label_file.parent
+    root = place.parent
+    path_of = {path.lower(): path for path in files(place)}
+    lines = list(csv_rows(label_file))
+    if not lines:
+      raise wrong_folder(folder, LAYOUT, f'{label_file} is empty')
+    for line, fields in lines:
+      votes = _votes(fields[2:])
+      if votes is None:
+        problems.append(Problem(line, 'row is not name, box and ten votes', ','.join(fields)))
+      elif fields[0].lower() not in path_of:
+        problems.append(Problem(line, 'missing file', f'{place / fields[0]}'))
+      else:
+        path = (place / path_of[fields[0].lower()]).relative_to(root).as_posix()
+        row = {'path': path, 'name': fields[0], 'split': split, 'line': line}
+        _add(rows, skipped, row, votes, rule)
+  return Listing(root, CLASSES_8, rows, problems, skipped)
+
+
+def _add(rows, skipped, row, votes, rule):
+  label, distribution = label_of(votes, rule)
+  if distribution:
+    rows.append(row | {'label': label, 'distribution': distribution})
+  else:
+    skipped.append(Problem(row['line'], label, row['name']))
+
+
+def _votes(fields):
+  try:
+    votes = [int(float(text)) for text in fields]
+  except (ValueError, OverflowError):
+    return None
+  return votes if len(votes) == 10 and min(votes) >= 0 and sum(votes) > 0 else None

@@ -1,0 +1,19 @@
+"""KDEF: seven expressions from five sides.
+
+The sign of the yaw is our convention.
+"""
+
+from ferjax.datasets import builder
+from ferjax.datasets.kdef import parser
+
+
+class Builder(builder.FaceBuilder):
+  """KDEF: seven expressions from five sides."""
+
+  MANUAL_DOWNLOAD_INSTRUCTIONS = """
+  Ask the Karolinska Institutet (https://kdef.se) for KDEF; unpack it into `<manual_dir>/kdef`.
+  Terms: for non-commercial research only, with the source cited.
+  """
+
+
+make = builder.maker(Builder, parser.parse)

@@ -1,0 +1,5 @@
+"""The embedded data set: faces drawn by our own code, every label known."""
+
+from ferjax.datasets.synthetic_faces.synthetic_faces_dataset_builder import Builder, make
+
+__all__ = ['Builder', 'make']

@@ -1,0 +1,184 @@
+"""`ferjax album FOLDER --workdir=RUN --n=40`: a folder of faces in n pictures.
+
+The embeddings of all pictures are grouped by a mixture of n Gaussians, and the medoid of each
+group, the picture nearest its mean, stands for it (Marrero-Fernandez et al., 2022, figure 9).
+Pictures should be cropped to the face as those that the model was trained on.
+"""
+
+import argparse
+import csv
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+
+from ferjax.metrics import mixtures
+from ferjax import files
+from ferjax.distributed import parallel
+from ferjax.report.figures import sheets
+from ferjax.assembly import restore
+from ferjax import config as configs
+from ferjax.data import dataset
+from ferjax.datasets import listing
+from ferjax.errors import InputError, told_in_a_line
+from ferjax.main import show_messages
+
+LOGGER = logging.getLogger(__name__)
+
+COLUMNS = 8  # of the sheet
+SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff')
+
+
+class Pictures(Sequence):
+  """The encoded pictures of files."""
+
+  def __init__(self, paths: Sequence[Path]):
+    self.paths = paths
+
+  def __len__(self) -> int:
+    return len(self.paths)
+
+  def __getitem__(self, number: int) -> bytes:
+    return listing.encoded_picture(self.paths[number])
+
+
+def read(folder: Path) -> dataset.Split:
+  """The pictures in a folder and the folders below it, in the order of their names.
+
+  Those that cannot be read are left out, and named. Column `label` is 0 throughout: it is unknown.
+
+  Raises:
+    InputError: no such folder.
+  """
+  if not folder.is_dir():
+    raise InputError(f'{folder} is no folder')
+  paths = sorted(p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES)
+  troubles = {
+    path: listing.picture_trouble(folder, {'path': path.relative_to(folder)}) for path in paths
+  }
+  paths = [path for path in paths if not troubles[path]]
+  name = np.array([path.relative_to(folder).as_posix() for path in paths])
+  for path, trouble in troubles.items():
+    if trouble:
+      LOGGER.warning('left out, cannot be read: %s (%s)', path.relative_to(folder), trouble)
+  table = {'label': np.zeros(len(paths), np.int32), 'name': name}
+  return dataset.Split(Pictures(paths), np.arange(len(paths)), table)
+
+
+def summarise(
+  folder: Path, workdir: Path, n: int, out: Path, *, which: str = 'last', seed: int = 0
+) -> list[int]:
+  """Writes `sheet.png`, the medoids with the sizes of their groups, largest first, and `album.csv`:
+  `picture,group,size,medoid,distance,prediction`, every picture, by group and then by its distance
+  from the group's mean.
+
+  Args:
+    folder: Of pictures.
+    workdir: The run whose model embeds them.
+    n: Groups.
+    out: Where to write.
+    which: The checkpoint; see `trained.load`.
+    seed: Of the mixture.
+
+  Returns:
+    The rows of the medoids.
+
+  Raises:
+    InputError: no such folder or run, `out` within the folder, fewer pictures than n, a number
+      out of range, a model that gives no embeddings or needs more than pictures.
+  """
+  if n < 1:
+    raise InputError(f'--n={n}: at least 1')
+  if not 0 <= seed < 2**32:
+    raise InputError(f'--seed={seed}: it must lie within 0 and {2**32 - 1}')
+  if folder.resolve() in (out.resolve(), *out.resolve().parents):
+    raise InputError(
+      f'--out={out} lies in {folder}, whose next sheet would show this one: write elsewhere'
+    )
+  split = read(folder)
+  if len(split.rows) < n:
+    raise InputError(
+      f'{folder} holds {len(split.rows)} pictures that can be read, fewer than --n={n}: ask for no '
+      'more than there are'
+    )
+  precision = configs.read(workdir)['config']['precision']
+  with jax.enable_x64(precision == 'float64'):
+    model = restore.load(workdir, which)
+    if model.method.predict_needs:
+      needs = ', '.join(sorted(model.method.predict_needs))
+      raise InputError(f'the model of {workdir} needs {needs} besides pictures: use another run')
+    outputs = model.predict(model.state, split, limit=0).outputs
+  if 'embedding' not in outputs:
+    raise InputError(f'the model of {workdir} gives no embeddings: use another run')
+  group = mixtures.gaussian_mixture(outputs['embedding'], n, seed)
+  medoids = mixtures.medoids(outputs['embedding'], group)
+  if len(medoids) < n:
+    LOGGER.warning('%d of %d groups are empty: some pictures are too alike', n - len(medoids), n)
+  said = [model.classes[i] for i in outputs['logits'].argmax(-1)]
+  out.mkdir(parents=True, exist_ok=True)
+  _write_csv(out / 'album.csv', split.table['name'], outputs['embedding'], group, medoids, said)
+  chosen = [(row, f'1 of {(group == name).sum()}', True) for name, row in medoids.items()]
+  lines = [chosen[start : start + COLUMNS] for start in range(0, n, COLUMNS)]
+  title = f'{folder.resolve().name}: {len(group)} pictures in {len(medoids)}'
+  sheets.draw(out / 'sheet.png', split, [line for line in lines if line], title)
+  return list(medoids.values())
+
+
+def _write_csv(
+  path: Path,
+  names: np.ndarray,
+  embedding: np.ndarray,
+  group: np.ndarray,
+  medoids: Mapping[int, int],
+  said: Sequence[str],
+) -> None:
+  with files.replacing(path) as file:
+    lines = csv.writer(file)
+    lines.writerow(('picture', 'group', 'size', 'medoid', 'distance', 'prediction'))
+    for number, (name, medoid) in enumerate(medoids.items()):
+      rows = np.flatnonzero(group == name)
+      z = embedding[rows].astype(np.float64)
+      distance = np.sqrt(np.square(z - z.mean(0)).sum(1))
+      for i in np.argsort(distance, kind='stable'):
+        row = rows[i]
+        medoid_here = int(row == medoid)
+        lines.writerow(
+          (names[row], number, len(rows), medoid_here, f'{distance[i]:.6g}', said[row])
+        )
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+  arguments = argparse.ArgumentParser(prog='ferjax album', description=__doc__)
+  arguments.add_argument('folder', type=Path, help='the folder of pictures')
+  arguments.add_argument('--workdir', type=Path, required=True, help='the run of a trained model')
+  arguments.add_argument('--checkpoint', default='last', help='last, best, or a step')
+  arguments.add_argument('--n', type=int, default=40, help='pictures that stand for the folder')
+  arguments.add_argument('--seed', type=int, default=0, help='of the mixture')
+  arguments.add_argument('--out', type=Path, help='default: RUN/album/<name of the folder>')
+  return arguments.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Summarises the folder that the arguments name.
+
+  Raises:
+    InputError: n is below 1; see `summarise`.
+  """
+  options = parse(argv)
+  out = options.out or options.workdir / 'album' / options.folder.resolve().name
+  summarise(
+    options.folder, options.workdir, options.n, out, which=options.checkpoint, seed=options.seed
+  )
+  print(f'written to {out}')
+
+
+if __name__ == '__main__':
+  flags.FLAGS.mark_as_parsed()  # grain reads absl flags
+  show_messages()
+  parallel.keep_freed_memory()
+  with told_in_a_line():
+    main(sys.argv[1:])

@@ -1,0 +1,423 @@
+"""`ferjax predict --workdir=RUN INPUT... --out=faces.csv`: what a model says of faces.
+
+INPUT is a picture, a video, a folder (all of them below it), a pattern such as 'faces/**/*.jpg', or
+a manifest (CSV), whose landmarks go to models that look at them. Pictures should be cropped to the
+face as those that the model was trained on; --detect finds, aligns and crops faces as
+`ferjax annotate` does.
+
+The table has a row for each face, picture or frame:
+
+  file              the picture or video
+  frame, time       of a video: the frame's number from 0, and seconds
+  x0 y0 x1 y1       with --detect: the face is picture[y0:y1, x0:x1]
+  class, p_<class>  the likeliest class, and the probability of each
+  pose              the likeliest pose, yaw in degrees, where the model tells one
+  error             why there is no prediction
+
+A name that is not UTF-8 has its bytes as \\udcff; one that a spreadsheet would take for a formula
+begins with ./
+"""
+
+import argparse
+import collections
+import contextlib
+import csv
+import logging
+import os
+import queue
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+
+from ferjax.annotation.faces import check_crop, printable
+from ferjax import files
+from ferjax.distributed import parallel
+from ferjax.prediction import predictor as predictors
+from ferjax.annotation import detector as detectors
+from ferjax.annotation import environment
+from ferjax.datasets.synthetic_faces.drawing.stream import available_processes
+from ferjax.errors import InputError, told_in_a_line
+from ferjax.main import cache_folder, keep_programs, show_messages
+from ferjax.prediction import film as films
+from ferjax.prediction import inputs, overlay, reading
+
+LOGGER = logging.getLogger(__name__)
+
+CLASS = 7  # the column of the class
+FORMULA = ('=', '+', '-', '@', '\t', '\r')
+
+Said = tuple[np.ndarray, int | None]  # f32[C], and the pose in degrees
+
+
+def say(model: predictors.Predictor, batch: Sequence[reading.Item]) -> list[list[Said]]:
+  """For each item, what the model says of each of its faces."""
+  crops = [crop for item in batch for crop in item.crops]
+  found = {}
+  for has_landmarks in (False, True):
+    chosen = [i for i, crop in enumerate(crops) if (crop.landmarks is not None) == has_landmarks]
+    if not chosen:
+      continue
+    features = {}
+    if has_landmarks:
+      features['landmarks'] = np.stack([crops[i].landmarks for i in chosen])
+    outputs = model.outputs([crops[i].image for i in chosen], **features)
+    poses = [None] * len(chosen)
+    if model.poses and 'pose_logits' in outputs:
+      poses = [model.poses[best] for best in outputs['pose_logits'].argmax(1)]
+    found |= zip(chosen, zip(outputs['probabilities'], poses, strict=True), strict=True)
+  places = iter(range(len(crops)))
+  return [[found[next(places)] for _ in item.crops] for item in batch]
+
+
+def predictions(
+  model: predictors.Predictor, parts: Iterable[list[reading.Item]]
+) -> Iterator[tuple[reading.Item, list[Said]]]:
+  """Items with what the model says; it computes one batch while the next is read.
+
+  No batch is padded to fewer rows than the first was, which costs less than another compilation.
+  """
+  sizes = ()
+
+  def one(batch):
+    nonlocal sizes
+    faces = sum(len(item.crops) for item in batch)
+    if not sizes and faces:
+      least = min(faces, model.sizes[-1])
+      sizes = tuple(size for size in model.sizes if size >= least)
+    return say(model._replace(sizes=sizes) if sizes else model, batch)
+
+  with ThreadPoolExecutor(1) as device:
+    former = None
+    for batch in parts:
+      current = batch, device.submit(one, batch)
+      if former:
+        yield from zip(former[0], former[1].result(), strict=True)
+      former = current
+    if former:
+      yield from zip(former[0], former[1].result(), strict=True)
+
+
+def header(classes: Sequence[str]) -> list[str]:
+  """The columns of the table."""
+  shares = [f'p_{name}' for name in classes]
+  return ['file', 'frame', 'time', 'x0', 'y0', 'x1', 'y1', 'class', *shares, 'pose', 'error']
+
+
+def rows(item: reading.Item, said: Sequence[Said], classes: Sequence[str]) -> Iterator[list[Any]]:
+  """The rows of an item: one a face, or one with its error."""
+  place = [_name(item.file), _or_empty(item.frame)]
+  place.append('' if item.time is None else f'{item.time:.3f}')
+  for crop, (shares, pose) in zip(item.crops, said, strict=True):
+    if np.isfinite(shares).all():
+      told = [classes[shares.argmax()], *(f'{share:.6g}' for share in shares), _or_empty(pose), '']
+    else:
+      told = [''] * (len(classes) + 2) + ['the scores of the model are not finite numbers']
+    yield [*place, *(crop.box or [''] * 4), *told]
+  if item.error:
+    yield [*place, *[''] * (len(classes) + 6), printable(item.error)]
+
+
+def _or_empty(value):
+  return '' if value is None else value
+
+
+def _name(path: Path) -> str:
+  name = printable(str(path))
+  return f'./{name}' if name.startswith(FORMULA) else name
+
+
+class Outputs(NamedTuple):
+  """What is written.
+
+  Attributes:
+    table: The CSV file; None for standard output.
+    sheet: The first page of pictures with their bars, or None.
+    pages: Of it, at most.
+    video: The annotated video, or None.
+  """
+
+  table: Path | None = None
+  sheet: Path | None = None
+  pages: int = 25
+  video: Path | None = None
+
+
+class Counts(NamedTuple):
+  """How much was done.
+
+  Attributes:
+    items: Pictures and frames that were looked at.
+    files: Files.
+    faces: Faces with a prediction.
+    errors: Rows with an error.
+    classes: {class: faces}.
+    seconds: That it took.
+    not_drawn: Faces for which the sheet had no room.
+  """
+
+  items: int
+  files: int
+  faces: int
+  errors: int
+  classes: dict[str, int]
+  seconds: float
+  not_drawn: int
+
+
+def predict(
+  model: predictors.Predictor,
+  names: Sequence[str],
+  outputs: Outputs,
+  *,
+  detection: reading.Detection | None = None,
+  every: int = 1,
+  threads: int = 2,
+) -> Counts:
+  """Predicts what inputs show, and writes it: memory does not grow with their number or length.
+
+  A file that cannot be read is a row with its error. What is written takes its place when it is
+  whole.
+
+  Args:
+    model: What predicts.
+    names: Inputs; see `inputs.find`.
+    outputs: Where to write.
+    detection: How faces are found; None where pictures are faces.
+    every: Of a video, look at every so manieth frame.
+    threads: That read, and processes that find faces.
+
+  Raises:
+    InputError: an input names nothing, the model needs landmarks and there are none, an output
+      would be an input or cannot be written, a number out of range.
+  """
+  sources = _check(model, names, outputs, detection, every, threads)
+  inputs.tell_repeated(sources)
+  started = time.perf_counter()
+  classes, seen = model.classes, collections.Counter()
+  items = errors = 0
+  with contextlib.ExitStack() as stack:
+    table = csv.writer(stack.enter_context(_opened(outputs.table)))
+    sheet = overlay.Sheet(outputs.sheet, classes, outputs.pages) if outputs.sheet else None
+    film = None
+    if outputs.video:
+      film = films.Film(stack.enter_context(files.replacing_path(outputs.video)), classes)
+      stack.callback(film.release)
+    detector_pool = queue.SimpleQueue()
+    for _ in range(threads if detection else 0):
+      detector = detectors.Detector(detection.command)
+      stack.callback(detector.close)
+      detector_pool.put(detector)
+    looks = 'landmarks' in model.needs | model.uses
+    wants = (lambda: sheet.wants) if sheet else (lambda: False)
+    reader = reading.Reader(model.image_size, looks, detection, detector_pool, wants)
+    bar = stack.enter_context(
+      tfds.core.utils.tqdm(total=len(sources), desc='Predicting', unit=' pictures')
+    )
+    pool = ThreadPoolExecutor(threads)
+    stack.callback(pool.shutdown, cancel_futures=True)
+    todo = reading.tasks(sources, reader, every, film is not None, bar)
+    parts = reading.batches(reading.ahead(pool, todo), model.sizes[-1])
+    table.writerow(header(classes))
+    for item, said in predictions(model, parts):
+      shown = [
+        overlay.Shown(shares, crop.box) for crop, (shares, _) in zip(item.crops, said, strict=True)
+      ]
+      if film and item.image is not None:
+        film.add(item, shown)
+      if item.skipped:
+        continue
+      for row in rows(item, said, classes):
+        table.writerow(row)
+        seen[row[CLASS]] += 1
+        errors += bool(row[-1])
+      if sheet:
+        _draw(sheet, item, shown)
+      items += 1
+      bar.update()
+    if film:
+      film.close()
+    if sheet:
+      sheet.close()
+  by_class = {name: seen[name] for name in classes if seen[name]}
+  seconds = time.perf_counter() - started
+  left_out = sheet.left_out if sheet else 0
+  faces = sum(by_class.values())
+  return Counts(items, len(sources), faces, errors, by_class, seconds, left_out)
+
+
+def _draw(sheet: overlay.Sheet, item: reading.Item, shown: Sequence[overlay.Shown]) -> None:
+  title = item.file.name if item.time is None else f'{item.file.name} {item.time:.2f} s'
+  title = printable(title)
+  for crop, face in zip(item.crops, shown, strict=True):
+    sheet.add(overlay.Cell(crop.thumb, title, face))
+  if item.error:
+    sheet.add(overlay.Cell(None, title, overlay.Shown(None, None, printable(item.error))))
+
+
+def _check(model, names, outputs, detection, every, threads) -> list[inputs.Source]:
+  if every < 1:
+    raise InputError(f'--every={every}: at least 1')
+  if threads < 1:
+    raise InputError(f'--threads={threads}: at least 1')
+  if outputs.pages < 1:
+    raise InputError(f'--sheet_pages={outputs.pages}: at least 1')
+  if detection:
+    check_crop(detection.size, detection.margin)
+  endings = {'--sheet': ('.png', '.jpg', '.jpeg'), '--video': tuple(films.CODECS)}
+  paths = {'--out': outputs.table, '--sheet': outputs.sheet, '--video': outputs.video}
+  paths = {option: path for option, path in paths.items() if path}
+  for option, path in paths.items():
+    if option in endings and path.suffix.lower() not in endings[option]:
+      raise InputError(f'{option}={path}: its ending must be one of {" ".join(endings[option])}')
+  sources = inputs.find(names)
+  for option, path in paths.items():
+    inputs.check_out(path, option, names, sources)
+  if len({path.resolve() for path in paths.values()}) < len(paths):
+    raise InputError(f'{" and ".join(paths)} name the same file')
+  if outputs.video and sum(source.is_video for source in sources) != 1:
+    count = sum(source.is_video for source in sources)
+    raise InputError(f'--video is for one video, and the inputs have {count}')
+  _check_features(model, sources, detection)
+  for path in paths.values():
+    _make_folder(path)
+  return sources
+
+
+def _check_features(model, sources, detection) -> None:
+  """Whether the model has the features that it needs; a warning where it could use more."""
+  others = model.needs - {'landmarks'}
+  if others:
+    raise InputError(
+      f'the model needs {", ".join(sorted(others))} besides pictures, which no input can have: use '
+      '--mode=eval of ferjax.main on a data set that has it'
+    )
+  without = [s for s in sources if s.landmarks is None and not s.error and not detection]
+  if without and 'landmarks' in model.needs:
+    raise InputError(
+      f'the model needs landmarks besides pictures, and {without[0].path} has none: give a '
+      'manifest that has them (columns x_0 ... x_67, y_0 ... y_67), such as `python -m '
+      'ferjax.annotate` writes, or let --detect find them'
+    )
+  if without and 'landmarks' in model.uses:
+    which = '' if len(without) == len(sources) else f' of {len(without)} of {len(sources)} inputs'
+    LOGGER.warning(
+      'without landmarks%s the model predicts less well: a manifest or --detect gives them', which
+    )
+  numbers = {len(s.landmarks) for s in sources if s.landmarks is not None}
+  if len(numbers) > 1 and not detection and 'landmarks' in model.needs | model.uses:
+    raise InputError(
+      f'manifests with {" and ".join(map(str, sorted(numbers)))} landmarks: give one'
+    )
+
+
+def _make_folder(path: Path) -> None:
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise InputError(f'cannot make {path.parent}: {error.strerror}') from error
+
+
+@contextlib.contextmanager
+def _opened(table: Path | None) -> Iterator[IO]:
+  if table is None and sys.stdout is None:
+    raise InputError('standard output is closed: give a file for the table with --out')
+  try:
+    if table is None:
+      number = sys.stdout.fileno()
+      with open(number, 'w', encoding='utf-8', newline='', closefd=False) as file:
+        yield file
+    else:
+      with files.replacing(table) as file:
+        yield file
+  except BrokenPipeError:
+    raise
+  except OSError as error:
+    what = table or 'to standard output'
+    raise InputError(f'cannot write {what}: {error.strerror}') from error
+
+
+def summary(counts: Counts) -> str:
+  """What was done, in a line or two."""
+  rate = counts.items / max(counts.seconds, 1e-9)
+  lines = [
+    f'{counts.faces} faces of {counts.files} files, {counts.errors} errors, {rate:.0f} pictures/s'
+  ]
+  if counts.classes:
+    lines.append(', '.join(f'{name} {count}' for name, count in counts.classes.items()))
+  if counts.not_drawn:
+    lines.append(f'not on the sheet, whose pages are full (--sheet_pages): {counts.not_drawn}')
+  return '\n'.join(lines)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+  arguments = argparse.ArgumentParser(
+    prog='ferjax predict',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = arguments.add_argument
+  add('inputs', nargs='+', metavar='INPUT', help='pictures, videos, folders, patterns, manifests')
+  add('--workdir', '--model', type=Path, required=True, help='the folder of a run, or an export')
+  add('--checkpoint', default='last', help='of a run: last, best, or a step')
+  add('--out', default='-', help='the table; standard output when not given')
+  add('--sheet', type=Path, help='pictures with their bars: FILE.png, FILE.page2.png ... (or .jpg)')
+  add('--sheet_pages', type=int, default=25, help='how many, at most')
+  add('--video', type=Path, help=f'one video, annotated, without sound: {" ".join(films.CODECS)}')
+  add('--every', type=int, default=1, help='of a video, look at every so manieth frame')
+  add('--detect', action='store_true', help='find faces, with MediaPipe, as annotate does')
+  add('--small_faces', action='store_true', help='look for small faces too: much slower')
+  add('--size', type=int, default=112, help="with --detect: pixels of a crop's side")
+  add('--margin', type=float, default=0.1, help='with --detect: share left free around a face')
+  add('--python', type=Path, help='with --detect: one that has MediaPipe: none is installed')
+  add('--threads', type=int, default=available_processes(), help='that read, and find faces')
+  return arguments.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Predicts the inputs that the arguments name.
+
+  Raises:
+    InputError: no such run, MediaPipe cannot be installed or started; see `predict`.
+  """
+  options = parse(argv)
+  keep_programs()
+  inputs.find(options.inputs)  # what is not there is told before the model is loaded
+  model = predictors.load(options.workdir, options.checkpoint)
+  detection = None
+  if options.detect:
+    folder = cache_folder() / 'environments'
+    python = options.python or environment.python(environment.MESH, folder)
+    command = detectors.worker(python, None)
+    detection = reading.Detection(command, options.size, options.margin, options.small_faces)
+  table = None if options.out == '-' else Path(options.out)
+  outputs = Outputs(table, options.sheet, options.sheet_pages, options.video)
+  counts = predict(
+    model,
+    options.inputs,
+    outputs,
+    detection=detection,
+    every=options.every,
+    threads=options.threads,
+  )
+  print(summary(counts), file=sys.stdout if table else sys.stderr)
+
+
+if __name__ == '__main__':
+  show_messages()
+  parallel.keep_freed_memory()
+  os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # damage is told in the table
+  cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+  try:
+    with told_in_a_line():
+      main(sys.argv[1:])
+  except KeyboardInterrupt:
+    sys.exit('ferjax: interrupted')
+  except BrokenPipeError:  # whoever read the table has enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

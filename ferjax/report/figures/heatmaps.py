@@ -1,0 +1,154 @@
+"""Where a trained network looks: response heatmaps and Grad-CAM of original and distorted pictures.
+
+The response is the mean of the last feature map over its channels. Reference of Grad-CAM: Selvaraju
+et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV
+2017. They stand side by side as in HRL (2022), figures 8 to 11.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ferjax.core import Batch, Method
+from ferjax.images import augment
+
+
+class Looks(NamedTuple):
+  """What n pictures look like in v views.
+
+  Attributes:
+    views: Names; '' is the original.
+    image: f[v, n, s, s, 3], RGB within 0..1.
+    maps: {'response', 'grad_cam'}: f[v, n, h, w], none below 0; Grad-CAM is of the predicted class
+      and only there for a method that has logits.
+    prediction: i[v, n], or None without logits.
+    label: i[n].
+    split: Where the pictures come from.
+  """
+
+  views: tuple[str, ...]
+  image: np.ndarray
+  maps: dict[str, np.ndarray]
+  prediction: np.ndarray | None
+  label: np.ndarray
+  split: str
+
+
+def some_of_each_class(label: np.ndarray, count: int) -> np.ndarray:
+  """int[<= count]: rows drawn at random (always the same), one of every class before a second."""
+  order = np.random.default_rng(0).permutation(len(label))
+  turn = np.zeros(len(label), int)
+  for name in np.unique(label):
+    of_class = np.flatnonzero(label[order] == name)
+    turn[of_class] = np.arange(len(of_class))
+  return order[np.lexsort((label[order], turn))][:count]
+
+
+def look(
+  method: Method,
+  params: Any,
+  extra: Any,
+  batch: Mapping[str, np.ndarray],
+  views: Mapping[str, Callable[[Batch], Batch]],
+  split: str,
+) -> Looks | None:
+  """Runs the network on every view of a batch at once.
+
+  Args:
+    method: The method.
+    params, extra: Its parameters and other state, on the host.
+    batch: n rows as the pipeline gives them.
+    views: By name, what normalises (and distorts) the pictures of a batch.
+    split: Where they come from.
+
+  Returns:
+    The looks; None when the method's predictions have no `last_map`.
+  """
+
+  @jax.jit
+  def run(params, extra, batch):
+    seen = [view(batch) for view in views.values()]
+    joined = {name: jnp.concatenate([one[name] for one in seen]) for name in seen[0]}
+
+    def score(delta):
+      outputs = method.predict(params, extra, joined, delta)
+      return outputs['logits'].max(-1).sum() if 'logits' in outputs else 0.0, outputs
+
+    _, shapes = jax.eval_shape(score, jnp.zeros(()))
+    if 'last_map' not in shapes:
+      return None
+    delta = jnp.zeros(shapes['last_map'].shape, shapes['last_map'].dtype)
+    gradient, outputs = jax.grad(score, has_aux=True)(delta)
+    last_map = outputs['last_map']
+    maps, prediction = {'response': jnp.abs(last_map).mean(-1)}, None
+    if 'logits' in outputs:
+      weight = gradient.mean((1, 2), keepdims=True)
+      maps['grad_cam'] = jax.nn.relu((weight * last_map).sum(-1))
+      prediction = outputs['logits'].argmax(-1)
+    image = joined['image'] * jnp.array(augment.STDDEV) + jnp.array(augment.MEAN)
+    return jnp.clip(image, 0, 1), maps, prediction
+
+  found = run(params, extra, dict(batch))
+  if found is None:
+    return None
+  rows = len(batch['label'])
+  image, maps, prediction = jax.tree.map(
+    lambda x: np.asarray(x, np.float64).reshape(len(views), rows, *x.shape[1:]), found
+  )
+  prediction = prediction if prediction is None else prediction.astype(int)
+  return Looks(tuple(views), image, maps, prediction, np.asarray(batch['label']), split)
+
+
+TITLES = {'response': 'feature response', 'grad_cam': 'Grad-CAM of the predicted class'}
+
+
+def write(folder: Path, looks: Looks, classes: Sequence[str]) -> None:
+  """PNG sheets `response.png` and `grad_cam.png`: each view of a picture, and its map upon it."""
+  for name, maps in looks.maps.items():
+    _sheet(folder / f'{name}.png', looks, maps, classes, f'{looks.split}: {TITLES[name]}')
+
+
+def _sheet(path, looks, maps, classes, title):
+  from matplotlib.figure import Figure  # here, so that training starts without it
+
+  from ferjax.report.figures import plots
+
+  views, rows = maps.shape[:2]
+  figure = Figure(figsize=(2.5 * views + 0.8, 1.38 * rows + 0.6))
+  figure.suptitle(f'{title}; each map on its own scale', fontsize=10, y=0.96)
+  grid = figure.add_gridspec(
+    rows, 3 * views - 1, width_ratios=((1, 1, 0.12) * views)[:-1], wspace=0.04, hspace=0.22
+  )
+  size = looks.image.shape[2]
+  for view in range(views):
+    for row in range(rows):
+      picture = figure.add_subplot(grid[row, 3 * view])
+      picture.imshow(looks.image[view, row])
+      mapped = figure.add_subplot(grid[row, 3 * view + 1])
+      mapped.imshow(looks.image[view, row])
+      low, high = maps[view, row].min(), maps[view, row].max()
+      mapped.imshow(
+        (maps[view, row] - low) / max(high - low, 1e-12),
+        cmap='turbo',
+        alpha=0.5,
+        vmin=0,
+        vmax=1,
+        extent=(-0.5, size - 0.5, size - 0.5, -0.5),
+        interpolation='bilinear',
+      )
+      for axes in (picture, mapped):
+        axes.set_xticks(())
+        axes.set_yticks(())
+      if row == 0:
+        picture.set_title(looks.views[view] or 'original', fontsize=9, loc='left', pad=14)
+      if view == 0:
+        picture.set_ylabel(classes[looks.label[row]], fontsize=8)
+      if looks.prediction is not None:
+        prediction = looks.prediction[view, row]
+        colour = 'black' if prediction == looks.label[row] else 'tab:red'
+        mapped.set_title(f'said: {classes[prediction]}', fontsize=7, pad=2, color=colour)
+  plots.save(path, figure)

@@ -1,0 +1,418 @@
+"""`ferjax report --workdir=RUN`: one page, `RUN/report/report.html`, with all of a run.
+
+Several runs, `--workdir=A --workdir=B --out=FILE.html` or `--workdir=A,B`, are compared. The page
+holds its pictures itself, and needs neither script nor network.
+"""
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ferjax.report import comparison, sections as outcome, page
+from ferjax import files
+from ferjax.report.figures import plots
+from ferjax.runs.folder import Run, as_jpeg, confusion, numbers, picture, read, read_summary, tests_first
+from ferjax import config as configs
+from ferjax.errors import InputError, told_in_a_line
+from ferjax.training.logs import NO_TERMS
+from ferjax.report.page import Cell, Section, share
+from ferjax.runs.folder import DIVERGENCE, HONEST, MEASURES, split_name, words
+
+DRAWN_ANEW = ('learning_curves', 'terms')
+LIMIT = 20e6  # bytes of pictures in a page, above which the largest become JPEG
+
+RESULTS = {'last': 'last', 'best_by_val': 'best by validation', 'best_by_test': 'best by test'}
+LABELS = {
+  'given': 'the given labels',
+  'predicted': 'the predicted distributions',
+  'estimated': "the method's estimated distributions",
+}
+
+
+def write(workdirs: Sequence[Path], out: Path) -> None:
+  """Writes the report of a run, or of several compared.
+
+  Raises:
+    InputError: a folder is no run or is named twice, a file of it is damaged, or `out` cannot be
+      written.
+  """
+  runs = [read(workdir) for workdir in workdirs]
+  text = one(runs[0]) if len(runs) == 1 else comparison.page_of(runs)
+  try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with files.replacing(out) as file:
+      file.write(text)
+  except OSError as error:
+    raise InputError(f'cannot write to {out}: {error}') from error
+
+
+def one(run: Run) -> str:
+  """The page of a run."""
+  evaluations = [path.parent for path in sorted((run.workdir / 'eval').glob('*/summary.json'))]
+  shown = [path for folder in (run.workdir, *evaluations) for path in outcome.shown(folder)]
+  if run.lines:
+    shown = [path for path in shown if path.stem not in DRAWN_ANEW]
+  pictures, reduced = _pictures(shown)
+  found = outcome.sections(run.workdir, run.record['classes'], run.splits, pictures, level=3)
+  sections = [
+    Section('Results', _results(run)),
+    Section('Robustness', _robustness(run)),
+    Section('Training', _training(run)),
+    Section('Classes', found.pop('Classes')),
+    Section('Poses', found.pop('Poses')),
+    Section('Labels', _labels(run) + found.pop('Labels')),
+    Section('Embeddings', outcome.embeddings(run.summary) + found.pop('Embeddings')),
+    *(Section(*part) for part in found.items()),
+    *(_evaluation(folder, run, pictures) for folder in evaluations),
+    Section('Where it comes from', _provenance(run)),
+  ]
+  missing = [*_missing(run), *reduced]
+  lead = page.paragraph(_lead(run), 'lead')
+  if missing:
+    lead += f'<div class="missing">\n{page.bullets(missing)}</div>\n'
+  return page.page(f'Run {run.name}', lead, sections)
+
+
+def _lead(run):
+  config = run.record['config']
+  data = run.record.get('data', config['data.name'])
+  model = f'{config["model.name"]} of width {config["model.width"]}'
+  return (
+    f'{config["method.name"]} with {model} on {data}: step {run.step} of {run.record["steps"]}.'
+  )
+
+
+def _missing(run):
+  found, ended = [], run.summary.get('step')
+  if not run.finished and ended is None:
+    found.append(
+      f'This run is not finished: step {run.step} of {run.record["steps"]}. What is written at its '
+      'end (tables, pictures, summary.json) is missing.'
+    )
+  elif not run.finished:
+    found.append(
+      f'This run goes on: it is at step {run.step} of {run.record["steps"]}. Tables and pictures '
+      f'are those of step {ended}.'
+    )
+  if not run.lines:
+    found.append('There is no metrics.jsonl with a line in it yet: no curves.')
+  elif not run.results['last']:
+    found.append('Nothing was evaluated yet: no results.')
+  if run.summary and not (run.workdir / 'predictions').is_dir():
+    found.append('There is no folder predictions: confusion matrices are pictures.')
+  for folder in sorted((run.workdir / 'eval').glob('*/')):
+    if not (folder / 'summary.json').is_file():
+      found.append(f'The evaluation eval/{folder.name} did not come to its end: it is left out.')
+  return found
+
+
+def _pictures(paths):
+  """{path: picture}, the largest as JPEG where they are too large for a page; and what to say of
+  it."""
+  found = {path: picture(path) for path in paths}
+  total, changed = sum(len(one.content) for one in found.values()), 0
+  for path in sorted(found, key=lambda path: -len(found[path].content)):
+    if total * 4 / 3 <= LIMIT:
+      break
+    smaller = as_jpeg(found[path])
+    total -= len(found[path].content) - len(smaller.content)
+    found[path] = smaller
+    changed += 1
+  note = f'To keep the page small, {changed} of its pictures are JPEG; those in the folder are PNG.'
+  return found, [note] if changed else []
+
+
+def _results(run):
+  if not run.results['last']:
+    return page.paragraph('There are none yet.')
+  found = {name: run.results[key] for key, name in RESULTS.items() if run.results[key]}
+  groups = {'': [('step', *(Cell(str(one['step'])) for one in found.values()))]}
+  for split in (name for name in ('val', 'test') if name in run.results['last']):
+    keys = [key for key in run.results['last'][split] if not key.startswith(('recall/', 'acc/'))]
+    groups[split_name(split)] = [
+      (
+        outcome.measure(key),
+        *(outcome.number(one.get(split, {}).get(key), key) for one in found.values()),
+      )
+      for key in keys
+    ]
+  note = HONEST if run.results['best_by_test'] else 'There is no test split.'
+  if any('jensen_shannon' in (run.results['last'].get(name) or {}) for name in ('val', 'test')):
+    note += f' {DIVERGENCE}'
+  html = page.table('The last evaluation and the best ones', ['', *found], groups, note=note)
+  path = run.workdir / 'report' / 'sets.csv'
+  if path.is_file():
+    html += outcome.sets(path)
+  return html
+
+
+def _robustness(run):
+  last = run.results['last'] or {}
+  conditions = {'plain': last.get('test')}
+  conditions |= {
+    name.removeprefix('test/'): values
+    for name, values in last.items()
+    if name.startswith('test/') and isinstance(values, dict)
+  }
+  if len(conditions) < 2 or not conditions['plain']:
+    return ''
+  plain = conditions['plain']['acc']
+  rows = [
+    (
+      name,
+      share(values['acc']),
+      Cell('' if name == 'plain' else f'{100 * (values["acc"] - plain):+.1f}'),
+      *(share(values.get(key)) for key in ('mean_class_acc', 'f1_macro')),
+    )
+    for name, values in conditions.items()
+  ]
+  head = ['test pictures', 'accuracy', 'difference (points)']
+  head += [MEASURES['mean_class_acc'], MEASURES['f1_macro']]
+  html = page.table(f'Distorted test pictures, step {last["step"]}', head, rows)
+  classes = [(f'recall/{name}', name) for name in run.record['classes']]
+  recalls = [
+    (name, *(share(values.get(key), heat=True) for key, _ in classes))
+    for name, values in conditions.items()
+  ]
+  return html + page.table(
+    'Recall of every class', ['test pictures', *(n for _, n in classes)], recalls, kind='heat'
+  )
+
+
+def _training(run):
+  training = [line for line in run.lines if line['split'] == 'train']
+  every = [*(['train'] if training else []), *run.splits]
+  by_split = {name: [line for line in run.lines if line['split'] == name] for name in every}
+  drawings = []
+  for key, caption, label in (
+    ('loss', 'Loss', 'loss (nats)'),
+    ('acc', 'Accuracy', 'accuracy (share of 1)'),
+  ):
+    lines = [_line(found, key, split_name(name)) for name, found in by_split.items()]
+    drawings.append(page.Curves(caption, [line for line in lines if line], 'step', label))
+  html = page.curves(drawings, 'learning')
+  if training:
+    html += page.paragraph(
+      'Training rows: the running mean of single batches, which are drawn faintly; the loss is the '
+      'weighted sum of its terms. Elsewhere the loss is the cross-entropy of the split.',
+      'note',
+    )
+  names = list(dict.fromkeys(key for line in training for key in line))
+  terms = [n for n in names if n not in NO_TERMS and '/' not in n]
+  terms = [n for n in terms if any(line.get(n) for line in training)]
+  weights = [name for name in names if name.startswith('weight/')]
+  parts = [
+    page.Curves(f'Term of the loss: {name}', [_line(training, name, '')], 'step', 'unweighted')
+    for name in (terms if len(terms) > 1 else ())
+  ]
+  moving = [_line(training, name, name.removeprefix('weight/'), smooth=False) for name in weights]
+  parts.append(page.Curves('Weights of the terms', moving, 'step', 'weight'))
+  if any(part.lines for part in parts):
+    html += page.heading('Terms of the loss', 3) + page.curves(parts, 'terms')
+  others = [n for n in names if '/' in n and n not in weights]
+  others = [
+    page.Curves(caption, [line for line in lines if line], 'step', label)
+    for caption, lines, label in (
+      ('Learning rate', [_line(training, 'lr', '', smooth=False)], 'learning rate'),
+      ('Speed', [_line(training, 'images_per_s', '')], 'pictures a second'),
+      ('Norm of the gradient', [_line(training, 'l2_grads', '')], 'L2 norm'),
+      *((name, [_line(training, name, '')], 'mean of the batch') for name in others),
+    )
+  ]
+  if any(part.lines for part in others):
+    html += page.heading('Course of the training', 3) + page.curves(others, 'course')
+  return html
+
+
+def _line(found, key, name, *, smooth=True):
+  """The curve of a key, or None where it was never measured."""
+  points = [(line['step'], line[key]) for line in found if line.get(key) is not None]
+  if not points:
+    return None
+  steps, values = np.array(points, float).T
+  if not smooth or found[0]['split'] != 'train':
+    return plots.Line(name, steps, values, points=found[0]['split'] != 'train')
+  return plots.Line(name, steps, plots.running_mean(values), raw=values)
+
+
+def _labels(run):
+  html, measured = '', run.summary.get('training_labels', {})
+  path = run.workdir / 'noise.csv'
+  if path.is_file():
+    counts = confusion(path, run.record['classes'], 'clean_label', 'label')
+    wrong, total = counts.sum() - np.trace(counts), max(counts.sum(), 1)
+    config = run.record['config']
+    html += page.paragraph(
+      f'Label noise ({config["noise.kind"]}): {100 * wrong / total:.2f} % of {counts.sum()} '
+      'training labels are wrong.'
+    )
+    html += outcome.confusion(
+      counts,
+      run.record['classes'],
+      'Training labels before the noise and after it',
+      corner='before',
+      above='given to the method',
+      note='',
+    )
+  if measured:
+    divergence = any('jensen_shannon' in values for values in measured.values())
+    rows = [
+      (
+        LABELS.get(name, name),
+        share(values.get('acc')),
+        *([outcome.number(values.get('jensen_shannon'), '')] if divergence else []),
+      )
+      for name, values in ((name, numbers(values)) for name, values in measured.items())
+    ]
+    head = ['', 'likeliest class is the label before the noise']
+    head += [MEASURES['jensen_shannon']] if divergence else []
+    html += page.table('What is known of the training labels', head, rows)
+  return html
+
+
+def _evaluation(folder, run, pictures):
+  summary = read_summary(folder / 'summary.json')
+  splits = {
+    name: numbers(values)
+    for name, values in sorted(summary.items(), key=lambda item: tests_first(item[0]))
+    if isinstance(values, dict) and 'acc' in values
+  }
+  rows = [
+    (
+      split_name(name),
+      *(outcome.number(values.get(key), key) for key in MEASURES),
+    )
+    for name, values in splits.items()
+  ]
+  html = page.table(
+    f'Results at step {summary["step"]}, of eval/{folder.name}', ['split', *MEASURES.values()], rows
+  )
+  for key, what in (
+    ('without', 'The data set has none of these, which the method can look at'),
+    ('classes_without_rows', 'Means are over the other classes; there is no row of'),
+  ):
+    if summary.get(key):
+      html += page.paragraph(f'{what}: {words(summary[key])}.', 'note')
+  path = folder / 'report' / 'sets.csv'
+  if path.is_file():
+    html += outcome.sets(path)
+  names = [*splits, *(f'test/{name}' for name in summary.get('sets', ()))]
+  names.sort(key=tests_first)
+  parts = outcome.sections(folder, run.record['classes'], names, pictures, level=4)
+  parts['Embeddings'] = outcome.embeddings(summary) + parts['Embeddings']
+  for title, part in parts.items():
+    html += page.heading(title, 3) + part if part else ''
+  return Section(f'Evaluated on {summary.get("data", folder.name)}', html)
+
+
+def _provenance(run):
+  record, summary = run.record, run.summary
+  devices = f'{record.get("device_count", "?")} × {record.get("device_kind", "?")}'
+  if record.get('process_count', 1) != 1:
+    devices += f', {record["process_count"]} processes'
+  speeds = [
+    line['images_per_s']
+    for line in run.lines
+    if line['split'] == 'train' and line.get('images_per_s')
+  ]
+  rows = [
+    ('folder', str(run.workdir)),
+    ('method', str(record['config']['method.name'])),
+    ('data set', str(record.get('data', ''))),
+    ('fingerprint of the data', record['fingerprint']),
+    ('sha256 of the training labels', str(record['labels_sha256'])),
+    ('rows', words(record.get('rows', {}))),
+    ('the same picture in two splits', words(record.get('duplicates', {})) or 'none'),
+    ('classes', words(record['classes'])),
+    ('poses (yaw, degrees)', words(record.get('poses', ())) or 'unknown'),
+    ('seeds', words({key: record['config'][key] for key in comparison.SEEDS})),
+    ('steps', f'{run.step} of {record["steps"]}'),
+    ('stopped early', 'yes' if summary.get('stopped_early') else 'no'),
+    ('sha256 of the state', str(summary.get('state_sha256', 'not known before the end'))),
+    ('git revision', str(record.get('git_revision') or 'unknown')),
+    ('devices', devices),
+    ('pictures a second (median)', f'{np.median(speeds):.1f}' if speeds else 'unknown'),
+    ('versions', words(record.get('versions', {}))),
+  ]
+  weights = record.get('weights')
+  if isinstance(weights, dict):
+    rows += [(f'weights: {key.replace("_", " ")}', words(value)) for key, value in weights.items()]
+  else:
+    rows.append(('weights', 'none: trained from scratch'))
+  defaults = configs.flat(configs.plain(configs.base()))
+  differing = [
+    (key, words(value), words(defaults[key]) if key in defaults else '')
+    for key, value in sorted(record['config'].items())
+    if key not in defaults or value != defaults[key]
+  ]
+  every = page.facts(
+    'Every key', [(key, words(value)) for key, value in sorted(record['config'].items())]
+  )
+  return (
+    page.facts('Of this run', rows)
+    + page.table(
+      'Keys of the config that are not the default',
+      ['key', 'value', 'default of ferjax.config.base()'],
+      differing,
+      note='No default: a key of the method or the sampler.',
+      kind='keys',
+    )
+    + page.folded('The whole config', every)
+  )
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+  arguments = argparse.ArgumentParser(prog='ferjax report', description=__doc__)
+  arguments.add_argument(
+    '--workdir',
+    action='append',
+    required=True,
+    help="a run's folder; give several, or a list with commas, to compare runs",
+  )
+  arguments.add_argument('--out', type=Path, help='default: RUN/report/report.html')
+  return arguments.parse_args(argv)
+
+
+def folders(given: Sequence[str]) -> list[Path]:
+  """The folders that `--workdir` names, each a path or several with commas between them.
+
+  Raises:
+    InputError: one is named twice.
+  """
+  found = []
+  for text in given:
+    names = [text] if Path(text).is_dir() else next(csv.reader([text]), [])
+    found += [Path(name) for name in names if name]
+  places = [path.resolve() for path in found]
+  for place, path in zip(places, found, strict=True):
+    if places.count(place) > 1:
+      raise InputError(f'--workdir={path} is named twice')
+  if not found:
+    raise InputError("--workdir names nothing: give a run's folder")
+  return found
+
+
+def main(argv: Sequence[str]) -> None:
+  """Writes the report that the arguments ask for.
+
+  Raises:
+    InputError: several runs without `--out`; see `write`.
+  """
+  options = parse(argv)
+  workdirs = folders(options.workdir)
+  if len(workdirs) > 1 and options.out is None:
+    raise InputError('a comparison of runs needs --out=FILE.html')
+  out = options.out or workdirs[0] / 'report' / 'report.html'
+  if out.suffix.lower() not in ('.html', '.htm'):
+    raise InputError(f'--out={out}: its ending must be .html or .htm')
+  write(workdirs, out)
+  print(f'written to {out}')
+
+
+if __name__ == '__main__':
+  with told_in_a_line():
+    main(sys.argv[1:])

@@ -1,0 +1,273 @@
+"""What a run's folder holds, read and checked: what is damaged is told by its name."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ferjax import config as configs
+from ferjax.training import logs
+from ferjax.errors import InputError
+
+HONEST = (
+  '“Best by test” chooses the step on the test set, as in much of the literature: it is too good. '
+  '“Last” and “best by validation” did not see the test set.'
+)
+
+MEASURES = {
+  'acc': 'accuracy',
+  'mean_class_acc': 'mean recall of the classes',
+  'f1_macro': 'macro F1',
+  'loss': 'cross-entropy (nats)',
+  'jensen_shannon': 'divergence (nats)',
+}
+DIVERGENCE = (
+  'Divergence: Jensen-Shannon, the mean over the rows from their true or voted distributions.'
+)
+SHARES = {'acc', 'mean_class_acc', 'f1_macro', 'precision', 'recall', 'f1_of_means'}
+
+NESTED = ('embeddings', 'training_labels', 'sets', 'averages')  # of summary.json
+
+
+class Run(NamedTuple):
+  """A run, finished or not.
+
+  Attributes:
+    workdir: Its folder.
+    record: Its `config.json`; `config` has every key of today's.
+    lines: Of its `metrics.jsonl`.
+    summary: Its `summary.json`; empty while there is none.
+    results: `last best_by_val best_by_test`, each {'step', 'val', 'test', ...} or None.
+  """
+
+  workdir: Path
+  record: dict[str, Any]
+  lines: list[dict[str, Any]]
+  summary: dict[str, Any]
+  results: dict[str, Any]
+
+  @property
+  def name(self) -> str:
+    return self.workdir.resolve().name
+
+  @property
+  def step(self) -> int:
+    """The last step that the run tells of."""
+    return max([line['step'] for line in self.lines], default=self.summary.get('step', 0))
+
+  @property
+  def finished(self) -> bool:
+    """Whether it went to its end; one that was lengthened since did not."""
+    ended = self.summary.get('step', -1)
+    early = self.summary.get('stopped_early', False)
+    return ended >= self.step and (ended >= self.record['steps'] or early)
+
+  @property
+  def splits(self) -> list[str]:
+    """What it is evaluated on, such as `test`, `test/rotation`, `val`: tests first."""
+    names = dict.fromkeys(line['split'] for line in self.lines if line['split'] != 'train')
+    names |= dict.fromkeys(f'test/{name}' for name in self.summary.get('sets', ()))
+    return sorted(names, key=tests_first)
+
+
+class Picture(NamedTuple):
+  """An encoded picture.
+
+  Attributes:
+    kind: `png` or `jpeg`.
+    size: Width and height, pixels.
+    content: The bytes.
+  """
+
+  kind: str
+  size: tuple[int, int]
+  content: bytes
+
+
+def read(workdir: Path) -> Run:
+  """Reads what there is of a run; a last line of `metrics.jsonl` that was cut off is left out.
+
+  Raises:
+    InputError: the folder is no run, or a file is damaged.
+  """
+  record, path = configs.read(workdir), workdir / 'config.json'
+  kinds = {'config': dict, 'classes': list, 'steps': int, 'fingerprint': str}
+  for key, kind in kinds.items():
+    _require(isinstance(record[key], kind), path, f"'{key}' is {record[key]!r:.60}")
+  _require(all(isinstance(name, str) for name in record['classes']), path, "'classes' are no names")
+  defaults = configs.flat(configs.plain(configs.base()))
+  record = record | {'config': defaults | configs.flat(record['config'])}
+  lines = _lines(workdir / 'metrics.jsonl')
+  summary = read_summary(workdir / 'summary.json')
+  return Run(workdir, record, lines, summary, logs.summarise(lines))
+
+
+def _lines(path):
+  if not path.is_file():
+    return []
+  found = []
+  texts = _text(path).splitlines()
+  for number, text in enumerate(texts, 1):
+    try:
+      line = json.loads(text)
+    except ValueError as error:
+      if number == len(texts):
+        break
+      raise InputError(f'{path} is damaged: line {number} is no JSON ({error})') from error
+    whole = isinstance(line, dict) and isinstance(line.get('split'), str)
+    whole = whole and isinstance(line.get('step'), int)
+    whole = whole and all(
+      value is None or isinstance(value, int | float)
+      for key, value in line.items()
+      if key != 'split'
+    )
+    whole = whole and (line['split'] == 'train' or isinstance(line.get('acc'), int | float))
+    _require(whole, path, f'line {number} is {text!r:.60}')
+    found.append(line)
+  return found
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+  """The `summary.json` of a run or of an evaluation; empty where there is none.
+
+  Raises:
+    InputError: it is damaged.
+  """
+  if not path.is_file():
+    return {}
+  try:
+    summary = json.loads(_text(path))
+  except ValueError as error:
+    raise InputError(f'{path} is damaged ({error}): evaluate the run again') from error
+  _require(isinstance(summary, dict) and isinstance(summary.get('step'), int), path, 'no step')
+  for key in NESTED:
+    values = summary.get(key, {})
+    whole = isinstance(values, dict) and all(isinstance(value, dict) for value in values.values())
+    _require(whole, path, f"'{key}' is {values!r:.60}")
+  return summary
+
+
+def tests_first(split: str) -> tuple[bool, bool]:
+  """A key to sort names of splits by: tests, validation, training rows."""
+  return not split.startswith('test'), split == 'train'
+
+
+def is_share(key: str) -> bool:
+  """Whether a measure, such as `recall/fear`, `pose/acc` or `acc@4`, is told in per cent."""
+  parts = key.partition('@')[0].split('/')
+  return parts[0] in ('recall', 'acc') or parts[-1] in SHARES
+
+
+def split_name(name: str) -> str:
+  return {'val': 'validation', 'train': 'training rows'}.get(name, name)
+
+
+def words(value: Any) -> str:
+  """A value of a record in words."""
+  if isinstance(value, Mapping):
+    return ', '.join(f'{key}: {words(item)}' for key, item in value.items())
+  if isinstance(value, list | tuple):
+    return ', '.join(f'({words(v)})' if isinstance(v, list | tuple) else words(v) for v in value)
+  return f'{value:.6g}' if isinstance(value, float) else str(value)
+
+
+def numbers(values: Mapping[str, Any]) -> dict[str, float]:
+  """Those entries of a mapping that are numbers."""
+  return {key: value for key, value in values.items() if isinstance(value, int | float)}
+
+
+def table(path: Path, first: str, widths: Sequence[int] = ()) -> tuple[list[str], list[list[str]]]:
+  """Head and rows of a CSV file, all as long as the head.
+
+  Args:
+    path: The file.
+    first: The name of its first column.
+    widths: How many columns it may have; any number when empty.
+
+  Raises:
+    InputError: it is damaged.
+  """
+  try:
+    head, *rows = csv.reader(io.StringIO(_text(path)), strict=True)
+  except (ValueError, csv.Error) as error:
+    raise InputError(f'{path} is damaged ({error})') from error
+  _require(head[:1] == [first], path, f'its first column is not {first}')
+  _require(not widths or len(head) in widths, path, f'it has {len(head)} columns')
+  for number, row in enumerate(rows, 2):
+    _require(len(row) == len(head), path, f'line {number} has {len(row)} columns')
+  return head, rows
+
+
+def value(path: Path, cell: str) -> float | None:
+  """The number in a cell of a CSV file, None where it is empty.
+
+  Raises:
+    InputError: it is no number.
+  """
+  try:
+    return float(cell) if cell else None
+  except ValueError:
+    raise InputError(f'{path} is damaged: {cell!r:.60} is no number') from None
+
+
+def confusion(
+  path: Path, classes: Sequence[str], given: str = 'label', said: str = 'prediction'
+) -> np.ndarray:
+  """int[C, C]: how many rows of class i (row) are class j (column) in the second of two columns of
+  class names of a CSV file.
+
+  Raises:
+    InputError: it is damaged.
+  """
+  head, rows = table(path, 'name')
+  _require({given, said} <= set(head), path, f'it lacks the column {given} or {said}')
+  columns = [[row[head.index(name)] for row in rows] for name in (given, said)]
+  place = {name: number for number, name in enumerate(classes)}
+  unknown = sorted(set(columns[0] + columns[1]) - set(place))
+  _require(not unknown, path, f'{(unknown or [""])[0]!r:.60} is no class of the model')
+  counts = np.zeros((len(classes), len(classes)), int)
+  np.add.at(counts, tuple([place[name] for name in column] for column in columns), 1)
+  return counts
+
+
+def picture(path: Path) -> Picture:
+  """A picture of a report.
+
+  Raises:
+    InputError: it is damaged.
+  """
+  try:
+    content = path.read_bytes()
+    with Image.open(io.BytesIO(content), formats=('PNG',)) as image:
+      image.load()
+      return Picture('png', image.size, content)
+  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    raise InputError(
+      f'{path} is damaged ({error}): remove it, or evaluate the run again'
+    ) from error
+
+
+def as_jpeg(picture: Picture) -> Picture:
+  """A picture as JPEG of the same size, or as it was where that is smaller."""
+  content = io.BytesIO()
+  with Image.open(io.BytesIO(picture.content)) as image:
+    image.convert('RGB').save(content, 'JPEG', quality=85)
+  smaller = len(content.getvalue()) < len(picture.content)
+  return Picture('jpeg', picture.size, content.getvalue()) if smaller else picture
+
+
+def _text(path):
+  try:
+    return path.read_text(encoding='utf-8')
+  except (OSError, ValueError) as error:
+    raise InputError(f'{path} cannot be read ({error})') from error
+
+
+def _require(holds, path, trouble):
+  if not holds:
+    raise InputError(f'{path} is damaged: {trouble}')

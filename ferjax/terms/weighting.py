@@ -1,0 +1,173 @@
+"""How the terms of a loss are weighted: constantly, by their descent, or by learned uncertainty."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from ferjax.optim import optimizers
+from ferjax.errors import InputError, nearest
+
+NAMES = ('constant', 'dynamic', 'uncertainty')
+LEARNED = 'weighting'  # where learned weights stand among the parameters
+ABSENT = -1e30  # an exponent of 0
+LEAST = 0.01  # what a term counts at least, where an uncertainty is learned
+
+Terms = Mapping[str, Array]
+
+
+class Weighting(NamedTuple):
+  """Pure functions over explicit state.
+
+  Attributes:
+    init: (terms) -> learned, state. For terms of these names and types: what the optimizer moves
+      ({} for nothing), and what `update` moves.
+    weigh: (learned, state, terms, step) -> weights, penalties {name: f[]}. A term counts as its
+      weight times itself, plus its penalty.
+    update: (state, terms) -> state. After a step, with the terms that it had, unweighted.
+    varies: Whether weights change from step to step; where they do not, `init` gives ({}, ()).
+  """
+
+  init: Callable[[Terms], tuple[dict[str, Array], Any]]
+  weigh: Callable[..., tuple[dict[str, Array], dict[str, Array]]]
+  update: Callable[[Any, Terms], Any]
+  varies: bool
+
+
+class History(NamedTuple):
+  """The last losses of each term f[2 * window], oldest first, and how many steps were seen."""
+
+  terms: dict[str, Array]
+  seen: Array  # i32[]
+
+
+def make(
+  steps_per_epoch: int = 1,
+  *,
+  name: str = 'constant',
+  total: float = 0.0,
+  temperature: float = 2.0,
+  window: int = 5,
+  clip: Sequence[float] = (0.1, 10.0),
+  off: optimizers.EpochRules = (),
+) -> Weighting:
+  """Factory: config section `weighting`. The constants of `config.weights` multiply on top.
+
+  `constant`: every term in force has the weight total / n, n of them being in force. `dynamic`:
+  dynamic weight average, weights total * softmax(omega / temperature), see `descent_rates`.
+  `uncertainty`: a term L counts exp(-s) L + s / 2 with its own learned s = log sigma^2, which
+  starts at 0; `total` is not looked at. The constant of `config.weights` multiplies both parts: of
+  the first alone it would cancel, as s settles at log(2 L). It is meant for losses that are
+  negative log-likelihoods; to s a term below 0.01 counts as 0.01 (ours), which bounds the weight at
+  50, where one at 0 or below would drive s to minus infinity.
+
+  References: Liu et al., "End-to-End Multi-Task Learning with Attention", CVPR 2019; DML-Net (Liu
+  et al., 2021), equation 8. Kendall et al., "Multi-Task Learning Using Uncertainty to Weigh Losses
+  for Scene Geometry and Semantics", CVPR 2018 (the form for classification).
+
+  Args:
+    steps_per_epoch: Steps in an epoch.
+    name: `constant`, `dynamic` or `uncertainty`.
+    total: K, the sum of the weights; 0 for the number of terms in force.
+    temperature: T of `dynamic`; weights become equal as it grows.
+    window: Steps that a mean of `dynamic` goes over.
+    clip: Least and largest descent rate.
+    off: (regex, first epoch, last epoch, period): terms left out while first <= epoch < last; see
+      `optim.within_epochs`. The others share `total`.
+
+  Raises:
+    InputError: an unknown name or a number out of range; from the functions: a rule that matches no
+      term.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> terms = {'cross_entropy': jnp.array(2.0), 'contrastive': jnp.array(6.0)}
+    >>> made = make(name='uncertainty')
+    >>> learned, state = made.init(terms)
+    >>> weights, penalties = made.weigh(learned, state, terms, 0)
+    >>> print({name: float(weight) for name, weight in weights.items()})
+    {'cross_entropy': 1.0, 'contrastive': 1.0}
+    >>> print({name: float(penalty) for name, penalty in penalties.items()})
+    {'cross_entropy': 0.0, 'contrastive': 0.0}
+  """
+  if name not in NAMES:
+    raise InputError(
+      f"config.weighting.name is '{name}'.{nearest(name, NAMES)} Use {' or '.join(NAMES)}"
+    )
+  if total < 0 or temperature <= 0 or window < 1:
+    raise InputError(
+      f'config.weighting: total={total} must be at least 0, temperature={temperature} above 0, '
+      f'window={window} at least 1'
+    )
+  if len(clip) != 2 or not 0 <= clip[0] <= clip[1]:
+    raise InputError(f'config.weighting.clip={tuple(clip)}: give (low, high), 0 <= low <= high')
+  optimizers.check_epoch_rules(off, 'config.weighting.off')
+
+  def in_force(terms, step):
+    """{name: 0 or 1}."""
+    on = {term: jnp.ones((), value.dtype) for term, value in terms.items()}
+    for regex, *span in off:
+      found = optimizers.matches(regex, list(terms), 'term', 'config.weighting.off')
+      for term, match in zip(terms, found, strict=True):
+        if match:
+          absent = optimizers.within_epochs(step, steps_per_epoch, *span)
+          on[term] = jnp.where(absent, 0, on[term])
+    return on
+
+  def init(terms):
+    if name == 'uncertainty':
+      return {term: jnp.zeros((), value.dtype) for term, value in terms.items()}, ()
+    if name == 'dynamic':
+      history = {term: jnp.zeros(2 * window, value.dtype) for term, value in terms.items()}
+      return {}, History(history, jnp.zeros((), jnp.int32))
+    return {}, ()
+
+  def weigh(learned, state, terms, step):
+    on = in_force(terms, step)
+    if name == 'uncertainty':
+      weights = {term: on[term] * jnp.exp(-s) for term, s in learned.items()}
+      missing = {term: jnp.maximum(LEAST - lax.stop_gradient(terms[term]), 0) for term in terms}
+      return weights, {
+        term: on[term] * s / 2 + weights[term] * missing[term] for term, s in learned.items()
+      }
+    none = {term: jnp.zeros(()) for term in terms}
+    present = sum(on.values())
+    shared = total or present
+    if name == 'constant':
+      equal = shared / jnp.maximum(present, 1)
+      return {term: value * equal for term, value in on.items()}, none
+    rates = descent_rates(state, window, clip)
+    exponents = [jnp.where(on[term] > 0, rates[term] / temperature, ABSENT) for term in terms]
+    shares = shared * jax.nn.softmax(jnp.stack(exponents))
+    return {term: on[term] * share for term, share in zip(terms, shares, strict=True)}, none
+
+  def update(state, terms):
+    if name != 'dynamic':
+      return state
+    history = {
+      term: jnp.append(past[1:], terms[term].astype(past.dtype))
+      for term, past in state.terms.items()
+    }
+    return History(history, state.seen + 1)
+
+  return Weighting(init, weigh, update, varies=name != 'constant' or bool(off))
+
+
+def descent_rates(history: History, window: int, clip: Sequence[float]) -> dict[str, Array]:
+  """omega of each term f[]: its mean over the last `window` steps / over the `window` before.
+
+  1 while fewer than 2 * window steps were seen, or where the denominator is below 1e-8.
+
+  Args:
+    history: See `History`.
+    window: Steps of a mean.
+    clip: Least and largest rate.
+  """
+  rates = {}
+  for term, past in history.terms.items():
+    before, last = past[:window].mean(), past[window:].mean()
+    known = (history.seen >= 2 * window) & (before >= 1e-8)
+    rates[term] = jnp.clip(jnp.where(known, last / jnp.where(known, before, 1), 1), *clip)
+  return rates
