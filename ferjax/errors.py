@@ -1,22 +1,11 @@
 """The one exception for what a user can mend: commands print its message without a traceback."""
 
-import contextlib
 import difflib
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
   """Says what is wrong, where, and what to do about it."""
-
-
-@contextlib.contextmanager
-def told_in_a_line() -> Iterator[None]:
-  """Ends the process, with status 1, where what runs inside raises an `InputError`."""
-  try:
-    yield
-  except InputError as error:
-    sys.exit(f'ferjax: {error}')
 
 
 def nearest(name: object, names: Iterable[str]) -> str:

@@ -1,12 +1,14 @@
 """Files that are whole or not there, and folders that one command at a time writes in."""
 
 import contextlib
+import json
 import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from ferjax import files
 from ferjax.errors import InputError
 
 try:
@@ -73,3 +75,9 @@ def replacing_path(path: Path) -> Iterator[Path]:
     os.replace(partial, path)
   finally:
     partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value) -> None:
+  """Writes JSON, then renames it into place, so that a half-written file is never seen."""
+  with files.replacing(path) as file:
+    file.write(json.dumps(value, indent=2, allow_nan=False) + '\n')

@@ -1,24 +1,24 @@
 """`python -m ferjax.main --config=configs/NAME.py`: trains, goes on, or evaluates."""
 
 import logging
-import os
 import sys
 import time
 import traceback
 from pathlib import Path
 
 import jax
-import ml_collections
 from absl import app, flags
-from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from ferjax.cli import console
+from ferjax.cli.console import find_modules_here, keep_programs, show_messages
+from ferjax.cli.flags import config_flag, parse_flags
 from ferjax.distributed import hosts, parallel
-from ferjax.training import loop
 from ferjax.errors import InputError
+from ferjax.evaluation import evaluate
+from ferjax.training import loop
 from ferjax.training.logs import NonFiniteError
 
-CONFIG = config_flags.DEFINE_config_file('config', None, 'The config: configs/NAME.py[:VARIANT].')
 WORKDIR = flags.DEFINE_string(
   'workdir', None, "The run's folder; one that exists goes on. Default: runs/<config>/<time>."
 )
@@ -40,39 +40,6 @@ HEARTBEAT = flags.DEFINE_integer(
 )
 
 
-def cache_folder() -> Path:
-  """Where ferjax keeps what it can make again: `$XDG_CACHE_HOME/ferjax` or `~/.cache/ferjax`."""
-  return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'ferjax'
-
-
-def keep_programs() -> None:
-  """Keeps compiled programs in the cache folder, if no other one is set: small ones too, of which a
-  start has many."""
-  if not jax.config.jax_compilation_cache_dir:
-    jax.config.update('jax_compilation_cache_dir', str(cache_folder() / 'xla'))
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
-
-
-def find_modules_here() -> None:
-  """Lets `config.terms` name functions of the working directory, as under `python -m`, when the
-  console script runs."""
-  here = os.getcwd()
-  if not {'', here} & set(sys.path):
-    sys.path.append(here)
-
-
-def show_messages() -> None:
-  """Shows ferjax's own messages as plain lines, and only the errors of the libraries below it."""
-  absl_logging.set_verbosity(absl_logging.ERROR)
-  logger = logging.getLogger('ferjax')
-  if not logger.handlers:
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter('%(message)s'))
-    logger.addHandler(handler)
-  logger.setLevel(logging.INFO)
-  logger.propagate = False
-
-
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unexpected argument: {argv[1]}')
@@ -87,7 +54,7 @@ def main(argv: list[str]) -> None:
   if not parallel.first_process():
     logging.getLogger('ferjax').setLevel(logging.ERROR)
   keep_programs()
-  parallel.keep_freed_memory()
+  console.keep_freed_memory()
   train_or_evaluate()
   hosts.wait('end of the command')  # at an exit of its own, JAX waits five minutes for the others
 
@@ -97,9 +64,8 @@ def train_or_evaluate() -> None:
   if MODE.value == 'eval':
     if not WORKDIR.value:
       raise InputError('--mode=eval needs --workdir=RUN, the folder of a trained model')
-    from ferjax.assembly import restore  # here, so that training starts without what it imports
 
-    print_sets(restore.evaluate_run(Path(WORKDIR.value), CHECKPOINT.value, config_flag()))
+    print_sets(evaluate.evaluate_run(Path(WORKDIR.value), CHECKPOINT.value, config_flag()))
     return
   config = config_flag()
   if config is None:
@@ -144,42 +110,14 @@ def print_sets(summary) -> None:
     print(f'{name:20}  {values["sets"]:6} sets  accuracy {100 * values["acc"]:.2f} %')
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-  """Reads the flags.
+def run(argv: list[str] | None = None) -> None:
+  """The command: what a user can correct is one line on stderr, without a traceback.
 
-  Raises:
-    InputError: an unknown flag, a value that does not fit, or a `--config.KEY` that the config does
-      not have; names the nearest.
+  Args:
+    argv: The program's name and its flags; None for those of this process.
   """
   try:
-    return flags.FLAGS(argv)
-  except flags.Error as error:
-    raise InputError(str(error).rpartition('ferjax.errors.InputError: ')[2]) from error
-  except (AttributeError, KeyError) as error:
-    cause = error.args[0]
-    text = cause.args[0] if isinstance(cause, KeyError) else cause
-    raise InputError(f'the config has no key {text}') from error
-
-
-def config_flag() -> ml_collections.ConfigDict | None:
-  """The value of `--config`.
-
-  Raises:
-    InputError: there is no such file, or it cannot be read.
-  """
-  config = CONFIG.value
-  try:
-    if config is not None:
-      config.to_dict()  # a config that could not be loaded raises at its first use
-  except OSError as error:
-    raise InputError(str(error).partition(': ')[2]) from error
-  return config
-
-
-def run() -> None:
-  """The console script: mistakes that a user can mend are told in a line, without a traceback."""
-  try:
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, argv, flags_parser=parse_flags)
   except (InputError, NonFiniteError) as error:
     hosts.abandon(f'ferjax: {error}')
     sys.exit(f'ferjax: {error}')

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from absl import flags
 
-from ferjax.training import loop
-from ferjax.config import base
 from ferjax import labels
-from ferjax.main import cache_folder
+from ferjax.cli.console import cache_folder
+from ferjax.config import base
+from ferjax.training import loop
 
 QUICK = ['--xla_backend_optimization_level=0']
 if jax.__version_info__ < (0, 11, 1):  # later ones end a process that gives it

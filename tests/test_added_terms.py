@@ -7,9 +7,9 @@ import pytest
 from conftest import MINE
 from test_terms import drawn, linear_method, started
 
-from ferjax.terms import added, wrap
 from ferjax import losses
 from ferjax.errors import InputError
+from ferjax.terms import added, wrap
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from conftest import draw_face
 
-from ferjax.prediction import album
 from ferjax import core
-from ferjax.metrics import predictions
-from ferjax.training import loop
 from ferjax.assembly import restore
+from ferjax.cli.album import main
 from ferjax.errors import InputError
+from ferjax.metrics import predictions
+from ferjax.prediction import album
+from ferjax.training import loop
 
 
 @pytest.fixture
@@ -85,7 +86,9 @@ def test_what_cannot_be_done_is_told(folder, tmp_path, monkeypatch):
   monkeypatch.setattr(restore, 'load', lambda workdir, which: needs)
   with pytest.raises(InputError, match='needs landmarks besides pictures'):
     album.summarise(folder, run, 3, tmp_path / 'out')
-  blind = model._replace(predict=lambda *args, **kwargs: predictions.Predictions({'logits': None}, {}))
+  blind = model._replace(
+    predict=lambda *args, **kwargs: predictions.Predictions({'logits': None}, {})
+  )
   monkeypatch.setattr(restore, 'load', lambda workdir, which: blind)
   with pytest.raises(InputError, match='gives no embeddings'):
     album.summarise(folder, run, 3, tmp_path / 'out')
@@ -102,14 +105,14 @@ def test_the_command_on_a_trained_run(small_config, tmp_path, capsys):
   (tmp_path / 'faces').mkdir()
   for number in range(9):
     cv2.imwrite(str(tmp_path / 'faces' / f'{number}.png'), draw_face(rng, number % 7)[0])
-  album.main([str(tmp_path / 'faces'), f'--workdir={tmp_path / "run"}', '--n=4'])
+  main([str(tmp_path / 'faces'), f'--workdir={tmp_path / "run"}', '--n=4'])
   out = tmp_path / 'run' / 'album' / 'faces'
   assert str(out) in capsys.readouterr().out
   with (out / 'album.csv').open(newline='') as file:
     lines = list(csv.DictReader(file))
   assert len(lines) == 9 and sum(line['medoid'] == '1' for line in lines) == 4
   with pytest.raises(InputError, match='is no run'):
-    album.main([str(tmp_path / 'faces'), f'--workdir={tmp_path / "other"}', '--n=4'])
+    main([str(tmp_path / 'faces'), f'--workdir={tmp_path / "other"}', '--n=4'])
 
 
 def test_seed_checkpoint_and_out(folder, tmp_path, monkeypatch):
@@ -122,7 +125,7 @@ def test_seed_checkpoint_and_out(folder, tmp_path, monkeypatch):
     album.clusters, 'gaussian_mixture', lambda z, n, seed: asked.append(seed) or mixture(z, n, seed)
   )
   run = str(tmp_path / 'run')
-  album.main([str(folder), '--n=3', f'--workdir={run}', '--checkpoint=best', '--seed=4'])
+  main([str(folder), '--n=3', f'--workdir={run}', '--checkpoint=best', '--seed=4'])
   assert asked == ['best', 4]
   assert (tmp_path / 'run' / 'album' / 'pictures' / 'sheet.png').is_file()
   with pytest.raises(InputError, match='--seed=-1'):

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ferjax.annotation import faces as annotate
 from ferjax.annotation import alignment, detector, environment, mesh, worker
+from ferjax.annotation import faces as annotate
+from ferjax.cli.annotate import main
+from ferjax.cli.console import cache_folder
 from ferjax.datasets.manifest import parser
 from ferjax.errors import InputError
-from ferjax.main import cache_folder
 
 # A detector that takes each white disc for a face, fails on blue pictures and dies of green ones.
 STUB = """
@@ -292,7 +293,7 @@ def test_what_cannot_be_done_is_told(folder, tmp_path, command):
     with pytest.raises(InputError, match='is damaged'):
       annotate.annotate(folder / 'test', out, command)
   with pytest.raises(InputError, match='none.task: no such file'):
-    annotate.main([str(folder), '--model=none.task'])
+    main([str(folder), '--model=none.task'])
 
 
 def test_crops_never_lie_among_the_pictures(tmp_path, command):
@@ -331,7 +332,7 @@ def test_a_file_system_without_locks_is_told(folder, tmp_path, command, monkeypa
 
 def test_the_command_and_its_default_folder(folder, tmp_path, command, monkeypatch, capsys):
   monkeypatch.setattr(detector, 'worker', lambda python, model: command)
-  annotate.main([str(folder), f'--python={sys.executable}', '--workers=1'])
+  main([str(folder), f'--python={sys.executable}', '--workers=1'])
   assert 'pictures_faces' in capsys.readouterr().out
   assert len(rows_of(tmp_path / 'pictures_faces' / 'manifest.csv')) == 4
 

@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferjax.images import augment
 from ferjax import labels
-from ferjax.errors import InputError
 from ferjax.distributed.parallel import example_keys
+from ferjax.errors import InputError
+from ferjax.images import augment
 
 EVERYTHING = {
   'flip': 0.5,

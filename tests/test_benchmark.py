@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferjax.assembly import build
 from ferjax import models
+from ferjax.assembly import build
 from ferjax.benchmark import (
   __main__,
   bilinear,

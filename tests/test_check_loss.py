@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ferjax.terms import added, check
 from ferjax import losses
+from ferjax.cli import check_loss
 from ferjax.errors import InputError
+from ferjax.terms import added, check
 
 SMALL = check.Sizes(num_classes=3, dim=4)
 EXAMPLES = Path(__file__).parent.parent / 'configs' / 'examples'
@@ -263,18 +264,18 @@ def test_losses_of_the_toolbox_pass(function):
 
 def test_costs_by_batch_size():
   term = added.make('here', losses.supervised_contrastive, {})
-  found = check.costs(term, SMALL, (4, 8))
+  found = check_loss.costs(term, SMALL, (4, 8))
   assert found['rows'] == [4, 8] and min(found['ms']) > 0
   assert 0 < found['MFLOP'][0] < found['MFLOP'][1]
 
 
 def test_flags():
-  assert check.parse(['a.b', '--dim=5', '--margin=0.2', '--kind=relu']) == (
+  assert check_loss.parse(['a.b', '--dim=5', '--margin=0.2', '--kind=relu']) == (
     'a.b',
     check.Sizes(dim=5),
     {'margin': 0.2, 'kind': 'relu'},
   )
-  _, sizes, _ = check.parse(['a.b', '--outputs={"pose_logits": (5,)}'])
+  _, sizes, _ = check_loss.parse(['a.b', '--outputs={"pose_logits": (5,)}'])
   assert check.drawn(sizes, 3)[0]['pose_logits'].shape == (3, 5)
 
 
@@ -293,12 +294,12 @@ def test_flags():
 )
 def test_flags_that_are_none_are_refused(flag, message):
   with pytest.raises(InputError, match=message):
-    check.parse(['a.b', flag])
+    check_loss.parse(['a.b', flag])
 
 
 def test_the_example_passes_and_mistakes_are_told_in_a_line(capsys, monkeypatch):
   monkeypatch.syspath_prepend(EXAMPLES)
-  assert check.main(['my_loss.island', '--dim=8', '--apart=0.5'])
+  assert check_loss.main(['my_loss.island', '--dim=8', '--apart=0.5'])
   text = capsys.readouterr().out
   assert 'island of my_loss.py reads of the batch: label' in text and 'all checks passed' in text
   assert text.count('| ok') == 22 and '512' in text
@@ -308,7 +309,7 @@ def test_the_example_passes_and_mistakes_are_told_in_a_line(capsys, monkeypatch)
     lambda *_: [check.Result('finite, float32', 'random', 'it is no good')],
   )
   monkeypatch.setattr(check, 'costs', None)
-  assert not check.main(['my_loss.island'])
+  assert not check_loss.main(['my_loss.island'])
   text = capsys.readouterr().out
   assert '1 of 1 checks failed' in text and 'What it costs is not measured' in text
   command = [sys.executable, '-m', 'ferjax.check_loss']

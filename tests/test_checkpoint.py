@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferjax.runs import checkpoint
-from ferjax.distributed import parallel
 from ferjax.core import TrainState
+from ferjax.distributed import parallel
 from ferjax.errors import InputError
+from ferjax.runs import checkpoint
 
 
 def make_state(step, devices=2, placed=True):

@@ -1,9 +1,10 @@
 import pytest
 
-from ferjax.assembly import build
-from ferjax.optim import optimizers
 from ferjax import config as configs
+from ferjax.assembly import build
 from ferjax.errors import InputError
+from ferjax.optim import optimizers
+from ferjax.runs.record import check_same_run, read
 
 
 @pytest.mark.parametrize(
@@ -61,32 +62,32 @@ def test_a_run_goes_on_only_under_its_own_config(tmp_path, caplog):
     record(epochs=20),
     record(parallel__backend='shard_map', reading__threads=9, data__dir='elsewhere'),
   ):
-    configs.check_same_run(record(epochs=8), same, tmp_path)
+    check_same_run(record(epochs=8), same, tmp_path)
   with pytest.raises(InputError, match=r'config.epochs: 8 there, 2 now'):
-    configs.check_same_run(record(), record(epochs=2), tmp_path)
+    check_same_run(record(), record(epochs=2), tmp_path)
   with pytest.raises(InputError, match=r'config.optimizer.lr: 0.001 there, 0.1 now'):
-    configs.check_same_run(record(), record(optimizer__lr=0.1), tmp_path)
+    check_same_run(record(), record(optimizer__lr=0.1), tmp_path)
   for what in ('fingerprint', 'labels_sha256'):
     with pytest.raises(InputError, match='other data'):
-      configs.check_same_run(record(), record() | {what: 'changed'}, tmp_path)
-  configs.check_same_run(record(), record() | {'versions': {'jax': '2'}}, tmp_path)
+      check_same_run(record(), record() | {what: 'changed'}, tmp_path)
+  check_same_run(record(), record() | {'versions': {'jax': '2'}}, tmp_path)
   assert "versions were {'jax': '1'}, now {'jax': '2'}" in caplog.text
 
 
 def test_a_run_goes_on_wherever_the_weights_are_that_it_began_with(tmp_path):
   begun = record(model__weights='a.pth')
   for other in ('', 'b.pth'):
-    configs.check_same_run(begun | {'weights': {}}, record(model__weights=other), tmp_path)
+    check_same_run(begun | {'weights': {}}, record(model__weights=other), tmp_path)
   with pytest.raises(InputError, match=r"config.model.weights: '' there, 'b.pth' now"):
-    configs.check_same_run(record(), record(model__weights='b.pth'), tmp_path)
+    check_same_run(record(), record(model__weights='b.pth'), tmp_path)
 
 
 def test_a_run_of_an_older_version_goes_on_under_the_default_of_a_new_key(tmp_path):
   old = record()
   del old['config']['optimizer']['clip_norm']
-  configs.check_same_run(old, record(), tmp_path)
+  check_same_run(old, record(), tmp_path)
   with pytest.raises(InputError, match=r'clip_norm: 0.0 there, 1.0 now'):
-    configs.check_same_run(old, record(optimizer__clip_norm=1.0), tmp_path)
+    check_same_run(old, record(optimizer__clip_norm=1.0), tmp_path)
 
 
 def test_a_plain_config_comes_back_with_its_tuples():
@@ -99,7 +100,7 @@ def test_a_plain_config_comes_back_with_its_tuples():
 
 def test_folders_that_hold_no_run(tmp_path):
   with pytest.raises(InputError, match='no config.json'):
-    configs.read(tmp_path)
+    read(tmp_path)
   for text, message in (
     ('{"config"', 'damaged'),
     ('{}', "lacks 'classes'"),
@@ -108,4 +109,4 @@ def test_folders_that_hold_no_run(tmp_path):
   ):
     (tmp_path / 'config.json').write_text(text, encoding='latin-1')
     with pytest.raises(InputError, match=message):
-      configs.read(tmp_path)
+      read(tmp_path)

@@ -4,11 +4,8 @@ import numpy as np
 import pytest
 
 from ferjax.errors import InputError
-from ferjax.losses.contrastive import (
-  cross_view_contrast,
-  pseudo_labels,
-  supervised_contrastive,
-)
+from ferjax.losses.contrastive import supervised_contrastive
+from ferjax.methods.lanet.contrast import cross_view_contrast, pseudo_labels
 
 
 def test_pseudo_labels_by_hand():

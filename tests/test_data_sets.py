@@ -12,9 +12,10 @@ import trees
 from PIL import Image
 
 from ferjax.cli import prepare
-from ferjax.datasets import builder, listing
-from ferjax.data import dataset, pipeline
+from ferjax.data import checks, dataset, pipeline
+from ferjax.datasets import builder, catalogue, folders
 from ferjax.errors import InputError
+from ferjax.images import files
 
 ROOT = Path(__file__).parent.parent
 SETS = (
@@ -251,11 +252,11 @@ def test_names_that_are_not_utf_8(tmp_path):
 
 def test_folders_that_links_lead_to_once_more(tmp_path):
   trees.folder(tmp_path)
-  before = listing.files(tmp_path)
+  before = folders.files(tmp_path)
   (tmp_path / 'folder' / 'train' / 'loop').symlink_to(tmp_path)
-  assert listing.files(tmp_path) == before
+  assert folders.files(tmp_path) == before
   with pytest.raises(InputError, match='cannot read .*nowhere: No such file'):
-    listing.files(tmp_path / 'nowhere')
+    folders.files(tmp_path / 'nowhere')
 
 
 def test_folders_that_may_not_be_read(tmp_path, monkeypatch):
@@ -300,9 +301,9 @@ def test_places_that_cannot_be_written(tmp_path):
 def test_missing_labels_are_an_error_before_training(tmp_path):
   trees.jaffe(tmp_path)
   data = load(tmp_path, 'jaffe')
-  pipeline.check_trainable(data, frozenset({'subject'}), 8)
+  checks.check_trainable(data, frozenset({'subject'}), 8)
   with pytest.raises(InputError, match="needs 'landmarks', which jaffe"):
-    pipeline.check_trainable(data, frozenset({'landmarks'}), 8)
+    checks.check_trainable(data, frozenset({'landmarks'}), 8)
 
 
 def test_shards_keep_the_order(tmp_path, monkeypatch):
@@ -313,12 +314,12 @@ def test_shards_keep_the_order(tmp_path, monkeypatch):
   assert split.table['name'].tolist() == sorted(split.table['name']) and len(split.rows) == 16
   whole = [dataset.picture(split, row, 16) for row in range(16)]
   for image, name in zip(whole, split.table['name'], strict=True):
-    expected = dataset.decode((tmp_path / 'folder' / name).read_bytes())
+    expected = files.decode((tmp_path / 'folder' / name).read_bytes())
     np.testing.assert_array_equal(image, expected)
 
 
 def test_names():
-  assert set(SETS) < set(dataset.names())
+  assert set(SETS) < set(catalogue.names())
 
 
 def test_the_command_and_that_nothing_imports_tensorflow(tmp_path):

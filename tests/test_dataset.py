@@ -8,6 +8,7 @@ from conftest import write_manifest
 from ferjax.data import dataset
 from ferjax.data.splits import carve_validation, duplicates
 from ferjax.errors import InputError
+from ferjax.images import files
 
 
 def load(manifest, data_dir, **options):
@@ -181,7 +182,7 @@ def test_exif_orientation_is_applied(tmp_path):
   exif = picture.getexif()
   exif[0x0112] = 6
   picture.save(tmp_path / 'a.jpg', exif=exif)
-  assert dataset.decode((tmp_path / 'a.jpg').read_bytes()).shape == (6, 4, 3)
+  assert files.decode((tmp_path / 'a.jpg').read_bytes()).shape == (6, 4, 3)
 
 
 def test_manifest_without_landmarks(data_dir, tmp_path):

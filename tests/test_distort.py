@@ -2,11 +2,11 @@ import jax
 import numpy as np
 import pytest
 
-from ferjax.assembly import build
+from ferjax.assembly.evaluations import evaluations
 from ferjax.config import base
-from ferjax.images import augment, distort
 from ferjax.data import dataset
 from ferjax.errors import InputError
+from ferjax.images import augment, distort
 
 SIZE, COUNT = 56, 24
 
@@ -89,5 +89,5 @@ def test_distortions_without_a_test_split_are_said_to_change_nothing(caplog):
   config = base()
   config.eval.distortions = ('rotation',)
   data = dataset.Dataset('faces', ('sadness',), {'val': None}, None, '')
-  assert list(build.evaluations(config, data, ('val', 'test'))) == ['val']
+  assert list(evaluations(config, data, ('val', 'test'))) == ['val']
   assert 'faces has no test split' in caplog.text

@@ -9,13 +9,15 @@ import pytest
 from conftest import write_manifest
 from test_parallel import check_ten_steps_in_float64
 
-from ferjax.training import logs, loop
 from ferjax.assembly import restore
 from ferjax.errors import InputError
-from ferjax.terms import weighting
+from ferjax.evaluation import evaluate
 from ferjax.losses.cross_entropy import cross_entropy
 from ferjax.methods import dmlnet
 from ferjax.models import resnet
+from ferjax.runs import history
+from ferjax.terms import weighting
+from ferjax.training import loop
 
 CLASSES, POSES = 4, 3
 SMALL = {'fusion_width': 8, 'head_width': 8, 'embedding_width': 4}
@@ -193,7 +195,7 @@ def test_a_run_resumes_to_the_bit_with_the_history_of_its_weights(dmlnet_config,
   assert loop.train(dmlnet_config, tmp_path / 'cut')['state_sha256'] == whole['state_sha256']
 
   lines = [
-    x for x in logs.read_lines(tmp_path / 'whole' / 'metrics.jsonl') if x['split'] == 'train'
+    x for x in history.read_lines(tmp_path / 'whole' / 'metrics.jsonl') if x['split'] == 'train'
   ]
   terms = ('expression', 'pose', 'triplet')
   weights = np.array([[line[f'weight/{name}'] for name in terms] for line in lines])
@@ -212,7 +214,7 @@ def test_a_run_resumes_to_the_bit_with_the_history_of_its_weights(dmlnet_config,
   assert model.state.params['pose_head']['scores']['bias'].shape == (3,)
   other = dmlnet_config.copy_and_resolve_references()
   other.data.path = str(write_manifest(tmp_path / 'other', {'test': 14}, seed=3))
-  assert 'acc' in restore.evaluate_run(tmp_path / 'whole', 'last', other)['test']
+  assert 'acc' in evaluate.evaluate_run(tmp_path / 'whole', 'last', other)['test']
 
 
 def test_learned_weights_are_parameters_of_any_method(small_config, tmp_path):
@@ -223,10 +225,10 @@ def test_learned_weights_are_parameters_of_any_method(small_config, tmp_path):
   )
   small_config.steps = 4
   loop.train(small_config, tmp_path)
-  lines = [x for x in logs.read_lines(tmp_path / 'metrics.jsonl') if x['split'] == 'train']
+  lines = [x for x in history.read_lines(tmp_path / 'metrics.jsonl') if x['split'] == 'train']
   assert lines[0]['weight/cross_entropy'] == 1
   np.testing.assert_allclose(lines[1]['weight/cross_entropy'], np.exp(-5e-3), rtol=1e-5)
-  assert restore.evaluate_run(tmp_path)['test']['acc'] >= 0
+  assert evaluate.evaluate_run(tmp_path)['test']['acc'] >= 0
 
 
 def test_faces_without_poses_or_five_tuples_are_refused(dmlnet_config, tmp_path):

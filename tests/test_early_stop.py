@@ -2,8 +2,9 @@ import shutil
 
 import pytest
 
-from ferjax.training import early_stop, logs, loop
 from ferjax.errors import InputError
+from ferjax.runs import history
+from ferjax.training import early_stop, loop
 
 
 def evaluations(*values, name='loss', split='val'):
@@ -60,7 +61,7 @@ def test_a_run_stops_and_one_that_was_cut_off_stops_at_the_same_step(small_confi
   small_config.early_stop.update(metric='val/acc', mode='max', patience=1, min_delta=1.0)
   whole = loop.train(small_config, tmp_path / 'whole')
   assert whole['step'] == whole['last']['step'] == 6 and whole['stopped_early'] is True
-  lines = logs.read_lines(tmp_path / 'whole' / 'metrics.jsonl')
+  lines = history.read_lines(tmp_path / 'whole' / 'metrics.jsonl')
   assert lines[-1]['step'] == 6 and lines[-1]['split'] == 'test'
   shutil.copytree(tmp_path / 'whole', tmp_path / 'cut')
   shutil.rmtree(tmp_path / 'cut' / 'checkpoints' / '6')

@@ -2,8 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
+from ferjax.metrics import predictions, retrieval
 from ferjax.report.figures import embeddings
-from ferjax.metrics import predictions, classification
 
 CLASSES = ('neutral', 'fear', 'anger')
 
@@ -26,8 +26,8 @@ def test_sheets_and_numbers(tmp_path):
   assert set(found) == {'test'}
   values = found['test']
   label, embedding = test.label, test.outputs['embedding']
-  neighbours = classification.nearest_neighbours(training.outputs['embedding'], embedding, 30)
-  voted = classification.vote(training.label[neighbours[:, :11]], 3)
+  neighbours = retrieval.nearest_neighbours(training.outputs['embedding'], embedding, 30)
+  voted = retrieval.vote(training.label[neighbours[:, :11]], 3)
   assert values['knn/acc'] == np.mean(voted == label) > 0.8
   assert values['nearest_mean/f1_macro'] > 0.8
   assert list(values['f1_by_neighbours']) == ['1', '3', '5', '7', '11', '15', '21']

@@ -18,11 +18,12 @@ import safetensors.numpy
 from conftest import HAS_ONNX, draw_face, needs_onnx, run_onnx
 
 import ferjax
-from ferjax.runs import checkpoint
-from ferjax import config
-from ferjax.export import writer, reader
-from ferjax.export.card import data_terms
+from ferjax.cli import export
 from ferjax.errors import InputError
+from ferjax.export import reader, writer
+from ferjax.export.card import data_terms
+from ferjax.runs import checkpoint
+from ferjax.runs.record import read
 
 NAMES = {'README.md', 'model.json', 'model.stablehlo', 'parameters.safetensors'}
 
@@ -76,7 +77,7 @@ def test_the_folder_says_what_is_in_it(folder, trained_run):
     content = (folder / name).read_bytes()
     assert digest(content) == file['sha256'] and len(content) == file['bytes']
     assert not content.startswith(b'\x80')  # of a pickle
-  run = config.read(trained_run)
+  run = read(trained_run)
   assert record['classes'] == run['classes'] and record['step'] == 4
   assert record['inputs']['image']['shape'] == ['batch', 32, 32, 3]
   assert record['outputs']['logits']['shape'] == ['batch', 7]
@@ -342,12 +343,12 @@ def test_without_the_extra_the_rest_is_written(trained_run, tmp_path, monkeypatc
   with pytest.raises(InputError, match=r"pip install 'ferjax\[onnx\]'"):
     writer.export(trained_run, out, onnx='require')
   arguments = [f'--workdir={trained_run}', f'--out={out}', '--data_licence=CC0']
-  writer.main(arguments)
+  export.main(arguments)
   assert "model.onnx is left out: pip install 'ferjax[onnx]'" in caplog.text
   assert {path.name for path in out.iterdir()} == NAMES
   card = (out / 'README.md').read_text()
   assert 'Licence of the data: CC0.' in card and '`model.onnx` was left out' in card
-  writer.main([*arguments, '--overwrite', '--checkpoint=4'])
+  export.main([*arguments, '--overwrite', '--checkpoint=4'])
   assert 'given by number' in (out / 'README.md').read_text()
   assert [path.name for path in tmp_path.iterdir()] == ['out']
 
@@ -360,7 +361,7 @@ def test_the_card_tells_the_figures_of_the_run(folder, trained_run):
     shares = ' | '.join(f'{100 * found[k]:.2f} %' for k in ('acc', 'mean_class_acc', 'f1_macro'))
     assert f'| {split} | {shares} |' in card
   test = summary['last']['test']
-  for name in config.read(trained_run)['classes']:
+  for name in read(trained_run)['classes']:
     assert f'| {name} | 4 | {100 * test[f"recall/{name}"]:.2f} % | ' in card
   for angle in (-30, 0, 30):
     assert f'{angle}°: {100 * test[f"acc/pose_{angle}"]:.2f} %' in card
@@ -372,7 +373,7 @@ def test_the_card_tells_the_figures_of_the_run(folder, trained_run):
   assert people[1] == '4' and float(people[2]) == pytest.approx(100 * test['acc'], abs=0.006)
   assert 'At step 4, the exported one, the last of the run, the best by validation' in card
   assert '84 train, 21 val, 28 test' in card and 'not stated: ask the owner of the data' in card
-  for number, name in enumerate(config.read(trained_run)['classes']):
+  for number, name in enumerate(read(trained_run)['classes']):
     assert f'| {number} | {name} |' in card
 
 

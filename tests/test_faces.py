@@ -10,10 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ferjax.datasets.synthetic_faces.drawing import action_units, expressions, head, ict_face_model, identity, points, render, sample, sheet, stream
+from ferjax.datasets.synthetic_faces.drawing import (
+  action_units,
+  expressions,
+  head,
+  ict_face_model,
+  identity,
+  points,
+  render,
+  sample,
+  sheet,
+  stream,
+)
 from ferjax.datasets.synthetic_faces.drawing.action_units import ACTION_UNITS
-from ferjax.labels import CLASSES
 from ferjax.errors import InputError
+from ferjax.labels import CLASSES
 
 CONFIG = sample.Config(num=60, size=64, seed=3, difficulty=0.5, subjects=4)
 MIRRORED = np.array(

@@ -3,9 +3,8 @@ import logging
 import numpy as np
 import pytest
 
-from ferjax.data import graphs
+from ferjax.data import graphs, neighbours
 from ferjax.errors import InputError
-from ferjax.data import neighbours
 
 
 def table(rows=30, size=64):

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ferjax import core
-from ferjax.report.figures import heatmaps
 from ferjax.images import augment
+from ferjax.report.figures import heatmaps
 
 
 def linear_method():

@@ -24,12 +24,12 @@ from conftest import QUICK
 from jax.experimental import multihost_utils
 from test_train import CONFIGS, lines_of, smoke
 
-from ferjax.runs import checkpoint
-from ferjax.distributed import hosts, preemption
-from ferjax.training import logs, loop
 from ferjax.data import pipeline
 from ferjax.data.splits import Split
+from ferjax.distributed import hosts, preemption
 from ferjax.errors import InputError
+from ferjax.runs import checkpoint, history
+from ferjax.training import logs, loop
 
 ROOT = Path(__file__).parent.parent
 LIMIT = 600  # seconds
@@ -98,7 +98,7 @@ def finish(started, folder):
 def wait_for_step(workdir, step, started):
   deadline = time.monotonic() + LIMIT
   while time.monotonic() < deadline and all(one.poll() is None for one in started):
-    lines = logs.read_lines(workdir / 'metrics.jsonl')
+    lines = history.read_lines(workdir / 'metrics.jsonl')
     if lines and lines[-1]['step'] >= step:
       return
     time.sleep(0.01)

@@ -8,14 +8,15 @@ import pytest
 from conftest import strip_landmarks, write_manifest
 from test_parallel import check_ten_steps_in_float64
 
-from ferjax.training import logs, loop
-from ferjax.assembly import restore
-from ferjax.terms import wrap
+from ferjax.distributed.parallel import AXIS, example_keys
 from ferjax.errors import InputError
+from ferjax.evaluation import evaluate
 from ferjax.losses.cross_entropy import cross_entropy
 from ferjax.methods import hrl
 from ferjax.models import resnet
-from ferjax.distributed.parallel import AXIS, example_keys
+from ferjax.optim.ema import ema
+from ferjax.runs import history
+from ferjax.training import loop
 
 BATCH, POINTS, CLASSES = 4, 6, 3
 SMALL = {'groups': 4, 'widths': (6, 8), 'dense_reduction': 4, 'dense_widths': (8, 8)}
@@ -207,7 +208,7 @@ def test_a_run_resumes_to_the_bit_and_predicts_without_landmarks(
   assert {'acc', 'naive/acc', 'naive/f1_macro', 'edge_length'} <= set(last['test'])
   assert 0 < last['test']['edge_length'] < last['test/rotation']['edge_length'] * 1.01 < 32
   lines = [
-    x for x in logs.read_lines(tmp_path / 'whole' / 'metrics.jsonl') if x['split'] == 'train'
+    x for x in history.read_lines(tmp_path / 'whole' / 'metrics.jsonl') if x['split'] == 'train'
   ]
   assert all(line['sifl'] > 0 for line in lines)
   np.testing.assert_allclose(lines[0]['loss'], lines[0]['aggregate'] + lines[0]['naive'], rtol=1e-5)
@@ -215,14 +216,14 @@ def test_a_run_resumes_to_the_bit_and_predicts_without_landmarks(
     assert (tmp_path / 'whole' / 'report' / name).stat().st_size > 5000
   assert (tmp_path / 'whole' / 'predictions' / 'test_rotation.csv').is_file()
 
-  own = restore.evaluate_run(tmp_path / 'whole')
+  own = evaluate.evaluate_run(tmp_path / 'whole')
   for name in ('test', 'test/rotation'):
     assert own[name]['acc'] == last[name]['acc']
     np.testing.assert_allclose(own[name]['edge_length'], last[name]['edge_length'], rtol=1e-5)
   assert 'without' not in own
   other = hrl_config.copy_and_resolve_references()
   other.data.path = str(strip_landmarks(manifest, manifest.with_name('plain.csv')))
-  blind = restore.evaluate_run(tmp_path / 'whole', 'last', other)
+  blind = evaluate.evaluate_run(tmp_path / 'whole', 'last', other)
   assert blind['without'] == ['landmarks']
   assert caplog.text.count('has no landmarks') == 1
   assert blind['test']['acc'] == last['test']['naive/acc'] and 'naive/acc' not in blind['test']
@@ -244,5 +245,5 @@ def test_bad_input_is_told(hrl_config, tmp_path):
 
 
 def test_an_average_of_parameters_keeps_what_a_method_uses():
-  method = wrap.ema(hrl.make(narrow(), num_classes=3, graph='delaunay'), 0.9)
+  method = ema(hrl.make(narrow(), num_classes=3, graph='delaunay'), 0.9)
   assert method.predict_uses == {'landmarks'} and set(method.derived) == {'landmark_graph'}

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from ferjax.errors import InputError
 from ferjax.data import neighbours
+from ferjax.errors import InputError
 
 
 def slow(points, k):

@@ -8,14 +8,15 @@ import pytest
 from conftest import strip_landmarks, write_manifest
 from test_parallel import check_ten_steps_in_float64
 
-from ferjax.training import logs, loop
-from ferjax.methods.lanet import memory
 from ferjax import models
 from ferjax.assembly import restore
 from ferjax.errors import InputError
 from ferjax.losses.divergence import jensen_shannon
 from ferjax.methods import lanet, softmax
+from ferjax.methods.lanet import memory
 from ferjax.models import resnet
+from ferjax.runs import history
+from ferjax.training import loop
 
 BATCH, K, CLASSES, ROWS = 12, 3, 4, 20
 SMALL = {'neighbours': K, 'queue_size': 32}
@@ -321,7 +322,7 @@ def test_bad_input_is_told(lanet_config, tmp_path):
   lanet_config.method.update(neighbours=8, queue_size=8)
   with pytest.raises(InputError, match='queue_size=8 is smaller than the batch'):
     loop.train(lanet_config, tmp_path / 'b')
-  assert logs.read_lines(tmp_path / 'b' / 'metrics.jsonl') == []
+  assert history.read_lines(tmp_path / 'b' / 'metrics.jsonl') == []
 
 
 def test_faces_without_landmarks_are_refused(lanet_config, tmp_path):

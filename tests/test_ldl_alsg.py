@@ -8,14 +8,15 @@ import pytest
 from conftest import strip_landmarks, write_manifest
 from test_parallel import BATCH, check_ten_steps_in_float64
 
-from ferjax.training import logs, loop
 from ferjax import models
 from ferjax.data import samplers
+from ferjax.distributed.parallel import AXIS
 from ferjax.errors import InputError
 from ferjax.losses.divergence import neighbour_guidance
 from ferjax.methods import ldl_alsg, softmax
 from ferjax.models import resnet
-from ferjax.distributed.parallel import AXIS
+from ferjax.runs import history
+from ferjax.training import loop
 
 CLASSES, EXAMPLES, NEIGHBOURS = 3, 4, 2
 
@@ -140,7 +141,7 @@ def test_a_run_resumes_to_the_bit_and_shows_the_spaces(ldl_config, tmp_path, cap
   assert loop.train(ldl_config, tmp_path / 'cut')['state_sha256'] == whole['state_sha256']
   assert 'by au nearly all a_ij are 1' in caplog.text  # the drawn faces have the same ones
   lines = [
-    x for x in logs.read_lines(tmp_path / 'whole' / 'metrics.jsonl') if x['split'] == 'train'
+    x for x in history.read_lines(tmp_path / 'whole' / 'metrics.jsonl') if x['split'] == 'train'
   ]
   assert all(line['guidance'] > 0 for line in lines)
   expected = lines[0]['cross_entropy'] + 0.5 * lines[0]['guidance']

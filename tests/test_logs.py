@@ -3,6 +3,7 @@ import json
 import jax.numpy as jnp
 import pytest
 
+from ferjax.runs import history
 from ferjax.training import logs
 
 
@@ -10,14 +11,14 @@ def test_lines_after_the_checkpoint_are_cut(tmp_path):
   path = tmp_path / 'metrics.jsonl'
   lines = [{'step': s, 'split': 'train', 'loss': 0.1 * s} for s in range(1, 6)]
   path.write_text(''.join(json.dumps(line) + '\n' for line in lines) + '{"step": 6, "spl')
-  logs.cut_back(path, 3)
-  assert logs.read_lines(path) == lines[:3]
+  history.cut_back(path, 3)
+  assert history.read_lines(path) == lines[:3]
 
 
 def test_floats_keep_full_precision(tmp_path):
   with logs.Logs(tmp_path, 0, 10, 4, True) as log:
     log.write(1, 'train', {'loss': 1 / 3, 'recall/fear': None})
-  assert logs.read_lines(tmp_path / 'metrics.jsonl') == [
+  assert history.read_lines(tmp_path / 'metrics.jsonl') == [
     {'step': 1, 'split': 'train', 'loss': 1 / 3, 'recall/fear': None}
   ]
   assert list((tmp_path / 'events').iterdir())

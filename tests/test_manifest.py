@@ -9,6 +9,7 @@ from ferjax.data import dataset
 from ferjax.datasets import listing
 from ferjax.datasets.manifest import manifest_dataset_builder, parser
 from ferjax.errors import InputError
+from ferjax.images import files
 
 
 def write(folder, rows, header=('path', 'split', 'label')):
@@ -149,7 +150,7 @@ def test_deep_pixels_keep_their_brightness(folder):
   path = write(folder, rows)
   split = dataset.load(name='manifest', path=str(path), dir=str(folder / 'out'), val_fraction=0.0)
   for row in range(2):
-    picture = dataset.decode(split.splits['train'].records[row])
+    picture = files.decode(split.splits['train'].records[row])
     np.testing.assert_array_equal(picture[0, :, 1], np.arange(256))
   path = write(folder, [('float.tif', 'train', 'fear')])
   with pytest.raises(InputError, match='32-bit'):

@@ -8,8 +8,8 @@ from absl.testing import flagsaver
 from PIL import Image
 
 from ferjax.annotation import manifests
-from ferjax.cli import prepare
 from ferjax.annotation.tools import Annotation, Annotations
+from ferjax.cli import prepare
 from ferjax.datasets.manifest import parser
 from ferjax.errors import InputError
 

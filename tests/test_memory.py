@@ -2,8 +2,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferjax.methods.lanet import memory
 from ferjax.errors import InputError
+from ferjax.methods.lanet import memory
 
 
 def keys(*values):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ferjax.metrics import classification
+from ferjax.metrics import classification, retrieval
 
 CLASSES = ('neutral', 'fear', 'anger', 'sadness')
 
@@ -84,32 +84,32 @@ def embedded():
 def test_search_and_classification_against_a_double_loop(embedded):
   stored, label, query, test_label = embedded
   found = slow_neighbours(stored, list(query), 11)
-  np.testing.assert_array_equal(classification.nearest_neighbours(stored, query, 11), found)
-  voted = classification.vote(label[found], 4)
+  np.testing.assert_array_equal(retrieval.nearest_neighbours(stored, query, 11), found)
+  voted = retrieval.vote(label[found], 4)
   for n in range(40):
     counts = [list(label[found[n]]).count(c) for c in range(4)]
     assert voted[n] == counts.index(max(counts))
-  by_mean = classification.nearest_mean(stored, label + 1, query)
+  by_mean = retrieval.nearest_mean(stored, label + 1, query)
   means = [stored[label == c].mean(0) for c in range(3)]
   expected = [1 + np.argmin([((q - m) ** 2).sum() for m in means]) for q in query]
   np.testing.assert_array_equal(by_mean, expected)
   rows = list(query)
   found = slow_neighbours(rows, rows, 32)
-  values = classification.retrieval(query, test_label)
+  values = retrieval.retrieval(query, test_label)
   assert set(values) == {f'{name}@{2**i}' for name in ('recall', 'acc') for i in range(6)}
   for k in (1, 2, 4, 8, 16, 32):
     same = [[test_label[j] == test_label[i] for j in found[i][:k]] for i in range(40)]
     assert values[f'recall@{k}'] == pytest.approx(np.mean([any(row) for row in same]))
     assert values[f'acc@{k}'] == pytest.approx(np.mean([np.mean(row) for row in same]))
   assert values['recall@1'] == values['acc@1'] < values['recall@4'] > values['acc@32']
-  assert set(classification.retrieval(query[:6], test_label[:6])) == {
+  assert set(retrieval.retrieval(query[:6], test_label[:6])) == {
     f'{name}@{k}' for name in ('recall', 'acc') for k in (1, 2, 4)
   }
 
 
 def test_a_row_does_not_find_itself_among_copies():
   embedding = np.array([[0.0], [0.0], [5.0], [5.0]], np.float32)
-  values = classification.retrieval(embedding, np.array([0, 1, 2, 2]))
+  values = retrieval.retrieval(embedding, np.array([0, 1, 2, 2]))
   assert values['recall@1'] == 0.5
 
 
@@ -117,7 +117,7 @@ def test_clusters_by_hand():
   """Two tight groups; one of the second one's four rows is of the first class."""
   places = np.array([0, 0.1, 0.2, 9, 9.1, 9.2, 9.3], np.float32)[:, None]
   label = np.array([0, 0, 0, 0, 1, 1, 1])
-  values = classification.clustering(places, label)
+  values = retrieval.clustering(places, label)
   together, right, of_class = 3 + 6, 3 + 3, 6 + 3
   assert values['pairwise_f1'] == pytest.approx(2 * right / (together + of_class))
   joint = np.array([3, 1, 3]) / 7  # (class 0, left), (class 0, right), (class 1, right)
@@ -128,18 +128,18 @@ def test_clusters_by_hand():
 def test_silhouettes_by_hand():
   places = np.array([0.0, 1.0, 4.0, 5.0, 99.0])[:, None]
   expected = np.mean([1 - 1 / 4.5, 1 - 1 / 3.5, 1 - 1 / 3.5, 1 - 1 / 4.5])
-  assert classification.silhouette(places, np.array([7, 7, 8, 8, 9])) == pytest.approx(expected)
-  assert classification.silhouette(places, np.array([7, 7, 7, 8, 9])) is None
-  mixed = classification.silhouette(places[:4], np.array([7, 8, 7, 8]))
+  assert retrieval.silhouette(places, np.array([7, 7, 8, 8, 9])) == pytest.approx(expected)
+  assert retrieval.silhouette(places, np.array([7, 7, 7, 8, 9])) is None
+  mixed = retrieval.silhouette(places[:4], np.array([7, 8, 7, 8]))
   both = np.concatenate([places[:4], places[:4]])
   subject, label = np.array([7, 7, 8, 8, 7, 8, 7, 8]), np.repeat([0, 1], 4)
-  found = classification.silhouette_within(both, subject, label)
+  found = retrieval.silhouette_within(both, subject, label)
   assert mixed < 0 and found == pytest.approx((expected + mixed) / 2)
-  assert classification.silhouette_within(places, np.arange(5), np.zeros(5)) is None
+  assert retrieval.silhouette_within(places, np.arange(5), np.zeros(5)) is None
 
 
 @pytest.mark.parametrize('rows', [1, 2, 5])
 def test_equal_embeddings_are_measured_without_a_warning(rows):
   embedding, label = np.zeros((rows, 3), np.float32), np.arange(rows) % 2
-  assert set(classification.clustering(embedding, label)) == {'nmi', 'pairwise_f1'}
-  assert len(classification.retrieval(embedding, label)) == 2 * (rows.bit_length() - (rows in (1, 2)))
+  assert set(retrieval.clustering(embedding, label)) == {'nmi', 'pairwise_f1'}
+  assert len(retrieval.retrieval(embedding, label)) == 2 * (rows.bit_length() - (rows in (1, 2)))

@@ -4,8 +4,8 @@ import numpy as np
 import optax
 import pytest
 
-from ferjax.optim import optimizers
 from ferjax.errors import InputError
+from ferjax.optim import optimizers
 
 PARAMS = {'model': {'kernel': jnp.array([1.0, -2.0]), 'bias': jnp.array([0.5])}}
 GRADS = {'model': {'kernel': jnp.array([0.1, 0.2]), 'bias': jnp.array([0.3])}}

@@ -9,11 +9,11 @@ import pytest
 
 from ferjax import core
 from ferjax.distributed import parallel
-from ferjax.images import augment
 from ferjax.errors import InputError
-from ferjax.terms import weighting as weightings
+from ferjax.images import augment
 from ferjax.losses.cross_entropy import cross_entropy
 from ferjax.models import resnet
+from ferjax.training.step import EQUAL, example_terms, make_train_step, weighted_sum
 
 BATCH, STEPS, ROWS = 16, 10, 24
 
@@ -69,7 +69,7 @@ def run(
   steps,
   make_method=batch_hard_method,
   weights=None,
-  weighting=core.EQUAL,
+  weighting=EQUAL,
   more=None,
 ):
   """Metrics of every step and the last parameters and other state, as NumPy arrays.
@@ -109,11 +109,11 @@ def run(
   )
   history = ()
   if weighting.varies:
-    terms = core.example_terms(method, change, params, extra, batches[0])
+    terms = example_terms(method, change, params, extra, batches[0])
     learned, history = weighting.init(terms)
-    params = params | ({weightings.LEARNED: learned} if learned else {})
+    params = params | ({core.LEARNED: learned} if learned else {})
   state = core.TrainState(jnp.int32(0), params, tx.init(params), extra, jax.random.key(1), history)
-  step = core.make_train_step(method, tx, change, weights or {}, weighting)
+  step = make_train_step(method, tx, change, weights or {}, weighting)
   step = place.compile(step, donate=0)
   state, metrics = place.replicate(state), []
   for batch in batches:
@@ -169,6 +169,6 @@ def test_impossible_settings_are_refused(options):
 
 def test_weights_apply_in_one_place_and_must_name_a_term():
   terms = {'a': jnp.float32(2), 'b': jnp.float32(3)}
-  assert core.weighted_sum(terms, {'b': 0.5}) == 3.5
+  assert weighted_sum(terms, {'b': 0.5}) == 3.5
   with pytest.raises(InputError, match="Did you mean 'b'|names 'bb'"):
-    core.weighted_sum(terms, {'bb': 1.0})
+    weighted_sum(terms, {'bb': 1.0})

@@ -9,7 +9,6 @@ from PIL import Image
 from test_data_sets import load
 
 from ferjax.cli import prepare
-from ferjax.data import dataset
 from ferjax.datasets import listing
 from ferjax.datasets.affectnet import parser as affectnet
 from ferjax.datasets.cfee import parser as cfee
@@ -20,13 +19,14 @@ from ferjax.datasets.fer_plus import parser as fer_plus
 from ferjax.datasets.folder import parser as folder
 from ferjax.datasets.jaffe import parser as jaffe
 from ferjax.datasets.kdef import parser as kdef
-from ferjax.labels import CLASSES, CLASSES_8
 from ferjax.datasets.mmi import parser as mmi
 from ferjax.datasets.multi_pie import parser as multi_pie
 from ferjax.datasets.oulu_casia import parser as oulu_casia
 from ferjax.datasets.raf_db import parser as raf_db
 from ferjax.datasets.sfew import parser as sfew
 from ferjax.errors import InputError
+from ferjax.images import files
+from ferjax.labels import CLASSES, CLASSES_8
 
 
 def test_raf_db_names_labels_and_skipped_pictures(tmp_path):
@@ -102,7 +102,7 @@ def test_fer2013_variants(tmp_path):
   found = fer2013.parse(tmp_path / 'a')
   assert [row['label'] for row in found.rows] == ['anger'] and found.rows[0]['split'] == 'val'
   assert [problem.line for problem in found.problems] == [3, 4, 5]
-  stored = dataset.decode(found.rows[0]['image'])
+  stored = files.decode(found.rows[0]['image'])
   np.testing.assert_array_equal(stored[..., 0].ravel(), np.array(rows[0][2].split(), int))
 
   trees.write_csv(tmp_path / 'b' / 'train.csv', [('emotion', 'pixels'), (3, trees.pixels(1))])

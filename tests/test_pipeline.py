@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ferjax.data import dataset, pipeline, samplers
+from ferjax.data import checks, dataset, pipeline, samplers
 from ferjax.data.splits import take
 from ferjax.errors import InputError
 
@@ -99,18 +99,18 @@ def test_in_order_visits_every_row_once_and_marks_padding():
 
 def test_what_training_needs_is_checked(data):
   with pytest.raises(InputError, match="needs 'valence'"):
-    pipeline.check_trainable(data, frozenset({'valence'}), 16)
+    checks.check_trainable(data, frozenset({'valence'}), 16)
   with pytest.raises(InputError, match='larger than the training set'):
-    pipeline.check_trainable(data, frozenset(), 85)
+    checks.check_trainable(data, frozenset(), 85)
   test_only = data._replace(splits={'test': data.splits['test']})
   with pytest.raises(InputError, match='--mode=eval'):
-    pipeline.check_trainable(test_only, frozenset(), 16)
+    checks.check_trainable(test_only, frozenset(), 16)
   train = data.splits['train']
   rows = np.flatnonzero(train.table['label'] != 4)
   without_anger = data._replace(splits={'train': take(train, rows)})
   with pytest.raises(InputError, match="'anger' has no training row"):
-    pipeline.check_trainable(without_anger, frozenset(), 16)
+    checks.check_trainable(without_anger, frozenset(), 16)
   table = {k: v for k, v in train.table.items() if k != 'landmarks'}
   no_landmarks = data._replace(splits={'train': train._replace(table=table)})
   with pytest.raises(InputError, match="'landmarks'.*x_0"):
-    pipeline.check_trainable(no_landmarks, frozenset({'landmarks'}), 16)
+    checks.check_trainable(no_landmarks, frozenset({'landmarks'}), 16)

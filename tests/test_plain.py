@@ -6,8 +6,8 @@ from jax import lax
 from test_resnet import shapes
 
 from ferjax import models
-from ferjax.errors import InputError
 from ferjax.distributed.parallel import AXIS
+from ferjax.errors import InputError
 
 NETWORKS = ('vgg13', 'alexnet', 'preact_resnet18')
 

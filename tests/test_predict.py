@@ -14,14 +14,14 @@ import pytest
 from PIL import Image
 from test_annotate import command as detector_command  # noqa: F401, a fixture
 
-from ferjax.annotation import faces as annotate
-from ferjax.prediction import predict, predictor
-from ferjax.training import loop
 from ferjax.annotation import detector as detectors
-from ferjax.data import dataset
+from ferjax.annotation import faces as annotate
+from ferjax.cli.predict import main
 from ferjax.datasets import listing
 from ferjax.errors import InputError
-from ferjax.prediction import film, inputs, overlay, reading
+from ferjax.images import files
+from ferjax.prediction import film, inputs, overlay, predict, predictor, reading
+from ferjax.training import loop
 
 CLASSES = ('red', 'green', 'blue')
 
@@ -184,9 +184,9 @@ def test_pictures_are_read_as_training_reads_them(folder, tmp_path):
   (tmp_path / 'more.jpg').write_bytes((folder / '01.jpg').read_bytes() + b'more')
   for path in [*folder.glob('*.???'), *tmp_path.glob('*.???')]:
     if path.suffix != '.txt':
-      expected = dataset.decode(listing.encoded_picture(path))
-      np.testing.assert_array_equal(listing.read(path), expected)
-  assert listing.read(tmp_path / 'turned.jpg').shape == (20, 24, 3)
+      expected = files.decode(files.encoded_picture(path))
+      np.testing.assert_array_equal(files.read(path), expected)
+  assert files.read(tmp_path / 'turned.jpg').shape == (20, 24, 3)
 
 
 def test_names_of_any_kind(tmp_path, monkeypatch):
@@ -493,7 +493,7 @@ def test_detected_faces(discs, tmp_path, detector_command):  # noqa: F811
   image = annotate.read(discs / 'two.png')
   fields, crop = annotate.describe(image, detector.find(image)[0], 112, 0.1)
   detector.close()
-  np.testing.assert_array_equal(seen[0][0], dataset.resize(crop, 56))
+  np.testing.assert_array_equal(seen[0][0], files.resize(crop, 56))
   point = np.array([float(fields['x_30']), float(fields['y_30'])])
   np.testing.assert_allclose(seen[0][1][30], (point + 0.5) / 2 - 0.5, atol=1e-4)
   assert cv2.imread(str(tmp_path / 's.png')).std() > 5
@@ -508,7 +508,7 @@ def test_a_tiny_run(small_config, tmp_path, capfd):
   source = Path(small_config.data.path)
   out = tmp_path / 'faces.csv'
   flags = [f'--workdir={workdir}', str(source.parent / 'test_*.png')]
-  predict.main([*flags, f'--out={out}', '--threads=2'])
+  main([*flags, f'--out={out}', '--threads=2'])
   printed = capfd.readouterr().out
   assert '28 faces of 28 files, 0 errors' in printed
   found = {Path(row['file']).name: row for row in read(out)}
@@ -521,7 +521,7 @@ def test_a_tiny_run(small_config, tmp_path, capfd):
     assert len(names) == 7
     for name in names:
       assert float(same[name]) == pytest.approx(float(row[name]), abs=2e-6)
-  predict.main(flags)
+  main(flags)
   assert list(csv.DictReader(io.StringIO(capfd.readouterr().out))) == list(found.values())
 
 

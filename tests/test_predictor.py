@@ -8,8 +8,8 @@ from conftest import draw_face
 from PIL import Image
 
 import ferjax
-from ferjax.data import dataset
 from ferjax.errors import InputError
+from ferjax.images import files
 
 
 @pytest.fixture(scope='module')
@@ -61,7 +61,7 @@ def test_more_pictures_than_a_batch_of_any_sizes_and_grey(predictor):
     'embedding': (70, 64),
   }
   np.testing.assert_allclose(found['probabilities'].sum(1), 1, rtol=1e-6)
-  resized = [dataset.resize(p if p.ndim == 3 else np.stack([p] * 3, -1), 32) for p in pictures]
+  resized = [files.resize(p if p.ndim == 3 else np.stack([p] * 3, -1), 32) for p in pictures]
   np.testing.assert_array_equal(predictor(resized), found['probabilities'])
   for place in (0, 7, 69):
     alone = predictor(pictures[place])

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from conftest import needs_onnx
 
-from ferjax.assembly import build
 from ferjax import config, core
+from ferjax.assembly import build
+from ferjax.errors import InputError
 from ferjax.export import programs
 from ferjax.images import augment
-from ferjax.errors import InputError
 
 
 def made(name, *, precision='float32', features=(), network=None, **options):

@@ -13,16 +13,18 @@ import cv2
 import numpy as np
 import pytest
 
-from ferjax.report import comparison, page, single
-from ferjax import core
-from ferjax.metrics.predictions import Predictions
-from ferjax.report.figures import heatmaps, plots, tables
-from ferjax.training import logs
-from ferjax.runs.folder import read
-from ferjax.evaluation import finish
 from ferjax import config as configs
+from ferjax import core, files
+from ferjax.cli import report
 from ferjax.data import dataset, noise
 from ferjax.errors import InputError
+from ferjax.evaluation import finish
+from ferjax.metrics.predictions import Predictions
+from ferjax.report import comparison, page, single
+from ferjax.report.figures import heatmaps, plots, tables
+from ferjax.runs import history
+from ferjax.runs.folder import read
+from ferjax.runs.record import write
 
 CLASSES = ('neutral', '<script>alert(1)</script>', 'fear & "joy"')
 VOID = {'meta', 'img', 'wbr', 'br', 'link', 'path', 'use'}
@@ -102,7 +104,7 @@ def write_record(folder, **changes):
     place[last] = value
   facts = {'data': 'set <b>one</b>', 'fingerprint': 'f' * 64, 'labels_sha256': 'a' * 64}
   facts |= {'classes': list(CLASSES), 'poses': [-30, 0], 'rows': {'train': 9}, 'duplicates': {}}
-  configs.write(folder, config, facts | {'steps': 4})
+  write(folder, config, facts | {'steps': 4})
 
 
 def evaluation(step, split, acc, **others):
@@ -128,7 +130,7 @@ def write_lines(folder, accuracies, steps=(2, 4)):
 
 def write_summary(folder, lines, **others):
   values = {'step': 4, 'stopped_early': False, 'data': 'x', 'state_sha256': 'c0ffee' * 10}
-  logs.write_json(folder / 'summary.json', logs.summarise(lines) | values | others)
+  files.write_json(folder / 'summary.json', history.summarise(lines) | values | others)
 
 
 def predictions():
@@ -154,7 +156,7 @@ def folder(tmp_path_factory):
   write_record(folder, **{'noise.kind': 'symmetric', 'optimizer.lr': 0.5, 'data.path': '<u>.csv'})
   record = json.loads((folder / 'config.json').read_text())
   record['weights'] = {'file': 'start.pth', 'sha256': 'beef' * 16, 'used': 3, 'left_out': ['fc']}
-  logs.write_json(folder / 'config.json', record)
+  files.write_json(folder / 'config.json', record)
   accuracies = {'val': 0.5, 'test': 0.6, 'test/rotation': 0.45}
   lines = write_lines(folder, accuracies)
   embedded = {'silhouette/expression': 0.125, 'recall@1': 0.375, 'acc@1': 0.25, 'nmi': 0.0625}
@@ -178,13 +180,13 @@ def folder(tmp_path_factory):
   finish.split(other, None, predictions(), CLASSES, 'test')
   write_picture(other / 'report' / 'mistakes_test.png')
   summary = {'step': 4, 'data': 'other', 'fingerprint': 'x', 'test': evaluation(4, 'test', 0.1875)}
-  logs.write_json(other / 'summary.json', summary | {'without': ['landmarks']})
+  files.write_json(other / 'summary.json', summary | {'without': ['landmarks']})
   return folder
 
 
 @pytest.fixture(scope='module')
 def written(folder):
-  single.main([f'--workdir={folder}'])
+  report.main([f'--workdir={folder}'])
   return folder / 'report' / 'report.html'
 
 
@@ -253,21 +255,21 @@ def test_results_of_a_run_that_goes_on(tmp_path):
   folder = tmp_path / 'run'
   write_record(folder)
   (folder / 'metrics.jsonl').write_text('')
-  single.main([f'--workdir={folder}'])
+  report.main([f'--workdir={folder}'])
   text = check_page(folder / 'report' / 'report.html').text
   assert 'not finished: step 0 of 4' in text and 'no curves' in text
   lines = write_lines(folder, {}, steps=(2,))
-  single.main([f'--workdir={folder}', f'--out={tmp_path}/a/b.html'])
+  report.main([f'--workdir={folder}', f'--out={tmp_path}/a/b.html'])
   assert 'Nothing was evaluated yet' in check_page(tmp_path / 'a' / 'b.html').text
   lines = write_lines(folder, {'val': 0.5}, steps=(2,))
   with (folder / 'metrics.jsonl').open('a') as file:
     file.write('{"step": 3, "split"')
-  single.main([f'--workdir={folder}'])
+  report.main([f'--workdir={folder}'])
   text = check_page(folder / 'report' / 'report.html').text
   assert 'step 2 of 4' in text and '50.0' in text and 'There is no test split' in text
   write_summary(folder, lines, step=2)
   write_lines(folder, {'val': 0.5}, steps=(2, 3))
-  single.main([f'--workdir={folder}'])
+  report.main([f'--workdir={folder}'])
   text = check_page(folder / 'report' / 'report.html').text
   assert 'at step 3 of 4. Tables and pictures are those of step 2' in text
 
@@ -300,7 +302,7 @@ def test_a_damaged_file_is_told_by_its_name(folder, tmp_path, name, damage, told
   path = copy / name
   path.write_bytes(damage if isinstance(damage, bytes) else damage.encode())
   with pytest.raises(InputError, match=re.escape(told)):
-    single.main([f'--workdir={copy}', f'--out={tmp_path}/out.html'])
+    report.main([f'--workdir={copy}', f'--out={tmp_path}/out.html'])
   assert not (tmp_path / 'out.html').exists()
 
 
@@ -323,7 +325,7 @@ def test_whatever_is_damaged_is_told_or_shown(folder, tmp_path, monkeypatch):
     )[number % 3]
     path.write_bytes(damaged)
     try:
-      single.main([f'--workdir={copy}', f'--out={tmp_path}/out.html'])
+      report.main([f'--workdir={copy}', f'--out={tmp_path}/out.html'])
       check_page(tmp_path / 'out.html')
     except InputError as error:
       assert path.name in str(error)
@@ -338,7 +340,7 @@ def test_a_cut_picture_is_told(folder, tmp_path):
   path = copy / 'report' / 'grad_cam.png'
   path.write_bytes(path.read_bytes()[:-2000])
   with pytest.raises(InputError, match='grad_cam.png is damaged'):
-    single.main([f'--workdir={copy}'])
+    report.main([f'--workdir={copy}'])
 
 
 def test_large_pictures_become_jpeg(folder, tmp_path, monkeypatch):
@@ -346,7 +348,7 @@ def test_large_pictures_become_jpeg(folder, tmp_path, monkeypatch):
   shutil.copytree(folder, copy)
   write_picture(copy / 'report' / 'search_test.png', (300, 300))
   monkeypatch.setattr(single, 'LIMIT', 300_000)
-  single.main([f'--workdir={copy}'])
+  report.main([f'--workdir={copy}'])
   found = check_page(copy / 'report' / 'report.html')
   assert found.source.count('data:image/jpeg') == 1 and '1 of its pictures are JPEG' in found.text
 
@@ -364,7 +366,7 @@ def test_mean_and_deviation_over_seeds(tmp_path):
   runs = [seeded(tmp_path, f'a_{i}', i, acc) for i, acc in enumerate(accuracies)]
   runs.append(seeded(tmp_path, 'b', 0, 0.25, **{'optimizer.lr': 0.5, 'reading.threads': 2}))
   out = tmp_path / 'out.html'
-  single.main(
+  report.main(
     [f'--workdir={runs[0]},{runs[1]}', f'--workdir={runs[2]}', f'--workdir={runs[3]}']
     + [f'--out={out}']
   )
@@ -416,7 +418,7 @@ def test_what_a_comparison_says_of_its_runs(tmp_path):
   twin = seeded(tmp_path, 'twin', 0, 0.5)
   out = tmp_path / 'out.html'
   given = [f'--workdir={run}' for run in (*runs, going_on, new, twin)]
-  single.main([*given, f'--out={out}'])
+  report.main([*given, f'--out={out}'])
   text = check_page(out).text.replace('\xa0', ' ')
   assert 'Comparison of 5 runs in 3 lines' in text
   assert re.search(r'b2 \(B b\) is not finished: step 2 of 4; it is left out of the means', text)
@@ -428,7 +430,7 @@ def test_what_a_comparison_says_of_its_runs(tmp_path):
   names = ('rotation', 'brightness', 'contrast', 'saturation', 'erasing')
   many = {f'augment.{key}': 0.5 for key in names}
   runs.append(seeded(tmp_path, 'd', 0, 0.5, **keys, **many))
-  single.main([*(f'--workdir={run}' for run in runs), f'--out={out}'])
+  report.main([*(f'--workdir={run}' for run in runs), f'--out={out}'])
   text = check_page(out).text
   # nine keys: the first eight are in one table, the last in another
   assert 'What differs, continued line optimizer. lr A' in text.replace('\xa0', ' ')
@@ -436,20 +438,20 @@ def test_what_a_comparison_says_of_its_runs(tmp_path):
 
 def test_arguments_that_do_not_fit(folder, tmp_path):
   with pytest.raises(InputError, match='needs --out=FILE.html'):
-    single.main([f'--workdir={folder},{tmp_path}'])
+    report.main([f'--workdir={folder},{tmp_path}'])
   with pytest.raises(InputError, match='is named twice'):
-    single.main([f'--workdir={folder}', f'--workdir={folder}/.'])
+    report.main([f'--workdir={folder}', f'--workdir={folder}/.'])
   with pytest.raises(InputError, match='is no run'):
-    single.main([f'--workdir={tmp_path}'])
+    report.main([f'--workdir={tmp_path}'])
   with pytest.raises(InputError, match='names nothing'):
-    single.main(['--workdir='])
+    report.main(['--workdir='])
   (tmp_path / 'file').write_text('')
   with pytest.raises(InputError, match='cannot write to'):
-    single.main([f'--workdir={folder}', f'--out={tmp_path}/file/out.html'])
+    report.main([f'--workdir={folder}', f'--out={tmp_path}/file/out.html'])
   with pytest.raises(InputError, match='must be .html or .htm'):
-    single.main([f'--workdir={folder}', f'--out={folder}/config.json'])
+    report.main([f'--workdir={folder}', f'--out={folder}/config.json'])
   (tmp_path / 'a,b').mkdir()
-  assert single.folders([f'{tmp_path}/a,b']) == [tmp_path / 'a,b']
+  assert report.folders([f'{tmp_path}/a,b']) == [tmp_path / 'a,b']
 
 
 def test_the_command(tmp_path):
@@ -493,9 +495,9 @@ def test_all_that_the_end_of_a_run_writes_has_its_place(tmp_path):
   evaluated = {'test': predicted}
   finish.finish(folder, state, data, evaluated, training, looks, numbers=True, tsne=9)
   record = json.loads((folder / 'config.json').read_text()) | {'classes': classes}
-  logs.write_json(folder / 'config.json', record)
+  files.write_json(folder / 'config.json', record)
 
-  single.main([f'--workdir={folder}'])
+  report.main([f'--workdir={folder}'])
   pictures = {path.stem for path in (folder / 'report').glob('*.png')}
   found = check_page(folder / 'report' / 'report.html')
   in_tables = {name for name in pictures if name.startswith(('confusion', 'expression_by_pose'))}

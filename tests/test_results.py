@@ -1,7 +1,7 @@
 import cv2
 import numpy as np
 
-from ferjax.evaluation import finish
+from ferjax.report.figures import curves
 
 
 def line(step, **values):
@@ -14,11 +14,11 @@ def test_weights_are_drawn_beside_the_terms_and_are_none(tmp_path):
   both = [a | b for a, b in zip(lines, weights, strict=True)]
   widths = []
   for name, drawn in (('terms', lines), ('both', both)):
-    finish.terms(tmp_path / f'{name}.png', [*drawn, {'step': 5, 'split': 'test'}], 'run')
+    curves.terms(tmp_path / f'{name}.png', [*drawn, {'step': 5, 'split': 'test'}], 'run')
     picture = cv2.imread(str(tmp_path / f'{name}.png'))
     assert picture.std() > 5
     widths.append(picture.shape[1])
   np.testing.assert_allclose(widths[1] / widths[0], 3 / 2, rtol=0.1)
   one = [{key: value for key, value in x.items() if key != 'triplet'} for x in both]
-  finish.terms(tmp_path / 'one.png', one, 'run')
+  curves.terms(tmp_path / 'one.png', one, 'run')
   assert not (tmp_path / 'one.png').exists()

@@ -10,12 +10,13 @@ import trees
 from conftest import strip_landmarks, write_manifest
 
 from ferjax import config as configs
+from ferjax.assembly import sources
+from ferjax.data import checks, dataset, sets
+from ferjax.errors import InputError
+from ferjax.evaluation import evaluate
 from ferjax.metrics import predictions
-from ferjax.assembly import sources, restore
 from ferjax.report.figures import tables
 from ferjax.training import loop
-from ferjax.data import dataset, pipeline, sets
-from ferjax.errors import InputError
 
 CLASSES = ('neutral', 'happiness', 'surprise', 'sadness', 'anger', 'disgust', 'fear')
 
@@ -258,7 +259,7 @@ def test_sets_without_a_common_class_or_training_rows(folder, data_dir):
   tested = data._replace(splits={'test': data.splits['test']})
   joined = sets.join({'a': data, 'b': tested})
   with pytest.raises(InputError, match='b has no training row of a class in use'):
-    pipeline.check_trainable(joined, frozenset(), 4)
+    checks.check_trainable(joined, frozenset(), 4)
 
 
 def test_averages_count_every_set_once(tmp_path):
@@ -307,14 +308,14 @@ def test_a_run_on_two_sets_is_tested_on_three(folder, data_dir, small_config, tm
   for name in ('sets.csv', 'confusion_test_a.png', 'confusion_test.png'):
     assert (tmp_path / 'report' / name).is_file()
   assert loop.train(config, tmp_path) == summary
-  own = restore.evaluate_run(tmp_path)
+  own = evaluate.evaluate_run(tmp_path)
   assert own['sets'] == found and own['averages'] == summary['averages']
   assert own['test'] == summary['last']['test'] and own['data'] == 'a+b'
   other = configs.base()
   other.data.update(name='manifest', path=spec(folder, 'c').partition(':')[2], dir=data_dir)
   other.eval.update(batch=16, heatmaps=0, tsne=0, embeddings=False)
   other.eval.sets = (spec(folder, 'b'),)
-  result = restore.evaluate_run(tmp_path, 'last', other)
+  result = evaluate.evaluate_run(tmp_path, 'last', other)
   assert list(result['sets']) == ['b'] and result['sets']['b']['acc'] == found['b']['acc']
   assert list((tmp_path / 'eval').rglob('mistakes_test_b.png'))
   config.eval.sets = (spec(folder, 'c'),)

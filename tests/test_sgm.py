@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from test_parallel import check_ten_steps_in_float64
 
-from ferjax.runs import checkpoint
-from ferjax.metrics import mixtures
-from ferjax.training import logs, loop
+from ferjax.assembly import restore, sources
 from ferjax.distributed import parallel
-from ferjax.assembly import sources, restore
-from ferjax.terms import wrap
 from ferjax.errors import InputError
+from ferjax.evaluation import evaluate
 from ferjax.losses import gaussian
 from ferjax.methods import sgm, triplet
+from ferjax.metrics import mixtures
 from ferjax.models import resnet
+from ferjax.optim.ema import ema
+from ferjax.runs import checkpoint, history
+from ferjax.training import loop
 
 BATCH, CLASSES, ROWS = 12, 3, 40
 TABLE = {'label': np.arange(ROWS, dtype=np.int32) % CLASSES}
@@ -173,7 +174,7 @@ def test_levels_rise_and_find_planted_sub_classes(monkeypatch):
 
 def test_an_average_of_parameters_is_what_is_enrolled():
   inner = sgm.make(narrow(), num_classes=CLASSES, embedding_width=5, levels=2, level_epochs=1)
-  method = wrap.ema(inner, 0.9)
+  method = ema(inner, 0.9)
   params, extra = method.init(jax.random.key(0), {'image': jnp.zeros((1, 16, 16, 3))}, TABLE)
   embedding = np.random.default_rng(0).normal(size=(ROWS, 5))
   extra = method.enroll(params, extra, TABLE, lambda: embedding)
@@ -316,8 +317,8 @@ def test_runs_across_refreshes_resume_to_the_bit_and_do_not_depend_on_devices(
     np.testing.assert_array_equal(of_class, [12] * 7)
     assert (extra['rows'] > 0).reshape(7, 3).sum(1).max() <= extra['level']
   assert steps == {3: 1, 5: 1, 6: 2, 9: 2, 10: 2, 12: 3}
-  assert whole['last']['test']['acc'] == restore.evaluate_run(tmp_path / 'whole')['test']['acc']
-  lines = logs.read_lines(tmp_path / 'whole' / 'metrics.jsonl')
+  assert whole['last']['test']['acc'] == evaluate.evaluate_run(tmp_path / 'whole')['test']['acc']
+  lines = history.read_lines(tmp_path / 'whole' / 'metrics.jsonl')
   first = next(line for line in lines if line['split'] == 'train')
   assert {'acc', 'sgm', 'posterior/true_below_0.001'} <= set(first)
   assert first['loss'] == first['sgm']

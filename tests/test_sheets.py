@@ -2,9 +2,9 @@ import cv2
 import numpy as np
 import pytest
 
+from ferjax.data import dataset
 from ferjax.metrics.predictions import Predictions
 from ferjax.report.figures import sheets
-from ferjax.data import dataset
 
 CLASSES = ('neutral', 'fear', 'anger')
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from ferjax.datasets import synthetic_faces
+from ferjax.datasets.synthetic_faces import synthetic_faces_dataset_builder as module
 from ferjax.datasets.synthetic_faces.drawing import sample
 from ferjax.datasets.synthetic_faces.drawing.action_units import ACTION_UNITS
-from ferjax.labels import CLASSES
-from ferjax.datasets.synthetic_faces import synthetic_faces_dataset_builder as module
 from ferjax.errors import InputError
+from ferjax.labels import CLASSES
 
 
 @pytest.fixture(scope='module')

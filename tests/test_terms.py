@@ -17,19 +17,23 @@ import pytest
 from conftest import MINE, strip_landmarks
 from test_parallel import check_ten_steps_in_float64, run
 
-from ferjax.terms.added import check, make, stateful
-from ferjax.assembly import build, restore
-from ferjax import core, losses
-from ferjax.training import logs, loop
-from ferjax.distributed import parallel
-from ferjax.terms import builtin, wrap
 from ferjax import config as configs
+from ferjax import core, losses
+from ferjax.assembly import restore
+from ferjax.assembly.terms import make_weights, with_terms
+from ferjax.distributed import parallel
 from ferjax.errors import InputError
+from ferjax.evaluation import evaluate
 from ferjax.losses import cross_entropy
-from ferjax.terms import weighting
 from ferjax.losses import triplet as triplets
 from ferjax.methods import dmlnet, ldl_alsg, sgm, softmax
 from ferjax.models import resnet
+from ferjax.optim.ema import ema
+from ferjax.runs import history
+from ferjax.terms import builtin, weighting, wrap
+from ferjax.terms.added import check, make, stateful
+from ferjax.training import loop
+from ferjax.training.step import make_train_step, weights_at
 
 EXAMPLE = Path(__file__).parent.parent / 'configs' / 'examples' / 'my_loss.py'
 
@@ -136,7 +140,7 @@ def test_dynamic_weights_of_added_terms_are_those_of_a_methods_own():
 
 def with_states(dtype):
   """Centres, learned class weights, and an average of the network's parameters alone."""
-  inner = wrap.ema(softmax.make(narrow(dtype), num_classes=7), 0.9, statistics=True)
+  inner = ema(softmax.make(narrow(dtype), num_classes=7), 0.9, statistics=True)
   added = {
     'islands': losses.islands(num_classes=7),
     'head': losses.arcface_head(num_classes=7, scale=8.0),
@@ -246,7 +250,7 @@ def test_a_new_term_costs_no_retrace():
   devices = parallel.make(devices=2)
   chex.clear_trace_counter()
   step = chex.assert_max_traces(
-    core.make_train_step(
+    make_train_step(
       method, tx, lambda keys, batch: batch, {'centers': optax.linear_schedule(0.0, 0.1, 3)}
     ),
     n=1,
@@ -282,10 +286,10 @@ def test_weights_by_number_and_by_schedule(section, by_step):
   config = configs.base()
   config.weights = {'pose': section}
   config.terms = {'sgm': {'weight': section, 'sigma': 1.0}, 'focal': {}}
-  found = build.make_weights(config, steps_per_epoch=10)
+  found = make_weights(config, steps_per_epoch=10)
   assert set(found) == {'pose', 'sgm'}
   for step, expected in by_step.items():
-    now = core.weights_at(found, jnp.int32(step))
+    now = weights_at(found, jnp.int32(step))
     np.testing.assert_allclose(now['pose'], expected, atol=1e-6)
     np.testing.assert_allclose(now['sgm'], expected, atol=1e-6)
 
@@ -311,7 +315,7 @@ def test_weights_that_are_none_are_refused(weight, message):
   config = configs.base()
   config.terms = {'sgm': {'weight': weight}}
   with pytest.raises(InputError, match=message):
-    build.make_weights(config, 10)
+    make_weights(config, 10)
 
 
 @pytest.mark.parametrize('name', ['loss', 'step', 'acc', 'images_per_s'])
@@ -327,7 +331,7 @@ def test_sections_that_are_none_are_refused():
   config.weights = {'sgm': 0.1}
   config.terms = {'sgm': {'weight': 0.1}}
   with pytest.raises(InputError, match='config.weights.sgm or config.terms.sgm.weight, not both'):
-    build.make_weights(config, 10)
+    make_weights(config, 10)
   config.terms = {'sgm': 0.1}
   with pytest.raises(InputError, match='config.terms.sgm is 0.1: give a dict'):
     configs.check(config)
@@ -396,7 +400,7 @@ def test_a_run_with_terms_resumes_to_the_bit_and_is_read_without_them(
   assert loop.train(config_with_terms, tmp_path / 'cut')['state_sha256'] == whole['state_sha256']
   assert 'source of the loss config.terms.mine, my_losses.py, has changed since' in caplog.text
 
-  lines = logs.read_lines(tmp_path / 'whole' / 'metrics.jsonl')
+  lines = history.read_lines(tmp_path / 'whole' / 'metrics.jsonl')
   first, *_, last = (line for line in lines if line['split'] == 'train')
   for name in ('cross_entropy', 'mine', 'running', 'smooth', 'centers'):
     assert first[name] > 0 and f'weight/{name}' in first
@@ -412,7 +416,7 @@ def test_a_run_with_terms_resumes_to_the_bit_and_is_read_without_them(
 
   my_losses.unlink()
   sys.modules.pop('my_losses')
-  assert restore.evaluate_run(tmp_path / 'whole')['test']['acc'] == whole['last']['test']['acc']
+  assert evaluate.evaluate_run(tmp_path / 'whole')['test']['acc'] == whole['last']['test']['acc']
   model = restore.load(tmp_path / 'whole')
   assert set(model.state.params['terms']) == {'running'}
   assert set(model.state.extra['terms']) == {'running', 'centers'}
@@ -429,7 +433,7 @@ def test_a_term_sees_what_the_sampler_plans_and_both_views(manifest, data_dir, s
   plan = {'index': index, 'neighbours': index[..., None] + np.arange(3), 'affinity': None}
   plan['affinity'] = np.ones(plan['neighbours'].shape, np.float32)
   method = ldl_alsg.make(narrow(), num_classes=7)
-  found = build.with_terms(small_config, method, split, lambda *_: plan, 7, 3)
+  found = with_terms(small_config, method, split, lambda *_: plan, 7, 3)
   assert found.needs == {'subject'}
   twice = softmax.make(narrow(), num_classes=7)
   forward = twice.forward
@@ -438,11 +442,11 @@ def test_a_term_sees_what_the_sampler_plans_and_both_views(manifest, data_dir, s
     return forward(params, extra, batch | {'image': batch['image'][:, 1]}, keys)
 
   twice = twice._replace(forward=second_view, views=2)
-  assert build.with_terms(small_config, twice, split, lambda *_: plan, 7, 3).needs == {'subject'}
+  assert with_terms(small_config, twice, split, lambda *_: plan, 7, 3).needs == {'subject'}
   small_config.terms = {'label_distribution': {}}
   del split.table['distribution']
   with pytest.raises(InputError, match="reads 'distribution'.*p_<class>"):
-    build.with_terms(small_config, method, split, lambda *_: plan, 7, 3)
+    with_terms(small_config, method, split, lambda *_: plan, 7, 3)
 
 
 def test_weights_that_name_no_term_are_still_refused(small_config, tmp_path):
@@ -472,7 +476,7 @@ def test_ten_lines_outside_the_repository(manifest, data_dir, tmp_path):
   ]
   result = subprocess.run([*command, *flags], cwd=tmp_path, capture_output=True, text=True)
   assert result.returncode == 0, result.stderr
-  line = logs.read_lines(tmp_path / 'run' / 'metrics.jsonl')[0]
+  line = history.read_lines(tmp_path / 'run' / 'metrics.jsonl')[0]
   assert line['mine'] > 0 and 'island' not in line
   np.testing.assert_allclose(line['loss'], line['cross_entropy'] + 0.02 * line['mine'], rtol=1e-5)
 

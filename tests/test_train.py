@@ -18,9 +18,11 @@ import pytest
 from conftest import write_manifest
 
 from ferjax import files
-from ferjax.training import logs, loop
 from ferjax.assembly import restore
 from ferjax.errors import InputError
+from ferjax.evaluation import evaluate
+from ferjax.runs import history
+from ferjax.training import logs, loop
 
 CONFIGS = sorted((Path(__file__).parent.parent / 'configs').glob('*.py'))
 
@@ -36,7 +38,7 @@ def smoke(path, manifest, data_dir):
 
 
 def lines_of(workdir):
-  lines = logs.read_lines(workdir / 'metrics.jsonl')
+  lines = history.read_lines(workdir / 'metrics.jsonl')
   return [{k: v for k, v in line.items() if k != 'images_per_s'} for line in lines]
 
 
@@ -46,7 +48,7 @@ def test_every_shipped_config_runs(path, manifest, data_dir, tmp_path):
   assert summary['step'] == 10 and len(summary['state_sha256']) == 64
   assert summary['last']['step'] == 10 and summary['best_by_val']['val']['acc'] >= 0
   assert json.loads((tmp_path / 'summary.json').read_text()) == summary
-  lines = logs.read_lines(tmp_path / 'metrics.jsonl')
+  lines = history.read_lines(tmp_path / 'metrics.jsonl')
   assert [line['step'] for line in lines if line['split'] == 'train'] == list(range(1, 11))
   train_keys = {'loss', 'lr', 'images_per_s', 'l2_grads', 'l2_params', 'l2_updates'}
   assert train_keys <= set(lines[0])
@@ -101,7 +103,7 @@ def test_killed_three_times_and_the_same_to_the_bit(small_config, tmp_path):
       [sys.executable, '-c', program, text, str(workdir)], env=os.environ | cache
     ) as run:
       while run.poll() is None:
-        lines = logs.read_lines(workdir / 'metrics.jsonl')
+        lines = history.read_lines(workdir / 'metrics.jsonl')
         if lines and lines[-1]['step'] >= targets[kills]:
           run.send_signal(signal.SIGKILL)
           break
@@ -150,7 +152,7 @@ def test_a_trained_model_is_evaluated_on_another_manifest(small_config, tmp_path
   small_config.noise.update(kind='symmetric', rate=0.5)
   small_config.eval.embeddings = True
   loop.train(small_config, tmp_path / 'run')
-  own = restore.evaluate_run(tmp_path / 'run', 'last')
+  own = evaluate.evaluate_run(tmp_path / 'run', 'last')
   summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
   assert own['test'] == summary['last']['test'] and own['train']['acc'] >= 0
   assert own['embeddings'] == summary['embeddings']  # by the labels that training was given
@@ -161,7 +163,7 @@ def test_a_trained_model_is_evaluated_on_another_manifest(small_config, tmp_path
   other.data.update(path=str(path), image_size=99, val_fraction=0.0)
   other.data.class_map = (('scream', 'anger'), ('surprise', 'anger'))
   other.eval.update(tsne=100, embeddings=True)
-  result = restore.evaluate_run(tmp_path / 'run', 'best', other)
+  result = evaluate.evaluate_run(tmp_path / 'run', 'best', other)
   assert set(result) >= {'train', 'test', 'step', 'embeddings'} and 'val' not in result
   assert result['test']['recall/fear'] is None
   assert result['classes_without_rows'] == ['surprise', 'fear']

@@ -7,7 +7,9 @@ import pytest
 from ferjax import core
 from ferjax.distributed import parallel
 from ferjax.errors import InputError
+from ferjax.metrics import predictions
 from ferjax.terms import weighting
+from ferjax.training.step import example_terms, make_train_step
 
 TERMS = ('expression', 'pose', 'triplet')
 
@@ -144,16 +146,16 @@ def test_the_step_weighs_in_one_place(name):
   method, made = two_terms(), weighting.make(name=name, total=1.0, off=(('b', 1, 2, 0),))
   params, extra = method.init(None, None, None)
   batch = {'x': np.zeros(2, np.float32), 'position': np.arange(2, dtype=np.int32)}
-  shapes = core.example_terms(method, lambda keys, batch: batch, params, extra, batch)
+  shapes = example_terms(method, lambda keys, batch: batch, params, extra, batch)
   assert {k: v.shape for k, v in shapes.items()} == {'a': (), 'b': ()}
   learned, history = made.init(shapes)
-  params = params | ({weighting.LEARNED: learned} if learned else {})
+  params = params | ({core.LEARNED: learned} if learned else {})
   tx = optax.sgd(0.01)
   state = core.TrainState(
     jnp.int32(0), params, tx.init(params), {'seen': params['w']}, jax.random.key(0), history
   )
   devices = parallel.make(devices=2)
-  step = core.make_train_step(method, tx, lambda keys, batch: batch, {'b': 0.5}, made)
+  step = make_train_step(method, tx, lambda keys, batch: batch, {'b': 0.5}, made)
   step = devices.compile(step)
   state, metrics = step(devices.replicate(state), devices.shard(batch))
   share = 1.0 if name == 'uncertainty' else 0.5
@@ -163,11 +165,11 @@ def test_the_step_weighs_in_one_place(name):
   np.testing.assert_allclose(state.params['w'], 2 - 0.01 * share * (4 + 6), rtol=1e-6)
   np.testing.assert_allclose(state.extra['seen'], state.params['w'])
   if name == 'uncertainty':  # d/ds: 1/2 - 4, (1/2 - 12) / 2
-    moved = state.params[weighting.LEARNED]
+    moved = state.params[core.LEARNED]
     np.testing.assert_allclose([moved['a'], moved['b']], [0.035, 0.115 / 2], rtol=1e-5)
   state, metrics = step(state, devices.shard(batch))
   assert metrics['weight/b'] == 0 and metrics['weight/a'] > 0.96
-  predict = devices.compile(core.make_predict_step(method, lambda batch: batch))
+  predict = devices.compile(predictions.make_predict_step(method, lambda batch: batch))
   assert set(predict(state.replace(params={'w': jnp.ones(2)}), devices.shard(batch))) == {'w'}
 
 

@@ -20,13 +20,13 @@ import pytest
 import safetensors.numpy
 import torch_networks
 
-from ferjax.assembly import build, restore
-from ferjax import models
-from ferjax.training import loop
-from ferjax.models import pretrained
-from ferjax.terms import wrap
 from ferjax import config as configs
+from ferjax import models
+from ferjax.assembly import build, restore
 from ferjax.errors import InputError
+from ferjax.models import pretrained
+from ferjax.optim.ema import ema
+from ferjax.training import loop
 
 LAYOUTS = {
   'resnet18': models.resnet18(),
@@ -262,7 +262,7 @@ def test_every_method_takes_them(name, options, networks, average):
   config.model.update(name='resnet10', width=4, weights='file')
   config.method = {'name': name, **options}
   method = build.make_method(config, 7, 3)
-  method = wrap.ema(method, 0.9, statistics=True) if average else method
+  method = ema(method, 0.9, statistics=True) if average else method
   batch = {
     'image': jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32),
     'landmarks': jax.ShapeDtypeStruct((1, 68, 2), jnp.float32),

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ferjax import core
-from ferjax.terms import wrap
+from ferjax.optim.ema import ema
 
 
 def counting_method():
@@ -18,7 +18,7 @@ def counting_method():
 
 
 def test_average_follows_the_closed_loop_and_is_what_predicts():
-  method = wrap.ema(counting_method(), 0.5)
+  method = ema(counting_method(), 0.5)
   params, extra = method.init(None, None, None)
   average = 0.0
   for t in range(12):
@@ -40,7 +40,7 @@ def test_statistics_are_averaged_along():
     predict=lambda params, extra, batch, delta=None: params | extra['batch_stats'],
   )
   for statistics in (False, True):
-    method = wrap.ema(base, 0.5, statistics)
+    method = ema(base, 0.5, statistics)
     params, extra = method.init(None, None, None)
     average = 0.0
     for t in range(4):

@@ -1,22 +1,5 @@
-"""`ferjax annotate FOLDER`: finds, aligns and crops faces, and writes a `manifest`.
+"""Faces of a folder of pictures: found, aligned, cropped, and listed in a manifest."""
 
-Each face gets 68 landmarks and its pose; with --model=face_landmarker.task, which MediaPipe's site
-offers, also estimates of action units. Below the output folder:
-
-  faces/            the crops, in the folders of the pictures
-  manifest.csv      a row for each crop, for --config.data.name=manifest
-  left_out.csv      the pictures that have none, and why
-  annotate.jsonl    what is done so far: a run that was broken off goes on from there
-  annotate.lock     held while a command runs: a second one on the same folder is refused
-
-The manifest's further columns are `source`, the picture below FOLDER; `face`, 0 for its largest;
-and `crop_00 ... crop_12`, the 2x3 matrix that carries (x, y, 1) of the upright picture to the crop,
-in pixels whose centres are whole numbers. Landmarks and pose are those of the crop. `split` comes
-from a first folder named train, val or test, else it is train; `label` from the innermost folder
-that is named as a class. The first run makes an environment for MediaPipe with pip.
-"""
-
-import argparse
 import contextlib
 import csv
 import errno
@@ -24,7 +7,6 @@ import json
 import logging
 import os
 import queue
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,15 +18,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image, ImageOps
 
-from ferjax import files
-from ferjax.annotation import alignment, environment, mesh
+from ferjax import files, labels
+from ferjax.annotation import alignment, mesh
 from ferjax.annotation import detector as detectors
-from ferjax import labels
-from ferjax.datasets import listing
-from ferjax.datasets.synthetic_faces.drawing.stream import available_processes
+from ferjax.datasets import folders
 from ferjax.datasets.manifest.parser import POSE, SPLITS
-from ferjax.errors import InputError, told_in_a_line
-from ferjax.main import cache_folder, show_messages
+from ferjax.errors import InputError
+from ferjax.images.files import ENDINGS, FORMATS
 
 LOGGER = logging.getLogger(__name__)
 
@@ -85,9 +65,9 @@ def annotate(
       there, or it was begun with other settings or by another MediaPipe.
   """
   _check(folder, out, size, margin, workers)
-  names = [name for name in listing.files(folder) if name.lower().endswith(listing.ENDINGS)]
+  names = [name for name in folders.files(folder) if name.lower().endswith(ENDINGS)]
   if not names:
-    raise InputError(f'{folder} holds no picture ({", ".join(listing.ENDINGS)})')
+    raise InputError(f'{folder} holds no picture ({", ".join(ENDINGS)})')
   pool = queue.SimpleQueue()
   settings = {'size': size, 'margin': margin, 'all_faces': all_faces}
   with contextlib.ExitStack() as stack:
@@ -244,7 +224,7 @@ def read(path: Path) -> np.ndarray:
   Raises:
     OSError or an error of the decoder: it cannot be read.
   """
-  with Image.open(path, formats=listing.FORMATS) as picture:
+  with Image.open(path, formats=FORMATS) as picture:
     picture.load()
     if picture.mode in ('I', 'F'):
       raise OSError(f'{picture.mode} (32-bit) pixels: save it with 8 or 16 bits')
@@ -344,56 +324,3 @@ def summary(entries: Sequence[Entry], out: Path) -> str:
     )
   lines.append(f'written to {out / "manifest.csv"}')
   return '\n'.join(lines)
-
-
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-  arguments = argparse.ArgumentParser(
-    prog='ferjax annotate',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  arguments.add_argument('folder', type=Path, help='the folder of pictures')
-  arguments.add_argument('--out', type=Path, help='default: FOLDER_faces, beside FOLDER')
-  arguments.add_argument('--size', type=int, default=112, help="pixels of a crop's side")
-  arguments.add_argument(
-    '--margin', type=float, default=0.1, help='share left free on each side of an average face'
-  )
-  arguments.add_argument(
-    '--faces', choices=('largest', 'all'), default='largest', help='which of a picture'
-  )
-  arguments.add_argument('--model', type=Path, help='a face_landmarker.task, for action units')
-  arguments.add_argument('--workers', type=int, default=available_processes(), help='processes')
-  arguments.add_argument('--python', type=Path, help='one that has MediaPipe: none is installed')
-  return arguments.parse_args(argv)
-
-
-def main(argv: Sequence[str]) -> None:
-  """Annotates the folder that the arguments name.
-
-  Raises:
-    InputError: no such model, MediaPipe cannot be installed or started; see `annotate`.
-  """
-  options = parse(argv)
-  folder = options.folder.resolve()
-  out = options.out or folder.with_name(f'{folder.name}_faces')
-  _check(folder, out, options.size, options.margin, options.workers)
-  if options.model and not options.model.is_file():
-    raise InputError(f'--model={options.model}: no such file')
-  requirements = environment.LANDMARKER if options.model else environment.MESH
-  python = options.python or environment.python(requirements, cache_folder() / 'environments')
-  text = annotate(
-    folder,
-    out,
-    detectors.worker(python, options.model),
-    size=options.size,
-    margin=options.margin,
-    all_faces=options.faces == 'all',
-    workers=options.workers,
-  )
-  print(text)
-
-
-if __name__ == '__main__':
-  show_messages()
-  with told_in_a_line():
-    main(sys.argv[1:])

@@ -175,8 +175,7 @@ def add_poses(manifest: Path, out: Path, poses: Sequence[int] = DML_NET_POSES) -
   table = read(manifest)
   if 'pose_Ry' not in table.header:
     raise InputError(
-      f"{manifest} has no column 'pose_Ry' (yaw in radians): add it with "
-      'ferjax prepare annotations'
+      f"{manifest} has no column 'pose_Ry' (yaw in radians): add it with ferjax prepare annotations"
     )
   yaw = np.array([_float(row['pose_Ry']) for row in table.rows])
   if (np.abs(yaw) > np.pi).any():

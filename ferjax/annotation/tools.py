@@ -17,8 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ferjax.datasets.listing import ENDINGS, Problem, csv_rows, files, text_lines
+from ferjax.datasets.folders import files
+from ferjax.datasets.listing import Problem, csv_rows, text_lines
 from ferjax.errors import InputError, nearest
+from ferjax.images.files import ENDINGS
 
 POINTS = (5, 19, 37, 68)
 ANGLES = ('degrees', 'radians')

@@ -1,18 +1,20 @@
 """The data of a run, from its config: one data set or several joined, and what is tested on."""
 
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import ml_collections
 
-from ferjax.assembly import build
-from ferjax import core
 from ferjax import config as configs
-from ferjax.data import dataset, pipeline, sets
-from ferjax.images import distort
-from ferjax import labels
+from ferjax import core, labels
+from ferjax.assembly import build
+from ferjax.assembly.build import picture_dtype
+from ferjax.data import checks, dataset, graphs, noise, pipeline, samplers, sets
 from ferjax.errors import InputError, nearest
+from ferjax.images import augment, distort
 
 LOGGER = logging.getLogger(__name__)
 
@@ -99,7 +101,7 @@ def fit(
   """
   tests = {name: build.derive(method, data) for name, data in tests.items()}
   for name, data in tests.items():
-    pipeline.check_features(data, method.predict_needs)
+    checks.check_features(data, method.predict_needs)
     without = sorted(method.predict_uses.difference(data.splits['test'].table))
     if without:
       LOGGER.warning('%s has no %s: the model predicts without them', name, ', '.join(without))
@@ -200,3 +202,67 @@ def _check_class_map(pairs, data, tests):
         f"config.data.class_map names '{theirs}', which is no class of any set."
         f'{nearest(theirs, known)} There are: {", ".join(sorted(known))}'
       )
+
+
+def make_sampler(config: ml_collections.ConfigDict, table: dataset.Table) -> samplers.Plan:
+  """The sampler that a config names.
+
+  Its factory is told the table of the training rows, the picture size and the folder of graphs
+  where it has such arguments.
+
+  Raises:
+    InputError: no such sampler, a key that it does not take, or rows that it cannot work with.
+  """
+  make = configs.named(samplers, config.sampler.name, 'sampler')
+  known = {
+    'table': table,
+    'image_size': config.data.image_size,
+    'folder': graphs.folder(config.data.dir),
+  }
+  known = {k: v for k, v in known.items() if k in inspect.signature(make).parameters}
+  return configs.call(make, 'sampler', configs.without_name(config.sampler), **known)
+
+
+def uses_graphs(config: ml_collections.ConfigDict) -> bool:
+  """Whether the sampler that a config names builds graphs of neighbours."""
+  make = configs.named(samplers, config.sampler.name, 'sampler')
+  return 'graphs' in inspect.signature(make).parameters
+
+
+def example_batch(
+  config, split: dataset.Split, columns: tuple[str, ...], sampler: samplers.Plan
+) -> core.Batch:
+  """One row as a batch of one, its picture normalised: what a method is initialised with. Where
+  terms are added, whose functions see all that travels with a row, with what the sampler plans."""
+  plan = pipeline.in_order(1, 1)
+  if config.terms:
+    plan = sampler(0, 1, config.seed, split.table, config.batch)
+    plan = {name: values[:1, :1] for name, values in plan.items()}
+  host_batch = next(pipeline.batches(split, plan, columns, config.data.image_size, threads=1))
+  batch = {name: jnp.asarray(value) for name, value in host_batch.items()}
+  return augment.evaluation(batch, picture_dtype(config))
+
+
+def corrupt_labels(config: ml_collections.ConfigDict, data: dataset.Dataset) -> dataset.Dataset:
+  """The data set with the label noise of `config.noise` in its training rows."""
+  corrupt = configs.call(noise.make, 'noise', config.noise)
+  train_split = data.splits['train']
+  others = [name for split in data.splits.values() for name in split.table['name']]
+  table = train_split.table
+  label = corrupt(table['label'], table['name'], data.classes, others)
+  corrupted = train_split._replace(table=table | {'label': label})
+  return data._replace(splits=data.splits | {'train': corrupted})
+
+
+def derive(method: core.Method, data: dataset.Dataset) -> dataset.Dataset:
+  """The data set with the columns that a method makes of others; those that are there stay."""
+  splits = {name: with_derived(method, split) for name, split in data.splits.items()}
+  return data._replace(splits=splits)
+
+
+def with_derived(method: core.Method, split: dataset.Split) -> dataset.Split:
+  """As `derive`, of one split."""
+  made = dict(split.table)
+  if method.needs <= set(made):
+    made |= {k: f(split.table) for k, f in method.derived.items() if k not in made}
+  return split._replace(table=made)

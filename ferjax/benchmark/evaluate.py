@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from sklearn.neighbors import KNeighborsClassifier
 
-from ferjax.report.figures import embeddings
-from ferjax.metrics import classification
 from ferjax.benchmark import measure
+from ferjax.metrics import retrieval
+from ferjax.metrics.embeddings import USUAL
 
 WIDTH = 64
 CLASSES = 7
@@ -31,8 +31,8 @@ def run(bench: measure.Bench) -> list[dict[str, Any]]:
       'ferjax': lambda: _vote(stored, label, query, query_label),
       'sklearn': lambda: _scikit_learn(stored, label, query, query_label),
     },
-    'Recall@K': {'ferjax': lambda: classification.retrieval(stored, label)},
-    'NMI': {'ferjax': lambda: classification.clustering(stored, label)},
+    'Recall@K': {'ferjax': lambda: retrieval.retrieval(stored, label)},
+    'NMI': {'ferjax': lambda: retrieval.clustering(stored, label)},
   }
   rows = []
   with tempfile.TemporaryDirectory() as folder:
@@ -61,12 +61,12 @@ def drawn(rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 def _vote(stored, label, query, query_label):
   """As `embeddings.measure` does."""
-  found = classification.nearest_neighbours(stored, query, embeddings.USUAL)
-  return {'acc': float((classification.vote(label[found], CLASSES) == query_label).mean())}
+  found = retrieval.nearest_neighbours(stored, query, USUAL)
+  return {'acc': float((retrieval.vote(label[found], CLASSES) == query_label).mean())}
 
 
 def _scikit_learn(stored, label, query, query_label):
-  classifier = KNeighborsClassifier(embeddings.USUAL, algorithm='brute').fit(stored, label)
+  classifier = KNeighborsClassifier(USUAL, algorithm='brute').fit(stored, label)
   return {'acc': float((classifier.predict(query) == query_label).mean())}
 
 
@@ -74,7 +74,7 @@ def _row(what, calls, folder, bench):
   values = {name: call() for name, call in calls.items()}
   sides = {name: measure.jax_turn(call) for name, call in calls.items()}
   if bench.torch and what != 'NMI':
-    case = {'folder': folder, 'neighbours': embeddings.USUAL, 'counts': classification.RETRIEVED}
+    case = {'folder': folder, 'neighbours': USUAL, 'counts': retrieval.RETRIEVED}
     values['torch'] = bench.torch.ask(do='search', case=case | {'what': what})['found']
     sides['torch'] = bench.torch.turn
   for name, value in values.items():

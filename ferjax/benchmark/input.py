@@ -17,16 +17,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ferjax.assembly import build
-from ferjax import core
-from ferjax.optim import optimizers
-from ferjax.distributed import parallel
 from ferjax import config as configs
+from ferjax import core, labels
+from ferjax.assembly import build
 from ferjax.benchmark import measure
 from ferjax.config import base
-from ferjax.images import augment
 from ferjax.data import dataset, pipeline, samplers
-from ferjax import labels
+from ferjax.distributed import parallel
+from ferjax.images import augment
+from ferjax.optim import optimizers
+from ferjax.training.step import make_train_step
 
 PICTURES = 2000
 QUALITY = 90
@@ -131,7 +131,7 @@ def _trained(case, read, bench):
   start = jnp.zeros((), jnp.int32)
   state = core.TrainState(start, params, tx.init(params), extra, jax.random.key(1))
   states, waits = [devices.replicate(state)], []
-  step = devices.compile(core.make_train_step(method, tx, augmentation, {}), donate=0)
+  step = devices.compile(make_train_step(method, tx, augmentation, {}), donate=0)
 
   def train():
     began = time.perf_counter()

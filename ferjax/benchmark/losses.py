@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ferjax.benchmark import measure
-from ferjax.losses import contrastive, triplet
-from ferjax.methods.lanet import estimation
+from ferjax.losses import triplet
 from ferjax.losses.divergence import kl_divergence
-from ferjax.methods import lanet
+from ferjax.methods.lanet import contrast, estimation, networks
 
 CLASSES = 7
 NEIGHBOURS = 8
@@ -107,7 +106,7 @@ def lde(inputs: dict[str, Any], fixed: dict[str, Any]) -> jax.Array:
   features, logits = inputs['features'], inputs['logits']
   index = jnp.arange(len(features))
   found, exists = estimation.nearest_neighbours(features, index, NEIGHBOURS)
-  network = lanet.ContributionScore(jnp.float32)
+  network = networks.ContributionScore(jnp.float32)
   score = network.apply({'params': inputs['score']}, features, features[found])
   shares = jax.nn.softmax(logits)[found]
   estimated = estimation.neighbour_distribution(score, shares, exists)
@@ -119,7 +118,7 @@ def el(inputs: dict[str, Any], fixed: dict[str, Any]) -> jax.Array:
   filled = jnp.ones(len(fixed['queue_label']), bool)
   queue = (fixed['queue_key'], fixed['queue_label'], filled)
   keys = (fixed['key'], fixed['label'], *queue)
-  return contrastive.cross_view_contrast(inputs['query'], *keys, TEMPERATURE).mean()
+  return contrast.cross_view_contrast(inputs['query'], *keys, TEMPERATURE).mean()
 
 
 def triplets(inputs: dict[str, Any], fixed: dict[str, Any]) -> jax.Array:

@@ -17,15 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ferjax import core, models
-from ferjax.distributed import parallel
-from ferjax.prediction import predict, predictor
+from ferjax import core, labels, models
 from ferjax.benchmark import input as files
 from ferjax.benchmark import measure
+from ferjax.distributed import parallel
 from ferjax.images import augment
-from ferjax import labels
 from ferjax.methods import softmax
-from ferjax.prediction import inputs, reading
+from ferjax.metrics import predictions
+from ferjax.prediction import inputs, predict, predictor, reading
 
 
 class Case(NamedTuple):
@@ -90,7 +89,7 @@ def _model(case) -> tuple[predictor.Predictor, int]:
   params, extra = method.init(jax.random.key(0), example, {})
   state = core.TrainState(jnp.zeros((), jnp.int32), params, (), extra, jax.random.key(1))
   state = devices.replicate(state)
-  step = devices.compile(core.make_predict_step(method, augment.evaluation))
+  step = devices.compile(predictions.make_predict_step(method, augment.evaluation))
   record = {
     'config': {'data': {'image_size': case.size}},
     'classes': labels.CLASSES[: case.num_classes],

@@ -29,14 +29,15 @@ import ml_collections
 import numpy as np
 from jax import lax
 
-from ferjax.assembly import build
-from ferjax import core
-from ferjax.optim import optimizers
-from ferjax.distributed import parallel
 from ferjax import config as configs
+from ferjax import core
+from ferjax.assembly import build
 from ferjax.benchmark import measure
+from ferjax.distributed import parallel
 from ferjax.images import augment
 from ferjax.ops import conv
+from ferjax.optim import optimizers
+from ferjax.training.step import make_train_step
 
 CLASSES, POSES, LANDMARKS, ROWS, NEIGHBOURS = 7, 5, 50, 5000, 8
 STEPS = 10_000  # length of the run that the learning rate is planned for
@@ -215,7 +216,7 @@ def compile_step(case: Case) -> Step:
   start = core.TrainState(
     jnp.zeros((), jnp.int32), params, tx.init(params), extra, jax.random.key(1)
   )
-  train_step = core.make_train_step(method, tx, _augmentation(case, config, method), {})
+  train_step = make_train_step(method, tx, _augmentation(case, config, method), {})
   step = devices.compile(train_step, donate=0)
   states = [devices.replicate(start)]
   with without_caches():

@@ -19,18 +19,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from absl import app, flags
 
-from ferjax.assembly import build, sources
-from ferjax import main
-from ferjax.annotation import manifests
 from ferjax import config as configs
-from ferjax.annotation import tools
+from ferjax.annotation import manifests, tools
+from ferjax.assembly import sources
+from ferjax.cli import console
+from ferjax.cli.flags import config_flag, parse_flags
 from ferjax.data import dataset
-from ferjax.datasets import beam
-from ferjax.data.splits import duplicates
-from ferjax.errors import InputError, nearest, told_in_a_line
+from ferjax.data.summary import summary
+from ferjax.datasets import beam, catalogue
+from ferjax.errors import InputError, nearest
 
 NAME = flags.DEFINE_string('name', None, 'data: the data set.')
 MANUAL_DIR = flags.DEFINE_string('manual_dir', '', 'data: the folder that holds `<name>`.')
@@ -103,8 +102,8 @@ def data(
   """
   given = {'path': path, 'skip_bad': skip_bad, 'refresh': True}
   given |= {'manual_dir': manual_dir, 'protocol': protocol}
-  builder = dataset.make_builder(name, dir or None, given, options or {})
-  dataset.prepare(builder, beam.parse_options(beam_options) if beam_options else None)
+  builder = catalogue.make_builder(name, dir or None, given, options or {})
+  catalogue.prepare(builder, beam.parse_options(beam_options) if beam_options else None)
   loaded = dataset.load(
     name=name,
     path=path,
@@ -118,48 +117,6 @@ def data(
     allow_shared_subjects=True,
   )
   return summary(loaded, builder.info.metadata or {}, str(builder.data_path))
-
-
-def summary(loaded: dataset.Dataset, metadata: Mapping[str, Any], path: str) -> str:
-  """What a prepared data set holds, and what was left out of it and why."""
-  splits = loaded.splits
-  counts = {
-    split: np.bincount(found.table['label'], minlength=len(loaded.classes))
-    for split, found in splits.items()
-  }
-  rows = [('', *splits)]
-  for number, name in enumerate(loaded.classes):
-    rows.append((name, *(str(count[number]) for count in counts.values())))
-  rows.append(('all', *(str(count.sum()) for count in counts.values())))
-  people = {k: s.table['subject'] for k, s in splits.items() if 'subject' in s.table}
-  if people:
-    rows.append(('subjects', *(str(len(np.unique(s))) for s in people.values())))
-  width = max(len(row[0]) for row in rows)
-  lines = [f'{loaded.name}, prepared in {path}']
-  lines += ['  '.join([row[0].ljust(width), *(c.rjust(7) for c in row[1:])]) for row in rows]
-  if metadata.get('folds'):
-    lines.append(f'{metadata["folds"]} folds by subject, of which one is shown')
-  columns = next(iter(splits.values())).table
-  labels = sorted(set(columns) - {'label', 'name', 'digest', 'height', 'width'})
-  lines.append(f'known of each picture: {", ".join(["label", *labels])}')
-  if metadata.get('other_classes'):
-    lines.append(f'left out, of classes not in use: {dict(metadata["other_classes"])}')
-  for key, title in (('skipped', 'left out'), ('bad_rows', 'left out, bad rows')):
-    if metadata.get(key):
-      lines.append(f'{title}:\n{metadata[key]}')
-  if metadata.get('differences'):
-    lines.append(f'not as known: {"; ".join(metadata["differences"])}')
-  for pair, count in duplicates(splits).items():
-    lines.append(f'the same picture, byte for byte, in {pair}: {count}')
-  shared = _shared_people(people)
-  lines += [f'people in both {a} and {b}: {count}' for (a, b), count in shared.items()]
-  return '\n'.join(lines)
-
-
-def _shared_people(people: Mapping[str, np.ndarray]) -> dict[tuple[str, str], int]:
-  pairs = [(a, b) for a in people for b in people if a < b]
-  counts = {(a, b): len(np.intersect1d(people[a], people[b])) for a, b in pairs}
-  return {pair: count for pair, count in counts.items() if count}
 
 
 def _options(texts: Sequence[str]) -> dict[str, Any]:
@@ -177,7 +134,7 @@ def _options(texts: Sequence[str]) -> dict[str, Any]:
 
 def _data() -> None:
   if not NAME.value:
-    raise InputError(f'give --name, one of {", ".join(dataset.names())}')
+    raise InputError(f'give --name, one of {", ".join(catalogue.names())}')
   text = data(
     name=NAME.value,
     manual_dir=MANUAL_DIR.value,
@@ -193,11 +150,11 @@ def _data() -> None:
 
 
 def _graphs() -> None:
-  config = main.config_flag()
+  config = config_flag()
   if config is None:
     raise InputError('give a config, such as --config=configs/ldl_alsg.py')
   configs.check(config)
-  if not build.uses_graphs(config):
+  if not sources.uses_graphs(config):
     raise InputError(
       f"config.sampler.name is '{config.sampler.name}', which needs no graphs: give a config with "
       'neighbour_groups, such as --config=configs/ldl_alsg.py'
@@ -205,7 +162,7 @@ def _graphs() -> None:
   data, _, _ = sources.load(config)
   if 'train' not in data.splits:
     raise InputError(f'{data.name} has no training rows (split `train`)')
-  build.make_sampler(config, data.splits['train'].table)
+  sources.make_sampler(config, data.splits['train'].table)
 
 
 def _needed(*given) -> list[Path]:
@@ -267,17 +224,12 @@ def prepare(argv: list[str]) -> None:
     raise InputError(
       f'say what to prepare, one of {", ".join(TARGETS)}: ferjax prepare data --name=...'
     )
-  main.show_messages()
+  console.show_messages()
   for target in targets:
     TARGETS[target]()
 
 
-def run() -> None:
-  """Mistakes that a user can mend are told in a line, without a traceback."""
+def run(argv: Sequence[str]) -> None:
+  """The command, in a process of its own."""
   flags.FLAGS.set_gnu_getopt(True)
-  with told_in_a_line():
-    app.run(prepare, flags_parser=main.parse_flags)
-
-
-if __name__ == '__main__':
-  run()
+  app.run(prepare, ['ferjax prepare', *argv], flags_parser=parse_flags)

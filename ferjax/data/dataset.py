@@ -1,8 +1,6 @@
 """A data set ready for use: splits as a table of labels on the host and pictures read by row."""
 
 import hashlib
-import importlib
-import inspect
 import logging
 import zipfile
 from collections import Counter
@@ -10,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
-from ferjax import files
-from ferjax import labels
+from ferjax import files, labels
 from ferjax.data.splits import (
   Split,
   Table,
@@ -30,7 +26,9 @@ from ferjax.data.splits import (
   with_pose,
   with_rows,
 )
+from ferjax.datasets.catalogue import make_builder, prepare
 from ferjax.errors import InputError, nearest
+from ferjax.images.files import decode, rescale, resize
 
 LOGGER = logging.getLogger(__name__)
 
@@ -207,63 +205,6 @@ def load(
   )
 
 
-def prepare(builder: tfds.core.DatasetBuilder, beam_options: Any = None) -> None:
-  """Prepares a data set, unless it is.
-
-  Args:
-    builder: See `make_builder`.
-    beam_options: Of Apache Beam, to prepare it there; see `on_beam.parse_options`.
-
-  Raises:
-    InputError: bad rows, its place cannot be written, or it cannot be prepared on Beam.
-  """
-  if beam_options and isinstance(builder, tfds.core.GeneratorBasedBuilder):
-    raise InputError(f'{builder.name} is drawn, not read: it cannot be prepared on Beam')
-  download_config = tfds.download.DownloadConfig(beam_options=beam_options)
-  try:
-    builder.download_and_prepare(file_format='array_record', download_config=download_config)
-  except OSError as error:
-    raise InputError(f'cannot prepare {builder.name} in {builder.data_path}: {error}') from error
-
-
-def names() -> tuple[str, ...]:
-  """The data sets that exist: packages of `ferjax.data` with a builder."""
-  here = Path(__file__).parent
-  return tuple(sorted(p.parent.name for p in here.glob('*/*_dataset_builder.py')))
-
-
-def make_builder(
-  name: str, data_dir: str | None, given: Mapping[str, Any], options: Mapping[str, Any]
-) -> tfds.core.DatasetBuilder:
-  """The TFDS builder of a data set.
-
-  Args:
-    name: See `load`.
-    data_dir: Where prepared data sets lie; TFDS's default when None.
-    given: Keyword arguments for its `make`; those that it does not take are left out, and an empty
-      `protocol`.
-    options: Further ones; they must fit.
-
-  Raises:
-    InputError: no such data set, or an option or protocol that it does not have.
-  """
-  if name not in names():
-    raise InputError(
-      f"no data set '{name}'.{nearest(name, names())} There are: {', '.join(names())}"
-    )
-  make = importlib.import_module(f'ferjax.data.{name}.{name}_dataset_builder').make
-  accepted = set(inspect.signature(make).parameters) - {'data_dir'}
-  for key in options:
-    if key not in accepted or key in given:
-      raise InputError(
-        f'unknown key config.data.options.{name}.{key}.{nearest(key, accepted - set(given))}'
-      )
-  given = {k: v for k, v in given.items() if k != 'protocol' or v}
-  if 'protocol' in given and 'protocol' not in accepted:
-    raise InputError(f'config.data.protocol={given["protocol"]!r}: {name} has no protocols')
-  return make(data_dir, **{k: v for k, v in given.items() if k in accepted}, **options)
-
-
 def _load_table(records, path: Path, split: str) -> Table:
   """The label columns of all records; scanned once, then kept beside the records.
 
@@ -350,35 +291,6 @@ def _at_size(split: Split, size: int, landmarks: Sequence[int]) -> Split:
   points = points[:, list(landmarks)] if landmarks else points
   stored = np.stack([split.table['width'], split.table['height']], -1)[:, None]
   return split._replace(table=split.table | {'landmarks': rescale(points, stored, size)})
-
-
-def decode(encoded: bytes) -> np.ndarray:
-  """Encoded picture -> u8[h, w, 3] RGB; grey is repeated, EXIF orientation is applied."""
-  return cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
-
-
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-  """u8[h, w, 3] -> u8[size, size, 3]; shrinks by area averages, enlarges bilinearly."""
-  if image.shape[:2] == (size, size):
-    return image
-  shrinks = size < min(image.shape[:2])
-  method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-  return cv2.resize(image, (size, size), interpolation=method)
-
-
-def rescale(points: np.ndarray, stored: np.ndarray, size: int) -> np.ndarray:
-  """Where points of pictures come to lie when these are resized, as `ops.bilinear.rescale` on the
-  host.
-
-  Args:
-    points: f[..., 2], pixels.
-    stored: Width and height of the pictures, of a shape that broadcasts to that of the points.
-    size: Of the square that they are resized to.
-
-  Returns:
-    f32[..., 2].
-  """
-  return ((points + 0.5) * (size / stored) - 0.5).astype(np.float32)
 
 
 def picture(split: Split, row: int, size: int) -> np.ndarray:

@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from ferjax import files
-from ferjax.errors import InputError, nearest
 from ferjax.data.neighbours import Neighbours, nearest_others
+from ferjax.errors import InputError, nearest
 
 LOGGER = logging.getLogger(__name__)
 

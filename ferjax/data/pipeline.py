@@ -12,19 +12,8 @@ import grain
 import numpy as np
 
 from ferjax.data import dataset
-from ferjax.errors import InputError
 
 Batch = dict[str, np.ndarray]
-
-COLUMNS = {  # of a manifest, that bring a feature
-  'landmarks': 'x_0 ... x_67, y_0 ... y_67',
-  'au': 'AU01_r ...',
-  'subject': 'subject',
-  'pose': 'yaw_bin',
-  'yaw_bin': 'yaw_bin',
-  'yaw': 'pose_Rx, pose_Ry, pose_Rz',
-  'distribution': 'p_<class> or votes_<class>',
-}
 
 
 class Planned:
@@ -125,52 +114,3 @@ def in_order(rows: int, batch: int) -> dict[str, np.ndarray]:
     'index': np.where(mask, index, 0).reshape(steps, batch),
     'mask': mask.astype(np.int32).reshape(steps, batch),
   }
-
-
-def check_trainable(data: dataset.Dataset, needs: frozenset[str], batch: int) -> None:
-  """Refuses a data set that a method cannot train on.
-
-  Raises:
-    InputError: no training rows (or none of one of several sets), a feature is missing, a class is
-      empty, the batch is too large.
-  """
-  if 'train' not in data.splits:
-    raise InputError(
-      f'{data.name} has no training rows (split `train`); '
-      'use --mode=eval to evaluate a trained model'
-    )
-  check_features(data, needs)
-  table = data.splits['train'].table
-  for number, name in enumerate(data.sets):
-    if number not in table['set']:
-      raise InputError(
-        f'{name} has no training row of a class in use: take it out of config.data.sets, and test '
-        'on it with config.eval.sets'
-      )
-  counts = np.bincount(table['label'], minlength=len(data.classes))
-  empty = [name for name, count in zip(data.classes, counts, strict=True) if not count]
-  if empty:
-    present = tuple(n for n, c in zip(data.classes, counts, strict=True) if c)
-    raise InputError(
-      f"class '{empty[0]}' has no training row in {data.name}. Add some, or train on the others "
-      f'with --config.data.classes="{present}"'
-    )
-  if batch > len(table['label']):
-    raise InputError(
-      f'config.batch={batch} is larger than the training set ({len(table["label"])} rows)'
-    )
-
-
-def check_features(data: dataset.Dataset, needs: frozenset[str]) -> None:
-  """Refuses a data set that lacks a feature.
-
-  Raises:
-    InputError: names the feature, the split, and the columns that would bring it.
-  """
-  for name, split in data.splits.items():
-    for feature in sorted(needs - set(split.table)):
-      hint = f' (columns {COLUMNS[feature]})' if feature in COLUMNS else ''
-      raise InputError(
-        f"the method needs '{feature}', which {data.name} ({name}) does not have. Add it to a "
-        f'manifest{hint} and use --config.data.name=manifest --config.data.path=FILE.csv'
-      )

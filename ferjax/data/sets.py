@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ferjax.data import dataset
 from ferjax import labels
+from ferjax.data import dataset
 from ferjax.data.splits import duplicates, take
+from ferjax.datasets import catalogue
 from ferjax.errors import InputError, nearest
 
 LOGGER = logging.getLogger(__name__)
@@ -41,10 +42,10 @@ def parse(spec: str, key: str) -> dict[str, str]:
     InputError: no such data set or file, a manifest without a file, a file for another data set.
   """
   name, path, protocol = parts(spec)
-  if name not in dataset.names():
+  if name not in catalogue.names():
     raise InputError(
-      f"config.{key} names '{spec}', which is no data set.{nearest(name, dataset.names())} "
-      f'There are: {", ".join(dataset.names())}'
+      f"config.{key} names '{spec}', which is no data set.{nearest(name, catalogue.names())} "
+      f'There are: {", ".join(catalogue.names())}'
     )
   if name == 'manifest' and not path:
     raise InputError(f"config.{key}: say which manifest, such as 'manifest:faces/manifest.csv'")

@@ -83,9 +83,7 @@ class FaceBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     from ferjax.datasets import beam  # Apache Beam is an extra
 
     scratch = Path(self.data_path)
-    shards = self._shards(
-      functools.partial(beam.check_pictures, scratch=scratch, options=options)
-    )
+    shards = self._shards(functools.partial(beam.check_pictures, scratch=scratch, options=options))
     files, splits = {}, []
     for split, parts in shards.items():
       template = self._get_filename_template(split_name=split)

@@ -55,3 +55,14 @@ def face_features(
   if distribution:
     features['distribution'] = tfds.features.Tensor(shape=(len(classes),), dtype=np.float32)
   return tfds.features.FeaturesDict(features)
+
+
+COLUMNS = {  # of a manifest, that bring a feature
+  'landmarks': 'x_0 ... x_67, y_0 ... y_67',
+  'au': 'AU01_r ...',
+  'subject': 'subject',
+  'pose': 'yaw_bin',
+  'yaw_bin': 'yaw_bin',
+  'yaw': 'pose_Rx, pose_Ry, pose_Rz',
+  'distribution': 'p_<class> or votes_<class>',
+}

@@ -5,7 +5,6 @@ import functools
 import hashlib
 import os
 import re
-import stat
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,15 +14,11 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from ferjax.errors import InputError, nearest
-
-STORED_AS_THEY_ARE = ('JPEG', 'MPO', 'PNG')  # MPO: the JPEG of phones with further pictures in it
-FORMATS = ('JPEG', 'PNG', 'BMP', 'TIFF')
-SIGNATURES = (b'\xff\xd8\xff', b'\x89PNG\r\n')  # of these files' first bytes
-ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff')
-END_OF_JPEG = b'\xff\xd9'
+from ferjax.datasets.folders import files, wrong_folder
+from ferjax.errors import InputError
+from ferjax.images.files import ENDINGS, FORMATS, STORED_AS_THEY_ARE, encoded_picture, png
 
 Row = dict[str, Any]
 
@@ -65,110 +60,6 @@ class Listing(NamedTuple):
   folds: int = 0
   action_units: tuple[str, ...] = ()
   source: Path | None = None
-
-
-def wrong_folder(folder: Path, layout: str, what: str = 'nothing there is as expected'):
-  """The error for a folder that does not hold the data set."""
-  return InputError(f'{folder}: {what}. Expected:\n{layout.strip()}')
-
-
-def choose(option: str, value: str, values: Sequence[str]) -> str:
-  """`value`, if it is one of `values`.
-
-  Raises:
-    InputError: it is not; lists them.
-  """
-  if value not in values:
-    raise InputError(
-      f"{option} is '{value}'.{nearest(str(value), values)} There are: {', '.join(values)}"
-    )
-  return value
-
-
-def refuse(error: OSError) -> None:
-  """Raises the InputError for a folder that cannot be read."""
-  raise InputError(f'cannot read {error.filename}: {error.strerror}') from error
-
-
-def files(folder: Path, trouble: Callable[[OSError], None] = refuse) -> list[str]:
-  """Every file below a folder, sorted, as POSIX paths below it; hidden ones are passed over, and a
-  folder that links lead to once more.
-
-  Args:
-    folder: Where to look.
-    trouble: Called with the error for a folder that cannot be read.
-
-  Raises:
-    InputError: a folder cannot be read, unless `trouble` accepts that.
-  """
-
-  def is_new(path):
-    try:
-      status = os.stat(path)
-    except OSError as error:
-      trouble(error)
-      return False
-    identity = status.st_dev, status.st_ino
-    if identity in visited:
-      return False
-    visited.add(identity)
-    return True
-
-  found, visited = [], set()
-  is_new(folder)
-  for place, folders, names in os.walk(folder, onerror=trouble, followlinks=True):
-    folders[:] = sorted(name for name in folders if not _hidden(name))
-    folders[:] = [name for name in folders if is_new(os.path.join(place, name))]
-    below = Path(place).relative_to(folder).as_posix()
-    prefix = '' if below == '.' else f'{below}/'
-    found += [prefix + name for name in sorted(names) if not _hidden(name)]
-  return found
-
-
-def _hidden(name: str) -> bool:
-  return name.startswith('.') or name in ('__MACOSX', 'Thumbs.db', 'desktop.ini')
-
-
-def find(folder: Path, *pattern: str, depth: int = 3) -> Path | None:
-  """The shallowest path below a folder whose last names match regular expressions, in any case.
-
-  Args:
-    folder: Where to look.
-    *pattern: One for each name, such as `'EmoLabel', r'list\\.txt'`.
-    depth: How many further folders may stand before them.
-
-  Raises:
-    InputError: a folder cannot be read.
-  """
-  level = [folder]
-  for _ in range(depth + 1):
-    for place in level:
-      found = _descend(place, pattern)
-      if found:
-        return found
-    level = [child for place in level for child in _children(place) if child.is_dir()]
-  return None
-
-
-def _descend(place: Path, pattern: Sequence[str]) -> Path | None:
-  if not pattern:
-    return place
-  for child in _children(place):
-    if re.fullmatch(pattern[0], child.name, re.IGNORECASE):
-      found = _descend(child, pattern[1:])
-      if found:
-        return found
-  return None
-
-
-def _children(place: Path) -> list[Path]:
-  if not place.is_dir():
-    return []
-  try:
-    with os.scandir(place) as entries:
-      return [place / name for name in sorted(e.name for e in entries) if not _hidden(name)]
-  except OSError as error:
-    raise InputError(f'cannot read {error.filename}: {error.strerror}') from error
 
 
 def pictures(
@@ -374,61 +265,10 @@ def example(folder: Path, row: Row) -> Row:
   return features | {'image': BytesIO(encoded)}
 
 
-def encoded_picture(path: Path) -> bytes:
-  """The file's bytes; formats that TFDS cannot store become PNG without loss."""
-  content = path.read_bytes()
-  if content.startswith(SIGNATURES):
-    return content
-  with Image.open(BytesIO(content), formats=FORMATS) as picture:
-    return png(ImageOps.exif_transpose(picture))
-
-
-def read(path: Path) -> np.ndarray:
-  """u8[h, w, 3], RGB: the pixels that training and evaluation see of a file.
-
-  A JPEG file that does not end as one is decoded by Pillow as well, which notices a cut file.
-
-  Raises:
-    InputError: why it cannot be used, without its name.
-  """
-  try:
-    if not stat.S_ISREG(os.stat(path).st_mode):
-      raise InputError('it is no file')
-    content = path.read_bytes()
-    with Image.open(BytesIO(content), formats=FORMATS) as picture:
-      if picture.format not in STORED_AS_THEY_ARE:
-        if picture.mode in ('I', 'F'):
-          raise InputError(f'{picture.mode} (32-bit) pixels: save it with 8 or 16 bits')
-        content = png(ImageOps.exif_transpose(picture))
-      elif picture.format != 'PNG' and not content[-64:].rstrip(b'\0').endswith(END_OF_JPEG):
-        picture.load()
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
-  except InputError:
-    raise
-  except UnidentifiedImageError as error:
-    raise InputError(f'it is no picture of these kinds: {", ".join(FORMATS)}') from error
-  except OSError as error:
-    raise InputError(error.strerror or str(error)) from error
-  except Exception as error:  # Pillow's decoders raise many kinds; each means "cannot be read"
-    raise InputError(str(error) or type(error).__name__) from error
-  if image is None:
-    raise InputError('the file is damaged, or larger than OpenCV reads')
-  return image
-
-
 def _cut_out(path: Path, box) -> tuple[bytes, np.ndarray]:
   with Image.open(path, formats=FORMATS) as picture:
     box = _clipped(box, picture.size)
     return png(picture.crop(box)), np.float32(box[:2])
-
-
-def png(picture: Image.Image) -> bytes:
-  """A picture as grey or RGB PNG, with 8 bits a channel."""
-  if picture.mode.startswith('I;16'):
-    picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-  encoded = BytesIO()
-  (picture if picture.mode == 'L' else picture.convert('RGB')).save(encoded, 'PNG')
-  return encoded.getvalue()
 
 
 def report(problems: Iterable[Problem]) -> str:

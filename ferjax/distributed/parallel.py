@@ -1,8 +1,6 @@
 """The only file that knows about devices: where arrays lie, and how a step runs on all of them."""
 
 import collections
-import ctypes
-import platform
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -210,22 +208,6 @@ def check_batch(batch: int, devices: int) -> None:
       f'config.batch={batch} cannot be split evenly over {devices} devices; '
       f'the nearest valid sizes: {" and ".join(sizes)}'
     )
-
-
-def keep_freed_memory() -> None:
-  """On a CPU with glibc: freed memory stays with the process, so a step finds its pages mapped.
-
-  XLA takes and frees its temporary memory in every step; returned to the system, each page of it
-  faults anew (ResNet-18 at 64 px on 2 cores: 147 to 152 images/s without this, 169 to 185 with it).
-  Call it once, before the first computation; elsewhere it does nothing.
-  """
-  if jax.default_backend() != 'cpu' or platform.libc_ver()[0] != 'glibc':
-    return
-  libc = ctypes.CDLL(None)
-  arena_max, mmap_threshold, trim_threshold = -8, -3, -1
-  libc.mallopt(arena_max, 1)
-  libc.mallopt(mmap_threshold, 2**30)
-  libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def first_process() -> bool:

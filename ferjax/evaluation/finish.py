@@ -1,25 +1,31 @@
 """What a run leaves behind: predictions, tables, pictures, `summary.json`."""
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from ferjax.runs import checkpoint
-from ferjax.report.figures import embeddings, heatmaps, plots, sheets, tables
-from ferjax.metrics.predictions import Predictions, averages, measure, probabilities, write_predictions
-from ferjax.training import logs
+from ferjax import files
 from ferjax.core import TrainState
 from ferjax.data import dataset
-from ferjax.images import distort
 from ferjax.losses.cross_entropy import cross_entropy
 from ferjax.losses.divergence import jensen_shannon
-
-COLOURS = {'train': 'tab:blue', 'val': 'tab:orange', 'test': 'tab:green'}
-COLOURS |= {f'test/{name}': f'C{number}' for number, name in enumerate(distort.DISTORTIONS, 3)}
+from ferjax.metrics.predictions import (
+  Predictions,
+  averages,
+  measure,
+  probabilities,
+  write_predictions,
+)
+from ferjax.report.figures import embeddings, heatmaps, sheets, tables
+from ferjax.report.figures.curves import learning_curves, terms
+from ferjax.report.figures.labels import (
+  _cross_entropy_histogram,
+  confident_mistakes,
+  label_distributions,
+)
+from ferjax.runs import checkpoint, history
 
 
 class TrainingRows(NamedTuple):
@@ -77,7 +83,7 @@ def finish(
     What `summary.json` holds: the metrics of the `last` evaluation, of the best one by validation
     accuracy, and of the best one by test accuracy (which only the literature's habit excuses).
   """
-  lines = logs.read_lines(workdir / 'metrics.jsonl')
+  lines = history.read_lines(workdir / 'metrics.jsonl')
   for name, predicted in predictions.items():
     rows = data.splits.get(name) if pictures else None
     split(workdir, rows, predicted, data.classes, name, data.poses)
@@ -85,7 +91,7 @@ def finish(
     heatmaps.write(workdir / 'report', looks, data.classes)
   learning_curves(workdir / 'report' / 'learning_curves.png', lines, workdir.name)
   terms(workdir / 'report' / 'terms.png', lines, workdir.name)
-  summary = logs.summarise(lines) | {
+  summary = history.summarise(lines) | {
     'step': int(state.step),
     'stopped_early': stopped_early,
     'data': data.name,
@@ -106,101 +112,8 @@ def finish(
     summary['training_labels'] = training_labels(
       workdir / 'report', training, data.classes, pictures=pictures
     )
-  logs.write_json(workdir / 'summary.json', summary)
+  files.write_json(workdir / 'summary.json', summary)
   return summary
-
-
-def learning_curves(path: Path, lines: Iterable[Mapping], title: str) -> None:
-  """PNG of loss and accuracy by step for every split, from the lines of `metrics.jsonl`."""
-  by_split = {}
-  for line in lines:
-    by_split.setdefault(line['split'], []).append(line)
-  figure = Figure(figsize=(11, 3.8), layout='constrained')
-  figure.suptitle(title)
-  for number, (key, label) in enumerate((('loss', 'loss (nats)'), ('acc', 'accuracy'))):
-    axes = figure.add_subplot(1, 2, number + 1)
-    for split, found in by_split.items():
-      points = [(line['step'], line[key]) for line in found if line.get(key) is not None]
-      if not points:
-        continue
-      steps, values = np.array(points, float).T
-      if split == 'train':
-        colour = COLOURS[split]
-        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-        axes.plot(steps, plots.running_mean(values), color=colour, label='train (running mean)')
-      else:
-        axes.plot(steps, values, color=COLOURS[split], marker='.', label=split)
-    axes.set_xlabel('step')
-    axes.set_ylabel(label)
-    axes.grid(alpha=0.3)
-  names = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
-  figure.legend(names.values(), names, loc='outside right center', fontsize=8)
-  plots.save(path, figure)
-
-
-def terms(path: Path, lines: Iterable[Mapping], title: str) -> None:
-  """PNG of every term of the training loss by step, unweighted, and of the terms' weights where
-  they move (`weight/<term>`; DML-Net, figure 15); none when there is only one term."""
-  found = [line for line in lines if line['split'] == 'train']
-  names = [name for name in (found[0] if found else ()) if name not in logs.NO_TERMS]
-  weights = [name for name in names if name.startswith('weight/')]
-  names = [name for name in names if '/' not in name and any(line[name] for line in found)]
-  if len(names) < 2:
-    return
-  steps = np.array([line['step'] for line in found])
-  panels = len(names) + bool(weights)
-  figure = Figure(figsize=(3.6 * panels, 3.2))
-  figure.suptitle(f'{title}: terms of the training loss, unweighted')
-  for number, name in enumerate(names):
-    values = np.array([line[name] for line in found], float)
-    axes = figure.add_subplot(1, panels, number + 1)
-    axes.plot(steps, values, color=COLOURS['train'], alpha=0.25, linewidth=0.8)
-    axes.plot(steps, plots.running_mean(values), color=COLOURS['train'])
-    axes.set_title(name, fontsize=10)
-    axes.set_xlabel('step')
-    axes.grid(alpha=0.3)
-  if weights:
-    axes = figure.add_subplot(1, panels, panels)
-    for number, name in enumerate(weights):
-      values = [line[name] for line in found]
-      axes.plot(steps, values, color=f'C{number}', label=name.removeprefix('weight/'))
-    axes.set_title('weights of the terms', fontsize=10)
-    axes.set_xlabel('step')
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-  figure.tight_layout()
-  plots.save(path, figure)
-
-
-def confident_mistakes(
-  path: Path,
-  split: dataset.Split,
-  predictions: Predictions,
-  classes: Sequence[str],
-  title: str,
-  count: int = 24,
-) -> None:
-  """PNG of the wrong predictions that the model was surest of: given and predicted class, share."""
-  shares = probabilities(predictions)
-  prediction = shares.argmax(1)
-  wrong = np.flatnonzero(prediction != predictions.label)
-  worst = wrong[np.argsort(-shares[wrong, prediction[wrong]], kind='stable')][:count]
-  columns = 8
-  rows = max(1, math.ceil(len(worst) / columns))
-  figure = Figure(figsize=(1.6 * columns, 2.15 * rows + 0.5))
-  figure.suptitle(f'{title}: {len(wrong)} of {len(shares)} wrong, the most confident first')
-  for place, row in enumerate(worst):
-    axes = figure.add_subplot(rows, columns, place + 1)
-    axes.imshow(dataset.picture(split, row, 112))
-    axes.axis('off')
-    axes.set_title(
-      f'given: {classes[predictions.label[row]]}\n'
-      f'said: {classes[prediction[row]]} {100 * shares[row, prediction[row]]:.0f} %',
-      fontsize=7,
-      loc='left',
-    )
-  figure.tight_layout()
-  plots.save(path, figure)
 
 
 def split(
@@ -313,78 +226,3 @@ def training_labels(
     title = f'training: {what}'
     label_distributions(path, training.split, found[what], classes, title, clean)
   return measured
-
-
-def _cross_entropy_histogram(path, losses, wrong):
-  figure = Figure(figsize=(6.4, 3.8))
-  axes = figure.add_subplot()
-  edges = np.linspace(0, max(float(np.quantile(losses, 0.995)), 1e-3), 41)
-  for part, colour, name in ((~wrong, 'tab:blue', 'right'), (wrong, 'tab:red', 'wrong')):
-    if not part.any():
-      continue
-    label = f'{name} label: {part.sum()} rows, median {np.median(losses[part]):.2f}'
-    counts = np.clip(losses[part], 0, edges[-1])
-    axes.hist(counts, edges, color=colour, alpha=0.55, label=label)
-  axes.set_xlabel('cross-entropy of the given label (nats); the last bar holds all above')
-  axes.set_ylabel('training rows')
-  axes.legend(loc='lower center', bbox_to_anchor=(0.5, 1), ncols=2, fontsize=8)
-  axes.grid(alpha=0.3)
-  plots.save(path, figure)
-
-
-def label_distributions(
-  path: Path,
-  rows: dataset.Split,
-  distribution: np.ndarray,
-  classes: Sequence[str],
-  title: str,
-  clean: np.ndarray | None = None,
-  count: int = 16,
-) -> None:
-  """PNG of label distributions beside their pictures (LDL-ALSG, figure 1), and beside the true or
-  voted ones where these are known.
-
-  Args:
-    path: The file.
-    rows: The split that they are of.
-    distribution: f[n, C], of its first n rows.
-    classes: Class names.
-    title: What they are.
-    clean: i32[n], the labels before the noise; half of the rows drawn are then wrong ones.
-    count: Rows to show, drawn at random, always the same.
-  """
-  rng, given = np.random.default_rng(0), rows.table['label']
-  truth = rows.table.get('distribution')
-  wrong = np.zeros(len(distribution), bool)
-  if clean is not None:
-    wrong = given[: len(clean)] != clean
-  order = rng.permutation(len(distribution))
-  chosen = [*order[wrong[order]][: count // 2]]
-  chosen += [*order[~wrong[order]][: count - len(chosen)]]
-  columns = 4
-  figure = Figure(figsize=(16, 1.8 * math.ceil(len(chosen) / columns) + 0.8))
-  title = f'{title} label distributions of rows drawn at random'
-  figure.suptitle(title + (' (blue) and true or voted ones (grey)' if truth is not None else ''))
-  lines = math.ceil(len(chosen) / columns)
-  ratios = (1, 1, 0.5) * columns  # picture, bars, room for the names of the classes
-  grid = figure.add_gridspec(lines, 3 * columns, wspace=0.1, hspace=0.5, width_ratios=ratios)
-  for place, row in enumerate(chosen):
-    line, column = divmod(place, columns)
-    axes = figure.add_subplot(grid[line, 3 * column])
-    axes.imshow(dataset.picture(rows, row, 112))
-    axes.axis('off')
-    named = classes[given[row]]
-    if wrong[row]:
-      named += f' (was {classes[clean[row]]})'
-    axes.set_title(named, fontsize=8, loc='left', color='tab:red' if wrong[row] else 'black')
-    axes = figure.add_subplot(grid[line, 3 * column + 1])
-    places = np.arange(len(classes))
-    if truth is not None:
-      axes.barh(places, truth[row], 0.8, color='lightgrey')
-    axes.barh(places, distribution[row], 0.4, color='tab:blue')
-    axes.set_xlim(0, 1)
-    axes.set_ylim(len(classes) - 0.5, -0.5)
-    axes.set_yticks(places, classes, fontsize=6)
-    axes.set_xticks((0, 0.5, 1), ('0', '', '1'), fontsize=6)
-    axes.yaxis.tick_right()
-  plots.save(path, figure)

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ferjax import config as configs
-from ferjax.training import logs
-from ferjax.metrics import classification as measures
 from ferjax.errors import InputError
+from ferjax.metrics import classification as measures
+from ferjax.runs import history
+from ferjax.runs import record as records
 
 UNKNOWN = 'not stated: ask the owner of the data'
 NOT_MEASURED = 'not measured'
@@ -33,11 +33,11 @@ def metrics(workdir: Path, step: int, classes: Sequence[str]) -> dict[str, Any]:
     `best_step` (by validation accuracy), `noise`, `labels_right`, `duplicates`, each where known.
   """
   workdir = Path(workdir)
-  record = configs.read(workdir)
+  record = records.read(workdir)
   found = {
     'evaluated': {
       line['split']: line
-      for line in logs.read_lines(workdir / 'metrics.jsonl')
+      for line in history.read_lines(workdir / 'metrics.jsonl')
       if line['step'] == step and line['split'] != 'train'
     },
     'noise': record['config'].get('noise', {}),
@@ -181,7 +181,7 @@ def data_terms(config: Mapping[str, Any]) -> str:
     if name == 'synthetic_faces':
       found.append('synthetic_faces: drawn by ferjax, no real person is in them, no terms')
       continue
-    module = importlib.import_module(f'ferjax.data.{name}.{name}_dataset_builder')
+    module = importlib.import_module(f'ferjax.datasets.{name}.{name}_dataset_builder')
     text = getattr(module.Builder, 'MANUAL_DOWNLOAD_INSTRUCTIONS', None) or ''
     terms = re.search(r'Terms: (.*)', ' '.join(text.split()))
     known = terms and terms[1] != 'yours.'

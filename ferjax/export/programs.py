@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Var
 
-from ferjax.assembly import build, restore
 from ferjax import core
-from ferjax.images import augment
+from ferjax.assembly import build, restore
 from ferjax.errors import InputError
+from ferjax.images import augment
 
 LOGGER = logging.getLogger(__name__)
 

@@ -1,13 +1,5 @@
-"""`ferjax export --workdir=RUN --out=FOLDER`: a trained model that stands on its own.
+"""Writes a trained model that stands on its own; `reader` reads it."""
 
-The folder holds the model for any number of pictures, with its parameters: `model.stablehlo` (JAX,
-on CPU, NVIDIA GPU and TPU alike), `model.onnx` (anything that reads ONNX), `parameters.safetensors`
-(what prediction reads of the state), `model.json` (classes, preprocessing, inputs, outputs, the
-run) and `README.md`, the model card. `ferjax.load(FOLDER)` predicts with it; the card says how to
-without ferjax.
-"""
-
-import argparse
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -15,7 +7,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,18 +15,15 @@ from typing import Any
 import jax
 import numpy as np
 import safetensors.numpy
-from absl import flags
 
-from ferjax.assembly import build, sources, restore
-from ferjax.export import reader, programs
-from ferjax.training import logs
+from ferjax import files
+from ferjax.assembly import build, restore, sources
+from ferjax.data import checks, dataset
+from ferjax.errors import InputError, nearest
+from ferjax.export import programs, reader
 from ferjax.export.card import metrics, write
-from ferjax.distributed import parallel
-from ferjax import config as configs
 from ferjax.images import augment
-from ferjax.data import dataset, pipeline
-from ferjax.errors import InputError, nearest, told_in_a_line
-from ferjax.main import show_messages
+from ferjax.runs.record import PACKAGES, read
 
 LOGGER = logging.getLogger('ferjax.export')  # __name__ is __main__ when it is run
 
@@ -91,7 +79,7 @@ def export(
   start = time.perf_counter()
   workdir, out = Path(workdir), Path(out)
   _check(out, onnx, overwrite)
-  record = configs.read(workdir)
+  record = read(workdir)
   with jax.enable_x64(record['config']['precision'] == 'float64'):
     found = restore.load(workdir, which)
     model = programs.describe(
@@ -119,9 +107,7 @@ def export(
     contents[reader.ONNX] = graph
   description = _description(model, program, found, record, which, step, parity)
   description['without'] = sorted(found.method.predict_uses - model.needs)
-  card = write(
-    description, metrics(workdir, step, record['classes']), measured, data_licence
-  )
+  card = write(description, metrics(workdir, step, record['classes']), measured, data_licence)
   partial = out.with_name(f'.{out.name}.{os.getpid()}.partial')
   try:
     partial.mkdir(parents=True)
@@ -132,7 +118,7 @@ def export(
       name: {'sha256': hashlib.sha256(content).hexdigest(), 'bytes': len(content)}
       for name, content in sorted(contents.items())
     }
-    logs.write_json(partial / reader.DESCRIPTION, description)
+    files.write_json(partial / reader.DESCRIPTION, description)
     _put(partial, out)
   except OSError as error:
     raise InputError(f'cannot write {out}: {error.strerror or error}') from error
@@ -193,7 +179,7 @@ def groups(workdir: Path, which: str, features: tuple[str, ...]) -> dict[str, An
   Raises:
     InputError: the data set cannot be loaded, has no test rows or lacks a feature.
   """
-  record = configs.read(workdir)
+  record = read(workdir)
   with jax.enable_x64(record['config']['precision'] == 'float64'):
     model = restore.load(workdir, which)
     data = sources.load(model.config, model.classes, needs_every_class=False).data
@@ -203,9 +189,9 @@ def groups(workdir: Path, which: str, features: tuple[str, ...]) -> dict[str, An
       raise InputError(
         f'{data.name} is no longer the data that {workdir} was trained on: leave --evaluate out'
       )
-    data = build.derive(model.method, dataset.with_poses(data, model.poses))
+    data = sources.derive(model.method, dataset.with_poses(data, model.poses))
     split = data.splits['test']
-    pipeline.check_features(data, frozenset(features))
+    checks.check_features(data, frozenset(features))
     unseen = model.method.predict_uses - set(features)
     hidden = unseen | (set(model.method.derived) if unseen else set())
     table = {k: v for k, v in split.table.items() if k not in hidden}
@@ -307,58 +293,6 @@ def _description(model, program, found, record, which, step, parity):
     'parameters': sum(int(x.size) for x in model.variables.values()),
     'platforms': list(program.platforms),
     'calling_convention': program.calling_convention_version,
-    'versions': {name: importlib.metadata.version(name) for name in configs.PACKAGES},
+    'versions': {name: importlib.metadata.version(name) for name in PACKAGES},
     'onnx': parity,
   }
-
-
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-  arguments = argparse.ArgumentParser(
-    prog='ferjax export',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  arguments.add_argument('--workdir', type=Path, required=True, help='the run of a trained model')
-  arguments.add_argument('--out', type=Path, required=True, help='the folder to write')
-  arguments.add_argument('--checkpoint', default='last', help='last, best, or a step')
-  arguments.add_argument('--onnx', default='auto', help='auto, require or no')
-  arguments.add_argument(
-    '--features',
-    default='',
-    help='inputs that the model can do without and is to take, such as landmarks',
-  )
-  arguments.add_argument(
-    '--evaluate', action='store_true', help='measure accuracy by pose and person, for the card'
-  )
-  arguments.add_argument('--data_licence', default='', help='of the training data, for the card')
-  arguments.add_argument('--overwrite', action='store_true', help='replace an export')
-  return arguments.parse_args(argv)
-
-
-def main(argv: Sequence[str]) -> None:
-  """Exports the run that the arguments name.
-
-  Raises:
-    InputError: see `export`.
-  """
-  options = parse(argv)
-  made = export(
-    options.workdir,
-    options.out,
-    which=options.checkpoint,
-    onnx=options.onnx,
-    features=tuple(name for name in options.features.split(',') if name),
-    evaluate=options.evaluate,
-    data_licence=options.data_licence,
-    overwrite=options.overwrite,
-  )
-  for name, file in made['files'].items():
-    print(f'{file["bytes"] / 1e6:10.2f} MB  {options.out / name}')
-
-
-if __name__ == '__main__':
-  flags.FLAGS.mark_as_parsed()  # grain reads absl flags
-  show_messages()
-  parallel.keep_freed_memory()
-  with told_in_a_line():
-    main(sys.argv[1:])

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ferjax.images import augment
-from ferjax.errors import InputError, nearest
-from ferjax.ops import bilinear
 from ferjax.distributed.parallel import example_keys
+from ferjax.errors import InputError, nearest
+from ferjax.images import augment
+from ferjax.ops import bilinear
 
 DISTORTIONS = ('rotation', 'perspective', 'occlusion')
 OCCLUDED = 50 / 224  # side of the square, as a share of the picture's

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ferjax.metrics import mixtures
 from ferjax.core import Method
 from ferjax.errors import InputError
 from ferjax.losses import gaussian
+from ferjax.metrics import mixtures
 from ferjax.ops.distances import unit_length
 
 UNLIKELY = 1e-3  # a posterior of the true class below which a row has next to no gradient

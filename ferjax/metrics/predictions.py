@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jax import Array
 
 from ferjax import files
-from ferjax.metrics import classification
-from ferjax.core import TrainState
+from ferjax.core import Batch, Method, TrainState, own
 from ferjax.data import dataset, pipeline
 from ferjax.data.splits import take
+from ferjax.distributed.parallel import gather
 from ferjax.losses.divergence import jensen_shannon
+from ferjax.metrics import classification
 
 AVERAGED = ('acc', 'mean_class_acc', 'f1_macro')
 
@@ -150,3 +152,14 @@ def write_predictions(path: Path, predictions: Predictions, classes: Sequence[st
       rows.writerow(
         (name, classes[label], classes[share.argmax()], *(f'{value:.6g}' for value in share))
       )
+
+
+def make_predict_step(
+  method: Method, prepare: Callable[[Batch], Batch]
+) -> Callable[[TrainState, Batch], dict[str, Array]]:
+  """(state, this device's share of a batch) -> the method's predictions for the whole batch."""
+
+  def predict_step(state, batch):
+    return gather(method.predict(own(state.params), state.extra, prepare(batch)))
+
+  return predict_step

@@ -12,9 +12,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from ferjax.distributed.parallel import AXIS
 from ferjax.errors import InputError
 from ferjax.ops import conv
-from ferjax.distributed.parallel import AXIS
 
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 

@@ -1,31 +1,22 @@
-"""`ferjax album FOLDER --workdir=RUN --n=40`: a folder of faces in n pictures.
+"""A folder of faces in a few pictures: the medoids of a mixture of Gaussians over embeddings."""
 
-The embeddings of all pictures are grouped by a mixture of n Gaussians, and the medoid of each
-group, the picture nearest its mean, stands for it (Marrero-Fernandez et al., 2022, figure 9).
-Pictures should be cropped to the face as those that the model was trained on.
-"""
-
-import argparse
 import csv
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
-from absl import flags
 
-from ferjax.metrics import mixtures
 from ferjax import files
-from ferjax.distributed import parallel
-from ferjax.report.figures import sheets
 from ferjax.assembly import restore
-from ferjax import config as configs
 from ferjax.data import dataset
 from ferjax.datasets import listing
-from ferjax.errors import InputError, told_in_a_line
-from ferjax.main import show_messages
+from ferjax.errors import InputError
+from ferjax.images.files import encoded_picture
+from ferjax.metrics import mixtures
+from ferjax.report.figures import sheets
+from ferjax.runs import record
 
 LOGGER = logging.getLogger(__name__)
 
@@ -43,7 +34,7 @@ class Pictures(Sequence):
     return len(self.paths)
 
   def __getitem__(self, number: int) -> bytes:
-    return listing.encoded_picture(self.paths[number])
+    return encoded_picture(self.paths[number])
 
 
 def read(folder: Path) -> dataset.Split:
@@ -105,7 +96,7 @@ def summarise(
       f'{folder} holds {len(split.rows)} pictures that can be read, fewer than --n={n}: ask for no '
       'more than there are'
     )
-  precision = configs.read(workdir)['config']['precision']
+  precision = record.read(workdir)['config']['precision']
   with jax.enable_x64(precision == 'float64'):
     model = restore.load(workdir, which)
     if model.method.predict_needs:
@@ -149,36 +140,3 @@ def _write_csv(
         lines.writerow(
           (names[row], number, len(rows), medoid_here, f'{distance[i]:.6g}', said[row])
         )
-
-
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-  arguments = argparse.ArgumentParser(prog='ferjax album', description=__doc__)
-  arguments.add_argument('folder', type=Path, help='the folder of pictures')
-  arguments.add_argument('--workdir', type=Path, required=True, help='the run of a trained model')
-  arguments.add_argument('--checkpoint', default='last', help='last, best, or a step')
-  arguments.add_argument('--n', type=int, default=40, help='pictures that stand for the folder')
-  arguments.add_argument('--seed', type=int, default=0, help='of the mixture')
-  arguments.add_argument('--out', type=Path, help='default: RUN/album/<name of the folder>')
-  return arguments.parse_args(argv)
-
-
-def main(argv: Sequence[str]) -> None:
-  """Summarises the folder that the arguments name.
-
-  Raises:
-    InputError: n is below 1; see `summarise`.
-  """
-  options = parse(argv)
-  out = options.out or options.workdir / 'album' / options.folder.resolve().name
-  summarise(
-    options.folder, options.workdir, options.n, out, which=options.checkpoint, seed=options.seed
-  )
-  print(f'written to {out}')
-
-
-if __name__ == '__main__':
-  flags.FLAGS.mark_as_parsed()  # grain reads absl flags
-  show_messages()
-  parallel.keep_freed_memory()
-  with told_in_a_line():
-    main(sys.argv[1:])

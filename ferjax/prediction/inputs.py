@@ -12,14 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ferjax.datasets import listing
+from ferjax.datasets import folders, listing
 from ferjax.datasets.manifest import parser
 from ferjax.errors import InputError
+from ferjax.images import files
 
 LOGGER = logging.getLogger(__name__)
 
 VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm', '.wmv')
-READ = (*listing.ENDINGS, *VIDEOS)  # in folders
+READ = (*files.ENDINGS, *VIDEOS)  # in folders
 
 
 class Source(NamedTuple):
@@ -87,7 +88,7 @@ def _below(folder: Path) -> list[Source]:
   def trouble(error):
     broken.append(Source(Path(error.filename), error=error.strerror))
 
-  names = listing.files(folder, trouble)
+  names = folders.files(folder, trouble)
   return [Source(folder / name) for name in names if name.lower().endswith(READ)] + broken
 
 

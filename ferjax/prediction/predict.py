@@ -1,29 +1,9 @@
-"""`ferjax predict --workdir=RUN INPUT... --out=faces.csv`: what a model says of faces.
+"""Predicts pictures and videos, and writes what was found as tables, sheets and a video."""
 
-INPUT is a picture, a video, a folder (all of them below it), a pattern such as 'faces/**/*.jpg', or
-a manifest (CSV), whose landmarks go to models that look at them. Pictures should be cropped to the
-face as those that the model was trained on; --detect finds, aligns and crops faces as
-`ferjax annotate` does.
-
-The table has a row for each face, picture or frame:
-
-  file              the picture or video
-  frame, time       of a video: the frame's number from 0, and seconds
-  x0 y0 x1 y1       with --detect: the face is picture[y0:y1, x0:x1]
-  class, p_<class>  the likeliest class, and the probability of each
-  pose              the likeliest pose, yaw in degrees, where the model tells one
-  error             why there is no prediction
-
-A name that is not UTF-8 has its bytes as \\udcff; one that a spreadsheet would take for a formula
-begins with ./
-"""
-
-import argparse
 import collections
 import contextlib
 import csv
 import logging
-import os
 import queue
 import sys
 import time
@@ -32,21 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from ferjax.annotation.faces import check_crop, printable
 from ferjax import files
-from ferjax.distributed import parallel
-from ferjax.prediction import predictor as predictors
 from ferjax.annotation import detector as detectors
-from ferjax.annotation import environment
-from ferjax.datasets.synthetic_faces.drawing.stream import available_processes
-from ferjax.errors import InputError, told_in_a_line
-from ferjax.main import cache_folder, keep_programs, show_messages
+from ferjax.annotation.faces import check_crop, printable
+from ferjax.errors import InputError
 from ferjax.prediction import film as films
 from ferjax.prediction import inputs, overlay, reading
+from ferjax.prediction import predictor as predictors
 
 LOGGER = logging.getLogger(__name__)
 
@@ -354,70 +329,3 @@ def summary(counts: Counts) -> str:
   if counts.not_drawn:
     lines.append(f'not on the sheet, whose pages are full (--sheet_pages): {counts.not_drawn}')
   return '\n'.join(lines)
-
-
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-  arguments = argparse.ArgumentParser(
-    prog='ferjax predict',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  add = arguments.add_argument
-  add('inputs', nargs='+', metavar='INPUT', help='pictures, videos, folders, patterns, manifests')
-  add('--workdir', '--model', type=Path, required=True, help='the folder of a run, or an export')
-  add('--checkpoint', default='last', help='of a run: last, best, or a step')
-  add('--out', default='-', help='the table; standard output when not given')
-  add('--sheet', type=Path, help='pictures with their bars: FILE.png, FILE.page2.png ... (or .jpg)')
-  add('--sheet_pages', type=int, default=25, help='how many, at most')
-  add('--video', type=Path, help=f'one video, annotated, without sound: {" ".join(films.CODECS)}')
-  add('--every', type=int, default=1, help='of a video, look at every so manieth frame')
-  add('--detect', action='store_true', help='find faces, with MediaPipe, as annotate does')
-  add('--small_faces', action='store_true', help='look for small faces too: much slower')
-  add('--size', type=int, default=112, help="with --detect: pixels of a crop's side")
-  add('--margin', type=float, default=0.1, help='with --detect: share left free around a face')
-  add('--python', type=Path, help='with --detect: one that has MediaPipe: none is installed')
-  add('--threads', type=int, default=available_processes(), help='that read, and find faces')
-  return arguments.parse_args(argv)
-
-
-def main(argv: Sequence[str]) -> None:
-  """Predicts the inputs that the arguments name.
-
-  Raises:
-    InputError: no such run, MediaPipe cannot be installed or started; see `predict`.
-  """
-  options = parse(argv)
-  keep_programs()
-  inputs.find(options.inputs)  # what is not there is told before the model is loaded
-  model = predictors.load(options.workdir, options.checkpoint)
-  detection = None
-  if options.detect:
-    folder = cache_folder() / 'environments'
-    python = options.python or environment.python(environment.MESH, folder)
-    command = detectors.worker(python, None)
-    detection = reading.Detection(command, options.size, options.margin, options.small_faces)
-  table = None if options.out == '-' else Path(options.out)
-  outputs = Outputs(table, options.sheet, options.sheet_pages, options.video)
-  counts = predict(
-    model,
-    options.inputs,
-    outputs,
-    detection=detection,
-    every=options.every,
-    threads=options.threads,
-  )
-  print(summary(counts), file=sys.stdout if table else sys.stderr)
-
-
-if __name__ == '__main__':
-  show_messages()
-  parallel.keep_freed_memory()
-  os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # damage is told in the table
-  cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-  try:
-    with told_in_a_line():
-      main(sys.argv[1:])
-  except KeyboardInterrupt:
-    sys.exit('ferjax: interrupted')
-  except BrokenPipeError:  # whoever read the table has enough
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,15 +9,15 @@ import jax
 import numpy as np
 from scipy import special
 
-from ferjax.assembly import build, restore
-from ferjax import core
-from ferjax.export import reader
-from ferjax.distributed import parallel
 from ferjax import config as configs
-from ferjax.images import augment
-from ferjax.data import dataset
-from ferjax.datasets import listing
+from ferjax import core
+from ferjax.assembly import build, restore
+from ferjax.distributed import parallel
 from ferjax.errors import InputError
+from ferjax.export import reader
+from ferjax.images import augment, files
+from ferjax.metrics import predictions
+from ferjax.runs.record import read
 
 Picture = str | os.PathLike | np.ndarray
 LARGEST_BATCH = 64
@@ -97,7 +97,7 @@ class Predictor(NamedTuple):
     for place, given in enumerate(pictures):
       picture = pixels(given, f'picture {start + place}')
       shapes[place] = picture.shape[:2]
-      batch['image'][place] = dataset.resize(picture, self.image_size)
+      batch['image'][place] = files.resize(picture, self.image_size)
     table = dict(features)
     if 'landmarks' in features:
       table['landmarks'] = self._landmarks(features['landmarks'], shapes)
@@ -122,7 +122,7 @@ class Predictor(NamedTuple):
           f'number {max(wanted)} of their scheme'
         )
       points = points[:, list(wanted)]
-    return dataset.rescale(points, shapes[:, None, ::-1], self.image_size)
+    return files.rescale(points, shapes[:, None, ::-1], self.image_size)
 
 
 def load(path: str | os.PathLike, which: str = 'last') -> Predictor:
@@ -140,14 +140,14 @@ def load(path: str | os.PathLike, which: str = 'last') -> Predictor:
     if str(which) != 'last':
       raise InputError(f'{path} is an export, which holds one checkpoint: leave {which!r} out')
     return _load_export(path)
-  record = configs.read(path)
+  record = read(path)
   x64 = record['config']['precision'] == 'float64'
   with jax.enable_x64(x64):
     model = restore.load(path, str(which))
     devices = parallel.make(backend=model.config.parallel.backend)
     dtype = build.picture_dtype(model.config)
     step = devices.compile(
-      core.make_predict_step(model.method, lambda batch: augment.evaluation(batch, dtype))
+      predictions.make_predict_step(model.method, lambda batch: augment.evaluation(batch, dtype))
     )
 
   def run(batch):
@@ -231,7 +231,7 @@ def pixels(picture: Picture, name: str = 'the picture') -> np.ndarray:
   """
   if isinstance(picture, str | os.PathLike):
     try:
-      return listing.read(Path(picture))
+      return files.read(Path(picture))
     except InputError as error:
       raise InputError(f'{picture}: {error}') from error
   array = np.asarray(picture)

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from ferjax.annotation.faces import NO_FACE, describe, read
 from ferjax.annotation import detector as detectors
-from ferjax.data import dataset
-from ferjax.datasets import listing
+from ferjax.annotation.faces import NO_FACE, describe, read
+from ferjax.images import files
 from ferjax.prediction import inputs, overlay
 
 HELD = 2**26  # bytes of frames that wait to be looked at, and as many to be predicted
@@ -101,7 +100,7 @@ class Reader(NamedTuple):
     if source.error:
       return Item(source.path, error=source.error)
     try:
-      image = read(source.path) if self.detection else listing.read(source.path)
+      image = read(source.path) if self.detection else files.read(source.path)
     except Exception as error:  # Pillow's decoders raise many kinds; each means "cannot be read"
       text = getattr(error, 'strerror', None) or str(error) or type(error).__name__
       return Item(source.path, error=f'cannot be read: {text}')
@@ -142,9 +141,9 @@ class Reader(NamedTuple):
 
   def _crop(self, image, landmarks, box, whole):
     if landmarks is not None:
-      landmarks = dataset.rescale(landmarks, np.array(image.shape[1::-1]), self.size)
+      landmarks = files.rescale(landmarks, np.array(image.shape[1::-1]), self.size)
     thumb = overlay.thumbnail(whole, box) if self.thumbs() else None
-    return Crop(dataset.resize(image, self.size), landmarks, box, thumb)
+    return Crop(files.resize(image, self.size), landmarks, box, thumb)
 
 
 def _box(face: detectors.Face, shape: Sequence[int]) -> tuple[int, int, int, int]:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ferjax.report import page
-from ferjax.runs import folder as records
 from ferjax.report.page import Cell, share
+from ferjax.runs import folder as records
 from ferjax.runs.folder import MEASURES, Picture, is_share, split_name
 
 

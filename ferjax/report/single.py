@@ -1,26 +1,33 @@
-"""`ferjax report --workdir=RUN`: one page, `RUN/report/report.html`, with all of a run.
+"""The page of one run: results, training, labels, pictures, provenance."""
 
-Several runs, `--workdir=A --workdir=B --out=FILE.html` or `--workdir=A,B`, are compared. The page
-holds its pictures itself, and needs neither script nor network.
-"""
-
-import argparse
-import csv
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ferjax.report import comparison, sections as outcome, page
-from ferjax import files
-from ferjax.report.figures import plots
-from ferjax.runs.folder import Run, as_jpeg, confusion, numbers, picture, read, read_summary, tests_first
 from ferjax import config as configs
-from ferjax.errors import InputError, told_in_a_line
-from ferjax.training.logs import NO_TERMS
+from ferjax import files
+from ferjax.core import NO_TERMS
+from ferjax.errors import InputError
+from ferjax.report import comparison, page
+from ferjax.report import sections as outcome
+from ferjax.report.figures import plots
 from ferjax.report.page import Cell, Section, share
-from ferjax.runs.folder import DIVERGENCE, HONEST, MEASURES, split_name, words
+from ferjax.runs.folder import (
+  DIVERGENCE,
+  HONEST,
+  MEASURES,
+  Run,
+  as_jpeg,
+  confusion,
+  numbers,
+  picture,
+  read,
+  read_summary,
+  split_name,
+  tests_first,
+  words,
+)
 
 DRAWN_ANEW = ('learning_curves', 'terms')
 LIMIT = 20e6  # bytes of pictures in a page, above which the largest become JPEG
@@ -363,56 +370,3 @@ def _provenance(run):
     )
     + page.folded('The whole config', every)
   )
-
-
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-  arguments = argparse.ArgumentParser(prog='ferjax report', description=__doc__)
-  arguments.add_argument(
-    '--workdir',
-    action='append',
-    required=True,
-    help="a run's folder; give several, or a list with commas, to compare runs",
-  )
-  arguments.add_argument('--out', type=Path, help='default: RUN/report/report.html')
-  return arguments.parse_args(argv)
-
-
-def folders(given: Sequence[str]) -> list[Path]:
-  """The folders that `--workdir` names, each a path or several with commas between them.
-
-  Raises:
-    InputError: one is named twice.
-  """
-  found = []
-  for text in given:
-    names = [text] if Path(text).is_dir() else next(csv.reader([text]), [])
-    found += [Path(name) for name in names if name]
-  places = [path.resolve() for path in found]
-  for place, path in zip(places, found, strict=True):
-    if places.count(place) > 1:
-      raise InputError(f'--workdir={path} is named twice')
-  if not found:
-    raise InputError("--workdir names nothing: give a run's folder")
-  return found
-
-
-def main(argv: Sequence[str]) -> None:
-  """Writes the report that the arguments ask for.
-
-  Raises:
-    InputError: several runs without `--out`; see `write`.
-  """
-  options = parse(argv)
-  workdirs = folders(options.workdir)
-  if len(workdirs) > 1 and options.out is None:
-    raise InputError('a comparison of runs needs --out=FILE.html')
-  out = options.out or workdirs[0] / 'report' / 'report.html'
-  if out.suffix.lower() not in ('.html', '.htm'):
-    raise InputError(f'--out={out}: its ending must be .html or .htm')
-  write(workdirs, out)
-  print(f'written to {out}')
-
-
-if __name__ == '__main__':
-  with told_in_a_line():
-    main(sys.argv[1:])

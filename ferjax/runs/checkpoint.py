@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from ferjax.distributed import hosts, parallel
 from ferjax.core import TrainState
+from ferjax.distributed import hosts, parallel
 from ferjax.errors import InputError
 
 LOGGER = logging.getLogger(__name__)

@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 from ferjax import config as configs
-from ferjax.training import logs
 from ferjax.errors import InputError
+from ferjax.runs import history
+from ferjax.runs import record as records
 
 HONEST = (
   '“Best by test” chooses the step on the test set, as in much of the literature: it is too good. '
@@ -95,7 +96,7 @@ def read(workdir: Path) -> Run:
   Raises:
     InputError: the folder is no run, or a file is damaged.
   """
-  record, path = configs.read(workdir), workdir / 'config.json'
+  record, path = records.read(workdir), workdir / 'config.json'
   kinds = {'config': dict, 'classes': list, 'steps': int, 'fingerprint': str}
   for key, kind in kinds.items():
     _require(isinstance(record[key], kind), path, f"'{key}' is {record[key]!r:.60}")
@@ -104,7 +105,7 @@ def read(workdir: Path) -> Run:
   record = record | {'config': defaults | configs.flat(record['config'])}
   lines = _lines(workdir / 'metrics.jsonl')
   summary = read_summary(workdir / 'summary.json')
-  return Run(workdir, record, lines, summary, logs.summarise(lines))
+  return Run(workdir, record, lines, summary, history.summarise(lines))
 
 
 def _lines(path):

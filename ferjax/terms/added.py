@@ -13,10 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ferjax.terms import builtin as terms
-from ferjax.data import pipeline
+from ferjax.datasets import features
 from ferjax.errors import InputError, nearest
 from ferjax.losses import StatefulLoss
+from ferjax.terms import builtin as terms
 
 Term = StatefulLoss | Callable[..., jax.Array]
 RESERVED = ('weight', 'name', 'path')
@@ -329,8 +329,8 @@ def _lacking(where, function, error, outputs, batch):
   else:
     told += 'no output of the method and no label of the data set.'
     told += nearest(name, {**outputs, **batch})
-  if name not in batch and name in pipeline.COLUMNS:
-    told += f' A manifest brings it by its columns {pipeline.COLUMNS[name]}'
+  if name not in batch and name in features.COLUMNS:
+    told += f' A manifest brings it by its columns {features.COLUMNS[name]}'
   return f'{told}\n{_seen(outputs, batch)}'
 
 

@@ -92,3 +92,6 @@ def _steps(steps_per_epoch, epochs, begin):
       'be below 0'
     )
   return max(1, round(epochs * steps_per_epoch)), round(begin * steps_per_epoch)
+
+
+Weight = float | optax.Schedule

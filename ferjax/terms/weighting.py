@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ferjax.optim import optimizers
 from ferjax.errors import InputError, nearest
+from ferjax.optim import rules
 
 NAMES = ('constant', 'dynamic', 'uncertainty')
-LEARNED = 'weighting'  # where learned weights stand among the parameters
 ABSENT = -1e30  # an exponent of 0
 LEAST = 0.01  # what a term counts at least, where an uncertainty is learned
 
@@ -51,7 +50,7 @@ def make(
   temperature: float = 2.0,
   window: int = 5,
   clip: Sequence[float] = (0.1, 10.0),
-  off: optimizers.EpochRules = (),
+  off: rules.EpochRules = (),
 ) -> Weighting:
   """Factory: config section `weighting`. The constants of `config.weights` multiply on top.
 
@@ -103,16 +102,16 @@ def make(
     )
   if len(clip) != 2 or not 0 <= clip[0] <= clip[1]:
     raise InputError(f'config.weighting.clip={tuple(clip)}: give (low, high), 0 <= low <= high')
-  optimizers.check_epoch_rules(off, 'config.weighting.off')
+  rules.check_epoch_rules(off, 'config.weighting.off')
 
   def in_force(terms, step):
     """{name: 0 or 1}."""
     on = {term: jnp.ones((), value.dtype) for term, value in terms.items()}
     for regex, *span in off:
-      found = optimizers.matches(regex, list(terms), 'term', 'config.weighting.off')
+      found = rules.matches(regex, list(terms), 'term', 'config.weighting.off')
       for term, match in zip(terms, found, strict=True):
         if match:
-          absent = optimizers.within_epochs(step, steps_per_epoch, *span)
+          absent = rules.within_epochs(step, steps_per_epoch, *span)
           on[term] = jnp.where(absent, 0, on[term])
     return on
 

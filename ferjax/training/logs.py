@@ -6,9 +6,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,58 +15,13 @@ import rich.progress
 from rich.console import Console
 from tensorboardX import SummaryWriter
 
-from ferjax import files
+from ferjax.runs.history import cut_back, read_lines
 
 LOGGER = logging.getLogger(__name__)
-
-# What a line of metrics.jsonl says of a training step, other than the terms of its loss.
-NO_TERMS = {'step', 'split', 'loss', 'acc', 'l2_grads', 'l2_params', 'l2_updates'}
-NO_TERMS |= {'lr', 'images_per_s'}
 
 
 class NonFiniteError(FloatingPointError):
   """A loss term or a gradient is NaN or infinite: says which, and at which step."""
-
-
-def write_json(path: Path, value) -> None:
-  """Writes JSON, then renames it into place, so that a half-written file is never seen."""
-  with files.replacing(path) as file:
-    file.write(json.dumps(value, indent=2, allow_nan=False) + '\n')
-
-
-def read_lines(path: Path) -> list[dict]:
-  """The objects of a metrics.jsonl; a last line cut off by a crash is left out."""
-  lines = []
-  if path.is_file():
-    for text in path.read_text(encoding='utf-8').splitlines():
-      try:
-        lines.append(json.loads(text))
-      except json.JSONDecodeError:
-        LOGGER.warning('%s: a line that was cut off is dropped', path)
-  return lines
-
-
-def summarise(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-  """The evaluations worth naming, each {'step', 'val', 'test'}, from lines of metrics.jsonl."""
-  evaluations = {}
-  for line in lines:
-    if line['split'] != 'train':
-      values = {k: v for k, v in line.items() if k not in ('step', 'split')}
-      evaluations.setdefault(line['step'], {'step': line['step']})[line['split']] = values
-  found = list(evaluations.values())
-  summary = {'last': found[-1] if found else None}
-  for split, key in (('val', 'best_by_val'), ('test', 'best_by_test')):
-    measured = [one for one in found if split in one]
-    summary[key] = max(measured, key=lambda one: one[split]['acc']) if measured else None
-  summary['note'] = 'best_by_test chooses on the test set, as in the literature: too good'
-  return summary
-
-
-def cut_back(path: Path, step: int) -> None:
-  """Removes the lines after `step` from a metrics.jsonl."""
-  kept = [line for line in read_lines(path) if line['step'] <= step]
-  with files.replacing(path) as file:
-    file.writelines(json.dumps(line) + '\n' for line in kept)
 
 
 def check_finite(pending: list[tuple[int, Mapping[str, jax.Array]]]) -> list[tuple[int, dict]]:

@@ -12,21 +12,24 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from ferjax.terms import added
-from ferjax.assembly import build, sources
-from ferjax.runs import checkpoint
-from ferjax import core, files
-from ferjax.training import early_stop, logs
-from ferjax.metrics.predictions import measure
-from ferjax.distributed import hosts, parallel, preemption
-from ferjax.optim import optimizers
-from ferjax.models import pretrained as weights
 from ferjax import config as configs
-from ferjax.images import augment
-from ferjax.data import dataset, noise, pipeline
+from ferjax import core, files
+from ferjax.assembly import build, sources
+from ferjax.assembly.evaluations import evaluated, look, make_predict, on_host
+from ferjax.assembly.terms import make_weights, with_terms
+from ferjax.data import checks, dataset, noise, pipeline
 from ferjax.data.splits import duplicates
+from ferjax.distributed import hosts, parallel, preemption
 from ferjax.errors import InputError
+from ferjax.images import augment
+from ferjax.metrics.predictions import measure
+from ferjax.models import pretrained as weights
+from ferjax.optim import optimizers
+from ferjax.runs import checkpoint, record
+from ferjax.terms import added
 from ferjax.terms import weighting as weightings
+from ferjax.training import early_stop, logs
+from ferjax.training.step import example_terms, make_train_step
 
 LOGGER = logging.getLogger(__name__)
 
@@ -65,21 +68,21 @@ def _train(config, workdir, stack):
   load = functools.partial(sources.load, config)
   data, tests, groups = hosts.first_then_others('data', load)
   method = build.make_method(config, len(data.classes), len(data.poses))
-  pipeline.check_trainable(data, method.needs | method.predict_needs, config.batch)
+  checks.check_trainable(data, method.needs | method.predict_needs, config.batch)
   tests = sources.fit(method, tests, data.poses)
   clean = data.splits['train'].table
-  data = build.derive(method, build.corrupt_labels(config, data))
+  data = sources.derive(method, sources.corrupt_labels(config, data))
 
   split = data.splits['train']
-  make_sampler = functools.partial(build.make_sampler, config, split.table)
+  make_sampler = functools.partial(sources.make_sampler, config, split.table)
   sampler = hosts.first_then_others('sampler', make_sampler)
   counts = len(data.classes), len(data.poses)
-  method = build.with_terms(config, method, split, sampler, *counts)
+  method = with_terms(config, method, split, sampler, *counts)
   columns = ('label', *sorted(method.needs), *sorted(method.derived))
   steps_per_epoch = len(split.rows) // config.batch
   steps = config.steps or config.epochs * steps_per_epoch
   init_rng, rng = jax.random.split(jax.random.key(config.seed))
-  example = build.example_batch(config, split, columns, sampler)
+  example = sources.example_batch(config, split, columns, sampler)
   params, extra = method.init(init_rng, example, split.table)
   extra = build.in_precision(config, extra)
   if pretrained:
@@ -99,23 +102,23 @@ def _train(config, workdir, stack):
   if weighting.varies:
     plan = sampler(0, 1, config.seed, split.table, config.batch)
     whole = next(pipeline.batches(split, plan, columns, config.data.image_size, threads=1))
-    terms = core.example_terms(method, augmentation, params, extra, whole)
+    terms = example_terms(method, augmentation, params, extra, whole)
     learned, history = weighting.init(terms)
-    params = params | {weightings.LEARNED: learned} if learned else params
+    params = params | {core.LEARNED: learned} if learned else params
   tx, learning_rate = configs.call(
     optimizers.make, 'optimizer', config.optimizer, params, steps, steps_per_epoch
   )
   step = jnp.zeros((), jnp.int32)
   state = core.TrainState(step, params, tx.init(params), extra, rng, history)
   state = devices.replicate(state)
-  term_weights = build.make_weights(config, steps_per_epoch)
-  train_step = core.make_train_step(method, tx, augmentation, term_weights, weighting)
+  term_weights = make_weights(config, steps_per_epoch)
+  train_step = make_train_step(method, tx, augmentation, term_weights, weighting)
   train_step = devices.compile(train_step, donate=0)
-  predict = build.make_predict(config, method, devices)
+  predict = make_predict(config, method, devices)
   refresh, enroll = (
-    build.on_host(change, predict, devices, split) for change in (method.refresh, method.enroll)
+    on_host(change, predict, devices, split) for change in (method.refresh, method.enroll)
   )
-  evaluations = build.evaluations(config, data, ('val', 'test'))
+  evaluations = evaluated(config, data, ('val', 'test'))
   eval_every = config.eval.every or steps_per_epoch
   stops = configs.call(early_stop.make, 'early_stop', config.early_stop, eval_every)
 
@@ -205,8 +208,8 @@ def _train(config, workdir, stack):
         speed = {'lr': float(learning_rate(step)), 'images_per_s': log.speed(step + 1)}
         log.write(step + 1, 'train', {'loss': values['loss'], **values, **speed})
 
-  from ferjax.report.figures import auxiliary
   from ferjax.evaluation import finish  # here, so that training starts without what they import
+  from ferjax.report.figures import auxiliary
 
   signals.close()
   if preempted:
@@ -233,10 +236,10 @@ def _train(config, workdir, stack):
     training = finish.TrainingRows(split, predict(state, split), clean['label'], estimated)
   if not parallel.first_process():
     return {}
-  if build.uses_graphs(config):
+  if sources.uses_graphs(config):
     path, size = workdir / 'report' / 'auxiliary_spaces.png', config.data.image_size
     auxiliary.write(path, split.table, clean['label'], data.classes, size)
-  looks = build.look(config, method, state, data)
+  looks = look(config, method, state, data)
   return finish.finish(
     workdir,
     state,
@@ -286,7 +289,7 @@ def _record(config, data, tests, clean, steps, pretrained, workdir):
     facts['term_sources'] = added.sources(config.terms.to_dict())
   if pretrained:
     facts['weights'] = weights.facts(pretrained)
-  configs.write(workdir, config, facts)
+  record.write(workdir, config, facts)
   if config.noise.kind != 'none':
     wrong = (table['label'] != clean).mean()
     LOGGER.info('%.2f %% of the training labels are wrong; see noise.csv', 100 * wrong)

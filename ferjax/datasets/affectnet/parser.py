@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ferjax.datasets.folders import choose, files, find, wrong_folder
+from ferjax.datasets.listing import Listing, Problem, csv_rows, path_troubles
 from ferjax.labels import CLASSES, CLASSES_8
-from ferjax.datasets.listing import Listing, Problem, choose, csv_rows, files, find, path_troubles, wrong_folder
 
 PROTOCOLS = ('eight', 'seven')
 LAYOUT = """

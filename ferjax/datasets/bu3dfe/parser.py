@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from ferjax.datasets.folders import choose, wrong_folder
+from ferjax.datasets.listing import Listing, Problem, held_out, pictures
 from ferjax.labels import CLASSES
-from ferjax.datasets.listing import Listing, Problem, choose, held_out, pictures, wrong_folder
 
 PROTOCOLS = ('frontal', 'dml_net')
 LAYOUT = """

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from ferjax.datasets.folders import choose
+from ferjax.datasets.listing import Listing, Problem, pictures
 from ferjax.labels import CLASSES
-from ferjax.datasets.listing import Listing, Problem, choose, pictures
 
 PROTOCOLS = ('ldl_alsg', 'ten_fold')
 LAYOUT = """

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ferjax.datasets.folders import choose, files, wrong_folder
+from ferjax.datasets.listing import Listing, Problem
 from ferjax.labels import CLASSES, CLASSES_8
-from ferjax.datasets.listing import Listing, Problem, choose, files, wrong_folder
 
 PROTOCOLS = ('last_three', 'ldl_alsg')
 LAYOUT = """

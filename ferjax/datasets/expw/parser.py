@@ -3,8 +3,9 @@
 import hashlib
 from pathlib import Path
 
+from ferjax.datasets.folders import choose, files, find, wrong_folder
+from ferjax.datasets.listing import Listing, Problem, path_troubles, text_lines
 from ferjax.labels import CLASSES
-from ferjax.datasets.listing import Listing, Problem, choose, files, find, path_troubles, text_lines, wrong_folder
 
 PROTOCOLS = ('by_picture',)
 LAYOUT = """

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ferjax.datasets.folders import choose, find, wrong_folder
+from ferjax.datasets.listing import Listing, Problem, csv_rows, pictures
+from ferjax.images.files import png
 from ferjax.labels import CLASSES, canonical
-from ferjax.datasets.listing import Listing, Problem, choose, csv_rows, find, pictures, png, wrong_folder
 
 PROTOCOLS = ('official',)
 LAYOUT = """

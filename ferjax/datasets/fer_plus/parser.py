@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from ferjax.datasets.fer2013 import parser as fer2013
-from ferjax.labels import CLASSES_8
-from ferjax.datasets.listing import Listing, Problem, choose, csv_rows, files, find, wrong_folder
+from ferjax.datasets.folders import choose, files, find, wrong_folder
+from ferjax.datasets.listing import Listing, Problem, csv_rows
 from ferjax.errors import InputError
+from ferjax.labels import CLASSES_8
 
 PROTOCOLS = ('official',)
 RULES = ('argmax', 'majority')

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
-from ferjax.labels import CLASSES_8, canonical
-from ferjax.datasets.listing import ENDINGS, Listing, Problem, files, wrong_folder
+from ferjax.datasets.folders import files, wrong_folder
+from ferjax.datasets.listing import Listing, Problem
 from ferjax.datasets.manifest.parser import SPLITS
+from ferjax.images.files import ENDINGS
+from ferjax.labels import CLASSES_8, canonical
 
 LAYOUT = """
 FOLDER/train/happiness/any/name.jpg     and val/, test/; or, all for training:

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from ferjax.datasets.bu3dfe.parser import LABELS
+from ferjax.datasets.folders import choose
+from ferjax.datasets.listing import Listing, pictures
 from ferjax.labels import CLASSES
-from ferjax.datasets.listing import Listing, choose, pictures
 
 PROTOCOLS = ('leave_one_out',)
 LAYOUT = """

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from ferjax.datasets.folders import choose
+from ferjax.datasets.listing import Listing, pictures
 from ferjax.labels import CLASSES
-from ferjax.datasets.listing import Listing, choose, pictures
 
 PROTOCOLS = ('dml_net',)
 LAYOUT = """

@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
+from ferjax.datasets.folders import choose, files, wrong_folder
+from ferjax.datasets.listing import Listing, Problem
+from ferjax.images.files import ENDINGS
 from ferjax.labels import CLASSES
-from ferjax.datasets.listing import ENDINGS, Listing, Problem, choose, files, wrong_folder
 
 PROTOCOLS = ('middle_three', 'ldl_alsg')
 LAYOUT = """

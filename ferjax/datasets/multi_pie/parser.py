@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ferjax.datasets.listing import Listing, Problem, choose, held_out, pictures, wrong_folder
+from ferjax.datasets.folders import choose, wrong_folder
+from ferjax.datasets.listing import Listing, Problem, held_out, pictures
 from ferjax.errors import InputError
 
 PROTOCOLS = ('dml_net', 'all_cameras')

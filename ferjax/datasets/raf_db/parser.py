@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ferjax.datasets.folders import choose, files, find, wrong_folder
+from ferjax.datasets.listing import Listing, Problem, text_lines
 from ferjax.labels import CLASSES
-from ferjax.datasets.listing import Listing, Problem, choose, files, find, text_lines, wrong_folder
 
 PROTOCOLS = ('basic',)
 IMAGES = ('aligned', 'original')

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from ferjax.datasets.folders import choose, wrong_folder
+from ferjax.datasets.listing import Listing, Problem, pictures
 from ferjax.labels import CLASSES, canonical
-from ferjax.datasets.listing import Listing, Problem, choose, pictures, wrong_folder
 
 PROTOCOLS = ('official',)
 IMAGES = ('aligned', 'original')

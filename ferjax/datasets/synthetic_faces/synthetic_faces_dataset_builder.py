@@ -7,11 +7,11 @@ import zlib
 
 import tensorflow_datasets as tfds
 
+from ferjax.datasets.features import face_features
 from ferjax.datasets.synthetic_faces.drawing import sample, stream
 from ferjax.datasets.synthetic_faces.drawing.action_units import ACTION_UNITS
-from ferjax.datasets.features import face_features
-from ferjax.labels import CLASSES
 from ferjax.errors import InputError
+from ferjax.labels import CLASSES
 
 SPLITS = ('train', 'val', 'test')
 

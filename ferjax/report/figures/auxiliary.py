@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from ferjax.report.figures import embeddings, plots
 from ferjax.data import graphs
+from ferjax.metrics.embeddings import drawn
+from ferjax.report.figures import embeddings, plots
 
 TITLES = {'au': 'action units', 'landmarks': 'landmarks'}
 
@@ -34,7 +35,7 @@ def write(
     image_size: See `graphs.coordinates`.
     count: Rows at most, drawn at random, always the same.
   """
-  rows = embeddings.drawn(len(label), count)
+  rows = drawn(len(label), count)
   spaces = [space for space in graphs.SPACES if space in table]
   figure = Figure(figsize=(5.4 * len(spaces), 6))
   figure.suptitle(f't-SNE of the auxiliary label spaces: {len(rows)} of {len(label)} training rows')

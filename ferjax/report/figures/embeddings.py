@@ -15,14 +15,11 @@ from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from ferjax.metrics import mixtures, classification
-from ferjax.report.figures import plots
+from ferjax.metrics import mixtures, retrieval
+from ferjax.metrics.embeddings import _embedding, drawn, measure, silhouettes
 from ferjax.metrics.predictions import Predictions
+from ferjax.report.figures import plots
 from ferjax.report.figures.plots import COLOURS
-
-NEIGHBOURS = (1, 3, 5, 7, 11, 15, 21, 31, 51, 101)
-USUAL = 11  # neighbours that classify
-SILHOUETTE_ROWS = 3000  # their cost is quadratic
 
 MARKERS = 'os^DvP*X'  # one for each of COLOURS
 
@@ -68,66 +65,6 @@ def write(
     sheet(folder / f'tsne_{name}.png', embedding, table, classes, values, name, tsne)
     identities(folder / f'identities_{name}.png', embedding, table, classes, values, name, tsne)
   return {name: values}
-
-
-def _embedding(predictions):
-  embedding = predictions.outputs['embedding']
-  return embedding.astype(np.promote_types(embedding.dtype, np.float32), copy=False)
-
-
-def measure(
-  predictions: Predictions, training: Predictions | None, num_classes: int
-) -> dict[str, Any]:
-  """How well a split's embeddings tell the classes apart.
-
-  Args:
-    predictions: Of the split.
-    training: Of the training rows; their labels are those that the method was given.
-    num_classes: C.
-
-  Returns:
-    `metrics.retrieval` and `metrics.clustering`; and with training rows, `metrics.macro` of the
-    split's classification as `knn/...` (by the 11 nearest training rows) and `nearest_mean/...`
-    (by the nearest mean of a training class), and `f1_by_neighbours`, {number of neighbours: macro
-    F1}.
-  """
-  embedding, label = _embedding(predictions), predictions.label
-  values = classification.retrieval(embedding, label) | classification.clustering(embedding, label)
-  if training is None:
-    return values
-  stored, stored_label = _embedding(training), training.label
-  found = classification.nearest_neighbours(stored, embedding, max(NEIGHBOURS))
-  predicted = {
-    'knn': classification.vote(stored_label[found[:, :USUAL]], num_classes),
-    'nearest_mean': classification.nearest_mean(stored, stored_label, embedding),
-  }
-  for name, prediction in predicted.items():
-    measured = classification.macro(label, prediction, num_classes)
-    values |= {f'{name}/{key}': value for key, value in measured.items()}
-  f1 = {}
-  for count in (k for k in NEIGHBOURS if k <= found.shape[1]):
-    prediction = classification.vote(stored_label[found[:, :count]], num_classes)
-    f1[str(count)] = classification.macro(label, prediction, num_classes)['f1_macro']
-  return values | {'f1_by_neighbours': f1}
-
-
-def silhouettes(embedding: np.ndarray, table: Mapping[str, np.ndarray]) -> dict[str, float]:
-  """`silhouette/expression`, and where they are known `silhouette/pose` and
-  `silhouette/subject_in_expression`: -1..1, see `metrics.silhouette`; of at most 3000 rows."""
-  rows = drawn(len(embedding), SILHOUETTE_ROWS)
-  embedding, table = embedding[rows], {name: column[rows] for name, column in table.items()}
-  values = {'expression': classification.silhouette(embedding, table['label'])}
-  if 'yaw_bin' in table:
-    values['pose'] = classification.silhouette(embedding, table['yaw_bin'])
-  if 'subject' in table:
-    within = classification.silhouette_within(embedding, table['subject'], table['label'])
-    values['subject_in_expression'] = within
-  return {f'silhouette/{name}': value for name, value in values.items() if value is not None}
-
-
-def drawn(rows: int, count: int) -> np.ndarray:
-  """int[min(rows, count)]: rows drawn at random, always the same, in order."""
-  return np.sort(np.random.default_rng(0).permutation(rows)[:count])
 
 
 def plane(embedding: np.ndarray) -> np.ndarray:
@@ -208,7 +145,7 @@ def identities(
   subject = table.get('subject', np.zeros(len(embedding), int))[rows]
   if len(rows) < 4 or len(np.unique(subject)) < 2:
     return
-  here = classification.silhouette(embedding[rows], subject)
+  here = retrieval.silhouette(embedding[rows], subject)
   lines = [f'{name}, {classes[label]}: t-SNE of the embeddings of {_of(rows, of_label)} by subject']
   if here is not None:
     everywhere = values.get('silhouette/subject_in_expression', np.nan)

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from ferjax.data import dataset
 from ferjax.metrics import mixtures
 from ferjax.metrics.predictions import Predictions
 from ferjax.report.figures import heatmaps, plots
-from ferjax.data import dataset
 
 FOUND = 5  # pictures that a search shows
 FARTHEST = 8  # suspected mislabels of a class

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from ferjax import files
 from ferjax.metrics import classification
-from ferjax.report.figures import plots
 from ferjax.metrics.predictions import AVERAGED, Predictions, truth
+from ferjax.report.figures import plots
 
 
 def confusion(
@@ -100,7 +100,9 @@ def expression_by_pose(
     return
   right = predictions.prediction == predictions.label
   yaw = predictions.table['yaw_bin']
-  degrees, accuracy, rows = classification.accuracy_by_group(right, predictions.label, yaw, len(classes))
+  degrees, accuracy, rows = classification.accuracy_by_group(
+    right, predictions.label, yaw, len(classes)
+  )
   accuracy = _with_means(accuracy)
   folder.mkdir(parents=True, exist_ok=True)
   with files.replacing(folder / f'{stem}.csv') as file:

@@ -6,7 +6,15 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ferjax.datasets.synthetic_faces.drawing import appearance, creases, expressions, head, ict_face_model, render, resample
+from ferjax.datasets.synthetic_faces.drawing import (
+  appearance,
+  creases,
+  expressions,
+  head,
+  ict_face_model,
+  render,
+  resample,
+)
 from ferjax.datasets.synthetic_faces.drawing.model import FaceModel
 from ferjax.labels import CLASSES
 

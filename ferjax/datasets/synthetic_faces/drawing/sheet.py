@@ -46,7 +46,9 @@ def sheet(
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(prog='python -m ferjax.datasets.synthetic_faces.drawing.sheet', description=__doc__)
+  parser = argparse.ArgumentParser(
+    prog='python -m ferjax.datasets.synthetic_faces.drawing.sheet', description=__doc__
+  )
   parser.add_argument('out', help='the picture to write; its ending says the format')
   parser.add_argument('--landmarks', action='store_true', help='draw the 68 landmarks')
   parser.add_argument('--size', type=int, default=112, help='pixels of one face')

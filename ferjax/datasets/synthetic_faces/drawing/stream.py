@@ -20,6 +20,7 @@ import numpy as np
 
 from ferjax.datasets.synthetic_faces.drawing import sample
 from ferjax.datasets.synthetic_faces.drawing.action_units import ACTION_UNITS
+from ferjax.distributed.processes import available_processes
 from ferjax.labels import CLASSES
 
 QUALITY = 93  # of the JPEG
@@ -72,15 +73,8 @@ def share(rows: Sequence[sample.Row], processes: int, which: int) -> list[sample
   return [row for row in rows if order[row.subject] % processes == which]
 
 
-def available_processes() -> int:
-  """How many processors this process may use."""
-  if hasattr(os, 'sched_getaffinity'):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
-
-
 def _start(config, processes, which):
-  root = str(Path(sample.__file__).resolve().parents[3])
+  root = str(Path(sample.__file__).resolve().parents[4])
   path = os.pathsep.join([root, *filter(None, [os.environ.get('PYTHONPATH')])])
   one_thread = dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'), '1')
   task = json.dumps({'config': config._asdict(), 'processes': processes, 'which': which})

@@ -8,10 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-from ferjax.distributed import parallel
 from ferjax.benchmark import measure, torch_process
-from ferjax.errors import InputError, nearest, told_in_a_line
-from ferjax.training.logs import write_json
+from ferjax.cli import console
+from ferjax.errors import InputError, nearest
+from ferjax.files import write_json
 
 OPS = ('conv', 'bilinear', 'lgmp', 'losses')
 NAMES = ('step', 'ops', 'input', 'graphs', 'evaluate', 'predict', 'start')
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> dict:
   with torch_process.start(python) as torch:
     bench = measure.Bench(options.rounds, options.turn, options.only, torch, options.rows)
     results = {
-      'command': shlex.join(['python', '-m', 'ferjax.benchmark', *argv]),
+      'command': shlex.join(['ferjax', 'benchmark', *argv]),
       'date': time.strftime('%Y-%m-%d %H:%M:%S'),
       'machine': measure.machine(),
       'versions': measure.versions() | (torch.versions if torch else {}),
@@ -82,9 +82,9 @@ def main(argv: list[str]) -> dict:
   return results
 
 
-if __name__ == '__main__':
+def run(argv: list[str]) -> None:
+  """The command, in a process of its own."""
   # Else JAX takes most of a GPU's memory when it starts, and PyTorch finds too little.
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
-  parallel.keep_freed_memory()
-  with told_in_a_line():
-    main(sys.argv[1:])
+  console.keep_freed_memory()
+  main(argv)

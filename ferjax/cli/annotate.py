@@ -1,0 +1,83 @@
+"""`ferjax annotate FOLDER`: finds, aligns and crops faces, and writes a `manifest`.
+
+Each face gets 68 landmarks and its pose; with --model=face_landmarker.task, which MediaPipe's site
+offers, also estimates of action units. Below the output folder:
+
+  faces/            the crops, in the folders of the pictures
+  manifest.csv      a row for each crop, for --config.data.name=manifest
+  left_out.csv      the pictures that have none, and why
+  annotate.jsonl    what is done so far: a run that was broken off goes on from there
+  annotate.lock     held while a command runs: a second one on the same folder is refused
+
+The manifest's further columns are `source`, the picture below FOLDER; `face`, 0 for its largest;
+and `crop_00 ... crop_12`, the 2x3 matrix that carries (x, y, 1) of the upright picture to the crop,
+in pixels whose centres are whole numbers. Landmarks and pose are those of the crop. `split` comes
+from a first folder named train, val or test, else it is train; `label` from the innermost folder
+that is named as a class. The first run makes an environment for MediaPipe with pip.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ferjax.annotation import detector as detectors
+from ferjax.annotation import environment
+from ferjax.annotation.faces import _check, annotate
+from ferjax.cli import console
+from ferjax.distributed.processes import available_processes
+from ferjax.errors import InputError
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+  arguments = argparse.ArgumentParser(
+    prog='ferjax annotate',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  arguments.add_argument('folder', type=Path, help='the folder of pictures')
+  arguments.add_argument('--out', type=Path, help='default: FOLDER_faces, beside FOLDER')
+  arguments.add_argument('--size', type=int, default=112, help="pixels of a crop's side")
+  arguments.add_argument(
+    '--margin', type=float, default=0.1, help='share left free on each side of an average face'
+  )
+  arguments.add_argument(
+    '--faces', choices=('largest', 'all'), default='largest', help='which of a picture'
+  )
+  arguments.add_argument('--model', type=Path, help='a face_landmarker.task, for action units')
+  arguments.add_argument('--workers', type=int, default=available_processes(), help='processes')
+  arguments.add_argument('--python', type=Path, help='one that has MediaPipe: none is installed')
+  return arguments.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Annotates the folder that the arguments name.
+
+  Raises:
+    InputError: no such model, MediaPipe cannot be installed or started; see `annotate`.
+  """
+  options = parse(argv)
+  folder = options.folder.resolve()
+  out = options.out or folder.with_name(f'{folder.name}_faces')
+  _check(folder, out, options.size, options.margin, options.workers)
+  if options.model and not options.model.is_file():
+    raise InputError(f'--model={options.model}: no such file')
+  requirements = environment.LANDMARKER if options.model else environment.MESH
+  python = options.python or environment.python(
+    requirements, console.cache_folder() / 'environments'
+  )
+  text = annotate(
+    folder,
+    out,
+    detectors.worker(python, options.model),
+    size=options.size,
+    margin=options.margin,
+    all_faces=options.faces == 'all',
+    workers=options.workers,
+  )
+  print(text)
+
+
+def run(argv: Sequence[str]) -> None:
+  """The command, in a process of its own."""
+  console.show_messages()
+  main(argv)

@@ -1,0 +1,64 @@
+"""Prediction with an exponential moving average of the parameters."""
+
+import jax
+import jax.numpy as jnp
+
+from ferjax.core import Method, _dressed
+
+
+def ema(method: Method, decay: float, statistics: bool = False) -> Method:
+  """Predicts with an exponential moving average of the parameters.
+
+  The average moves after each update, with decay min(decay, (1 + t) / (10 + t)) at update t.
+
+  Args:
+    method: Any method.
+    decay: Largest decay, 0..1, such as 0.9999.
+    statistics: Whether BatchNorm statistics (`batch_stats` of the method's `extra`) are averaged
+      along; they stay the running ones otherwise, which are averages already.
+  """
+
+  def averaged(params, extra):
+    return {'params': params, 'batch_stats': extra['batch_stats']} if statistics else params
+
+  def init(rng, batch, table):
+    params, extra = method.init(rng, batch, table)
+    average = jax.tree.map(jnp.copy, averaged(params, extra))
+    return params, {'method': extra, 'average': average, 'updates': jnp.zeros((), jnp.int32)}
+
+  def forward(params, extra, batch, keys):
+    return method.forward(params, extra['method'], batch, keys)
+
+  def loss(params, extra, outputs, batch, step):
+    return method.loss(params, extra['method'], outputs, batch, step)
+
+  def update(extra, params, carry, outputs, batch, aux):
+    t = extra['updates'].astype(jnp.float32)
+    rate = jnp.minimum(decay, (1 + t) / (10 + t))
+    inner = method.update(extra['method'], params, carry, outputs, batch, aux)
+    average = jax.tree.map(
+      lambda a, p: (a * rate + p * (1 - rate)).astype(p.dtype),
+      extra['average'],
+      averaged(params, inner),
+    )
+    return {'method': inner, 'average': average, 'updates': extra['updates'] + 1}
+
+  def predict(params, extra, batch, delta=None):
+    average, inner = extra['average'], extra['method']
+    if statistics:
+      average, inner = average['params'], inner | {'batch_stats': average['batch_stats']}
+    return method.predict(average, inner, batch, delta)
+
+  def refresh(epoch, params, extra, table, embed):
+    return extra | {'method': method.refresh(epoch, params, extra['method'], table, embed)}
+
+  def estimates(extra, label):
+    return method.estimates(extra['method'], label)
+
+  def enroll(params, extra, table, embed):
+    return extra | {'method': method.enroll(params, extra['method'], table, embed)}
+
+  def columns(extra):
+    return method.columns(extra['method'])
+
+  return _dressed(method, init, forward, loss, update, predict, refresh, estimates, enroll, columns)

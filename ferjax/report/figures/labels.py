@@ -1,0 +1,118 @@
+"""Pictures of labels: confident mistakes, label distributions, cross-entropy."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ferjax.data import dataset
+from ferjax.metrics.predictions import Predictions, probabilities
+from ferjax.report.figures import plots
+
+
+def confident_mistakes(
+  path: Path,
+  split: dataset.Split,
+  predictions: Predictions,
+  classes: Sequence[str],
+  title: str,
+  count: int = 24,
+) -> None:
+  """PNG of the wrong predictions that the model was surest of: given and predicted class, share."""
+  shares = probabilities(predictions)
+  prediction = shares.argmax(1)
+  wrong = np.flatnonzero(prediction != predictions.label)
+  worst = wrong[np.argsort(-shares[wrong, prediction[wrong]], kind='stable')][:count]
+  columns = 8
+  rows = max(1, math.ceil(len(worst) / columns))
+  figure = Figure(figsize=(1.6 * columns, 2.15 * rows + 0.5))
+  figure.suptitle(f'{title}: {len(wrong)} of {len(shares)} wrong, the most confident first')
+  for place, row in enumerate(worst):
+    axes = figure.add_subplot(rows, columns, place + 1)
+    axes.imshow(dataset.picture(split, row, 112))
+    axes.axis('off')
+    axes.set_title(
+      f'given: {classes[predictions.label[row]]}\n'
+      f'said: {classes[prediction[row]]} {100 * shares[row, prediction[row]]:.0f} %',
+      fontsize=7,
+      loc='left',
+    )
+  figure.tight_layout()
+  plots.save(path, figure)
+
+
+def _cross_entropy_histogram(path, losses, wrong):
+  figure = Figure(figsize=(6.4, 3.8))
+  axes = figure.add_subplot()
+  edges = np.linspace(0, max(float(np.quantile(losses, 0.995)), 1e-3), 41)
+  for part, colour, name in ((~wrong, 'tab:blue', 'right'), (wrong, 'tab:red', 'wrong')):
+    if not part.any():
+      continue
+    label = f'{name} label: {part.sum()} rows, median {np.median(losses[part]):.2f}'
+    counts = np.clip(losses[part], 0, edges[-1])
+    axes.hist(counts, edges, color=colour, alpha=0.55, label=label)
+  axes.set_xlabel('cross-entropy of the given label (nats); the last bar holds all above')
+  axes.set_ylabel('training rows')
+  axes.legend(loc='lower center', bbox_to_anchor=(0.5, 1), ncols=2, fontsize=8)
+  axes.grid(alpha=0.3)
+  plots.save(path, figure)
+
+
+def label_distributions(
+  path: Path,
+  rows: dataset.Split,
+  distribution: np.ndarray,
+  classes: Sequence[str],
+  title: str,
+  clean: np.ndarray | None = None,
+  count: int = 16,
+) -> None:
+  """PNG of label distributions beside their pictures (LDL-ALSG, figure 1), and beside the true or
+  voted ones where these are known.
+
+  Args:
+    path: The file.
+    rows: The split that they are of.
+    distribution: f[n, C], of its first n rows.
+    classes: Class names.
+    title: What they are.
+    clean: i32[n], the labels before the noise; half of the rows drawn are then wrong ones.
+    count: Rows to show, drawn at random, always the same.
+  """
+  rng, given = np.random.default_rng(0), rows.table['label']
+  truth = rows.table.get('distribution')
+  wrong = np.zeros(len(distribution), bool)
+  if clean is not None:
+    wrong = given[: len(clean)] != clean
+  order = rng.permutation(len(distribution))
+  chosen = [*order[wrong[order]][: count // 2]]
+  chosen += [*order[~wrong[order]][: count - len(chosen)]]
+  columns = 4
+  figure = Figure(figsize=(16, 1.8 * math.ceil(len(chosen) / columns) + 0.8))
+  title = f'{title} label distributions of rows drawn at random'
+  figure.suptitle(title + (' (blue) and true or voted ones (grey)' if truth is not None else ''))
+  lines = math.ceil(len(chosen) / columns)
+  ratios = (1, 1, 0.5) * columns  # picture, bars, room for the names of the classes
+  grid = figure.add_gridspec(lines, 3 * columns, wspace=0.1, hspace=0.5, width_ratios=ratios)
+  for place, row in enumerate(chosen):
+    line, column = divmod(place, columns)
+    axes = figure.add_subplot(grid[line, 3 * column])
+    axes.imshow(dataset.picture(rows, row, 112))
+    axes.axis('off')
+    named = classes[given[row]]
+    if wrong[row]:
+      named += f' (was {classes[clean[row]]})'
+    axes.set_title(named, fontsize=8, loc='left', color='tab:red' if wrong[row] else 'black')
+    axes = figure.add_subplot(grid[line, 3 * column + 1])
+    places = np.arange(len(classes))
+    if truth is not None:
+      axes.barh(places, truth[row], 0.8, color='lightgrey')
+    axes.barh(places, distribution[row], 0.4, color='tab:blue')
+    axes.set_xlim(0, 1)
+    axes.set_ylim(len(classes) - 0.5, -0.5)
+    axes.set_yticks(places, classes, fontsize=6)
+    axes.set_xticks((0, 0.5, 1), ('0', '', '1'), fontsize=6)
+    axes.yaxis.tick_right()
+  plots.save(path, figure)
