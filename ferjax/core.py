@@ -78,7 +78,7 @@ class TrainState:
   opt_state: PyTree
   extra: PyTree
   rng: Array  # key[]
-  weighting: PyTree = ()  # see `losses/weighting.py`
+  weighting: PyTree = ()  # see `terms/weighting.py`
 
 
 def own(params: PyTree) -> PyTree:

@@ -151,7 +151,7 @@ def write_picture(path, size=(60, 40), seed=0):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """A finished run as `results.finish` leaves it, with an evaluation on other data."""
+  """A finished run as `finish.finish` leaves it, with an evaluation on other data."""
   folder = tmp_path_factory.mktemp('runs') / 'run <i>'
   write_record(folder, **{'noise.kind': 'symmetric', 'optimizer.lr': 0.5, 'data.path': '<u>.csv'})
   record = json.loads((folder / 'config.json').read_text())

@@ -219,7 +219,7 @@ def printable(name: str) -> str:
 
 
 def read(path: Path) -> np.ndarray:
-  """A picture u8[h, w, 3], RGB, upright; see `listing.FORMATS`.
+  """A picture u8[h, w, 3], RGB, upright; see `images.files.FORMATS`.
 
   Raises:
     OSError or an error of the decoder: it cannot be read.

@@ -97,7 +97,7 @@ def annotate(pictures: Path, out: Path, found: tools.Annotations) -> str:
   Args:
     pictures: A manifest, whose columns stay, or a folder with one sub-folder a class.
     out: The manifest to write.
-    found: See `annotations.read`. Columns of a kind that it brings replace those of `pictures`.
+    found: See `tools.read`. Columns of a kind that it brings replace those of `pictures`.
 
   Returns:
     What was done and left out.

@@ -66,7 +66,7 @@ def read_weights(config: ml_collections.ConfigDict) -> pretrained.Weights | None
   """The weights of the file `config.model.weights`, or None where it names none.
 
   Raises:
-    InputError: see `weights.read` and `weights.convert`.
+    InputError: see `pretrained.read` and `pretrained.convert`.
   """
   path = config.model.get('weights', '')
   if not path:

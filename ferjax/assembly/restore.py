@@ -30,7 +30,7 @@ class Trained(NamedTuple):
     classes: Class names in label order.
     method: The method.
     state: The restored state.
-    predict: (state, split, distortion='') -> predictions; see `build.make_predict`.
+    predict: (state, split, distortion='') -> predictions; see `assembly.evaluations.make_predict`.
     poses: Pose classes in label order, yaw in degrees; empty where they were unknown.
   """
 

@@ -1,7 +1,7 @@
 """Prediction, beside the same network in PyTorch: from JPEG files, and from pictures in memory.
 
 Both sides have ResNets with random weights, take uint8 pictures, normalise them and return
-probabilities as NumPy arrays. From files, ferjax does what `ferjax.predict` does but write;
+probabilities as NumPy arrays. From files, ferjax does what `ferjax predict` does but write;
 PyTorch's DataLoader reads with Pillow, in a process a core, and its network runs in inference mode
 with channels last.
 """

@@ -120,7 +120,7 @@ class FaceBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
       if not config.skip_bad:
         raise InputError(
           f'{text}\nMend these rows, or leave them out with --config.data.skip_bad=True '
-          '(ferjax.prepare: --skip_bad)'
+          '(ferjax prepare data --skip_bad)'
         )
       LOGGER.warning('%s\nThey are left out (config.data.skip_bad=True).', text)
       metadata['bad_rows'] = listings.report(found.problems)

@@ -16,7 +16,7 @@ def prepare(builder: tfds.core.DatasetBuilder, beam_options: Any = None) -> None
 
   Args:
     builder: See `make_builder`.
-    beam_options: Of Apache Beam, to prepare it there; see `on_beam.parse_options`.
+    beam_options: Of Apache Beam, to prepare it there; see `beam.parse_options`.
 
   Raises:
     InputError: bad rows, its place cannot be written, or it cannot be prepared on Beam.

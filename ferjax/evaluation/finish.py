@@ -71,7 +71,7 @@ def finish(
     workdir: The run's folder.
     state: The final state.
     data: The data set.
-    predictions: By name as in `build.evaluations`, of the final state.
+    predictions: By name as in `assembly.evaluations.evaluated`, of the final state.
     training: Of the training rows, where they are asked for.
     looks: What test pictures look like to the final state.
     sets: What `each_set` returned, where there are several.

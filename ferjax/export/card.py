@@ -84,7 +84,7 @@ def write(
   Args:
     description: What `model.json` holds, but for its files.
     known: See `metrics`.
-    measured: See `export.by_group`; empty where nothing was measured.
+    measured: See `writer.by_group`; empty where nothing was measured.
     data_licence: Of the training data; found out where it is ''.
   """
   if description['without']:

@@ -55,7 +55,7 @@ def describe(
     state: Its state.
     record: The run's, with `config` and, where landmarks are an input, `landmarks`.
     dtype: Of the normalised pictures.
-    features: See `export.export`.
+    features: See `writer.export`.
 
   Raises:
     InputError: the method does not use such a feature, or the record does not say how many

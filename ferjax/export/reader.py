@@ -1,4 +1,4 @@
-"""Models that `ferjax.export` wrote: what is in the folder, and how it is read.
+"""Models that `ferjax export` wrote: what is in the folder, and how it is read.
 
 `model.stablehlo` is a program, and a program could do harm. Before any of it is compiled, its bytes
 are compared with `model.json`, which notices damage; what its operations may do is then limited to

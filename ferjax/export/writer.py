@@ -60,7 +60,7 @@ def export(
   Args:
     workdir: The run's folder.
     out: The folder to write.
-    which: The checkpoint; see `trained.load`.
+    which: The checkpoint; see `restore.load`.
     onnx: `auto` writes ONNX where the extra `onnx` is installed, `require` refuses to go without,
       `no` leaves it out.
     features: Inputs that the model predicts better with and can do without, such as `landmarks`:
@@ -173,7 +173,7 @@ def groups(workdir: Path, which: str, features: tuple[str, ...]) -> dict[str, An
   """Accuracy on the run's test rows by pose and by person, where they are known.
 
   Args:
-    workdir, which: See `trained.load`.
+    workdir, which: See `restore.load`.
     features: Columns that the model is given besides pictures.
 
   Raises:

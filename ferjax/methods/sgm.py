@@ -87,7 +87,7 @@ def make(
       `gaussian.leave_one_out_means`.
     levels: L: at level l each class is split in l; 1 is SGM, more is DGMS.
     level_epochs: R, epochs of a level.
-    component_rows, least_rows: See `clusters.subclasses`.
+    component_rows, least_rows: See `mixtures.subclasses`.
     seed: Of the mixtures, with the epoch and the class.
 
   Raises:

@@ -33,7 +33,7 @@ def measure(
     num_classes: C.
 
   Returns:
-    `metrics.retrieval` and `metrics.clustering`; and with training rows, `metrics.macro` of the
+    `retrieval.retrieval` and `retrieval.clustering`; and with training rows, `classification.macro` of the
     split's classification as `knn/...` (by the 11 nearest training rows) and `nearest_mean/...`
     (by the nearest mean of a training class), and `f1_by_neighbours`, {number of neighbours: macro
     F1}.
@@ -60,7 +60,7 @@ def measure(
 
 def silhouettes(embedding: np.ndarray, table: Mapping[str, np.ndarray]) -> dict[str, float]:
   """`silhouette/expression`, and where they are known `silhouette/pose` and
-  `silhouette/subject_in_expression`: -1..1, see `metrics.silhouette`; of at most 3000 rows."""
+  `silhouette/subject_in_expression`: -1..1, see `retrieval.silhouette`; of at most 3000 rows."""
   rows = drawn(len(embedding), SILHOUETTE_ROWS)
   embedding, table = embedding[rows], {name: column[rows] for name, column in table.items()}
   values = {'expression': retrieval.silhouette(embedding, table['label'])}

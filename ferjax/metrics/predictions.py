@@ -55,7 +55,7 @@ def predict(
   """Predictions for a split; the last batch is padded and the padding cut off again.
 
   Args:
-    predict_step: Compiled `core.make_predict_step`.
+    predict_step: Compiled `make_predict_step`.
     shard: `Parallel.shard`.
     state: The training state.
     split: The rows.
@@ -85,7 +85,7 @@ def probabilities(predictions: Predictions) -> np.ndarray:
 
 
 def measure(predictions: Predictions, classes: Sequence[str]) -> dict[str, float | None]:
-  """Every metric of a split: `metrics.classification` of its logits, `<name>/acc` and the like of
+  """Every metric of a split: `classification.classification` of its logits, `<name>/acc` and the like of
   other scores `<name>_logits` (see `truth`), means of the outputs f[n], `acc/pose_<degrees>` where
   there are several poses, and `jensen_shannon`, the mean divergence from the true distributions or
   crowd votes (nats), where they are known."""

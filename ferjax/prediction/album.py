@@ -72,7 +72,7 @@ def summarise(
     workdir: The run whose model embeds them.
     n: Groups.
     out: Where to write.
-    which: The checkpoint; see `trained.load`.
+    which: The checkpoint; see `restore.load`.
     seed: Of the mixture.
 
   Returns:

@@ -129,11 +129,11 @@ def load(path: str | os.PathLike, which: str = 'last') -> Predictor:
   """The model of a run or of an export, ready to use.
 
   Args:
-    path: The folder of a run, or one that `ferjax.export` wrote.
+    path: The folder of a run, or one that `ferjax export` wrote.
     which: Of a run, the checkpoint: `last`, `best` (by validation accuracy), or a step.
 
   Raises:
-    InputError: no such run, export or checkpoint, or the files are damaged; see `exported.read`.
+    InputError: no such run, export or checkpoint, or the files are damaged; see `reader.read`.
   """
   path = Path(path)
   if reader.is_export(path):

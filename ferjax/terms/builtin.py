@@ -1,7 +1,7 @@
 """The losses that `config.terms` knows by name: any method can have them beside its own terms.
 
 They are those of `ferjax.losses` that can be told from outputs and labels, and some that this file
-defines; `added_terms.make` says how their arguments are filled.
+defines; `added.make` says how their arguments are filled.
 """
 
 import jax.numpy as jnp

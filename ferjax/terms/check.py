@@ -109,7 +109,7 @@ def inputs(sizes: Sizes) -> dict[str, tuple[dict, dict]]:
 
 
 def check(term: added.Term, sizes: Sizes) -> list[Result]:
-  """Every check of a loss; see `added_terms.make`."""
+  """Every check of a loss; see `added.make`."""
   triple = added.stateful(term)
   step = jax.jit(_step(triple))
   results = [

@@ -74,7 +74,7 @@ def make(
     window: Steps that a mean of `dynamic` goes over.
     clip: Least and largest descent rate.
     off: (regex, first epoch, last epoch, period): terms left out while first <= epoch < last; see
-      `optim.within_epochs`. The others share `total`.
+      `rules.within_epochs`. The others share `total`.
 
   Raises:
     InputError: an unknown name or a number out of range; from the functions: a rule that matches no

@@ -44,7 +44,7 @@ def sets(
   averages: Mapping[str, Mapping[str, float]],
 ) -> None:
   """CSV `set,rows,acc,mean_class_acc,f1_macro` of several data sets, then of their averages, as
-  `mean of <group>`; see `evaluate.averages`."""
+  `mean of <group>`; see `predictions.averages`."""
   with files.replacing(path) as file:
     lines = csv.writer(file)
     lines.writerow(('set', 'rows', *AVERAGED))
