@@ -3,9 +3,9 @@
 `:demo` (the plain config): the embedded data set at 112 px, a ResNet-18 of half the width with
   maps of 7 x 7 cells.
 `:paper`: the paper's recipe: ResNet-50, 224 px, SGD, 100 epochs, one GPU; the paper starts from
-  ImageNet weights (--config.model.weights=FILE; see ferjax/models/pretrained.py), its batch size is not
-  given (ours: 32), and it names no augmentation but the random transformations of SIFL, so there is
-  none here.
+  ImageNet weights (--config.model.weights=FILE; see ferjax/models/pretrained.py), its batch
+  size is not given (ours: 32), and it names no augmentation but the random transformations of
+  SIFL, so there is none here.
 `:smoke`: 10 steps of a narrow network, to see that everything runs.
 
   python -m ferjax.main --config=configs/hrl.py

@@ -11,8 +11,8 @@
       --config.noise.kind=symmetric --config.noise.rate=0.3
 
 The paper's accuracy on RAF-DB, 90.81 %, with 30 % noise 85.33 %, is that of a ResNet-18 pretrained
-on MS-Celeb-1M: --config.model.weights=resnet18_msceleb.pth (see ferjax/models/pretrained.py). From random
-weights, as here, expect less.
+on MS-Celeb-1M: --config.model.weights=resnet18_msceleb.pth (see ferjax/models/pretrained.py). From
+random weights, as here, expect less.
 """
 
 from ferjax.config import base, smoke

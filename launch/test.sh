@@ -10,4 +10,5 @@ set -euo pipefail
 install_ferjax test
 .venv/bin/ruff check --quiet .
 .venv/bin/ruff format --check --quiet .
+.venv/bin/lint-imports --no-cache --no-logo >/dev/null || .venv/bin/lint-imports --no-cache --no-logo
 exec .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal "$@"

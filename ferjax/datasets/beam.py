@@ -1,4 +1,6 @@
-"""Checks and stores the pictures of a data set on Apache Beam (`ferjax prepare data --beam_options`).
+"""Checks and stores the pictures of a data set on Apache Beam.
+
+`ferjax prepare data --beam_options=...` does so.
 
 What a worker is to do lies in files, as the job itself may not grow with the data set. So workers
 see pictures and prepared data under the same paths as this process.

@@ -37,8 +37,8 @@ def evaluate_run(
 
   Returns:
     What `<workdir>/eval/<data set>-<step>/summary.json` holds: the metrics by name as in
-    `assembly.evaluations.evaluated`, under `embeddings` those of `embeddings.write` (neighbours are sought among
-    the training rows of the data set that is evaluated, in the run's own by the labels that it was
+    `evaluations.evaluated`, under `embeddings` those of `embeddings.write` (neighbours are sought
+    among the training rows of the data set that is evaluated, in the run's own by the labels that it was
     given), under `without` the features that the method looks at and the data set does not have,
     under `classes_without_rows` the model's classes that it does not have: means over classes are
     over the others; and where there are several sets what `finish.each_set` returns. Predictions,

@@ -33,10 +33,10 @@ def measure(
     num_classes: C.
 
   Returns:
-    `retrieval.retrieval` and `retrieval.clustering`; and with training rows, `classification.macro` of the
-    split's classification as `knn/...` (by the 11 nearest training rows) and `nearest_mean/...`
-    (by the nearest mean of a training class), and `f1_by_neighbours`, {number of neighbours: macro
-    F1}.
+    `retrieval.retrieval` and `retrieval.clustering`; and with training rows,
+    `classification.macro` of the split's classification as `knn/...` (by the 11 nearest training
+    rows) and `nearest_mean/...` (by the nearest mean of a training class), and
+    `f1_by_neighbours`, {number of neighbours: macro F1}.
   """
   embedding, label = _embedding(predictions), predictions.label
   values = retrieval.retrieval(embedding, label) | retrieval.clustering(embedding, label)

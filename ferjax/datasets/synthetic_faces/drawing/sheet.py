@@ -1,4 +1,7 @@
-"""Contact sheets: `python -m ferjax.datasets.synthetic_faces.drawing.sheet OUT.png [--landmarks]`."""
+"""Contact sheets of drawn faces.
+
+python -m ferjax.datasets.synthetic_faces.drawing.sheet OUT.png [--landmarks]
+"""
 
 import argparse
 

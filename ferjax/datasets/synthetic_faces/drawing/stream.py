@@ -1,7 +1,7 @@
 """Many pictures in order, drawn by several processes.
 
-The processes run `ferjax.datasets.synthetic_faces.drawing.worker`, a program of its own: nothing is forked, so threads of
-the caller do no harm, and the caller's own main module is not run again.
+The processes run the module `worker` beside this one: nothing is forked, so threads of the caller
+do no harm, and the caller's own main module is not run again.
 """
 
 import json

@@ -1,0 +1,41 @@
+"""`ferjax prepare` as a user meets it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ferjax.data import graphs
+
+ROOT = Path(__file__).parents[2]
+
+
+def call(*flags):
+  command = [sys.executable, '-m', 'ferjax', 'prepare', *flags]
+  return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_graphs_are_built_ahead(manifest, tmp_path):
+  flags = ['--config.data.name=manifest', f'--config.data.path={manifest}']
+  result = call(
+    'graphs', '--config=configs/ldl_alsg.py:smoke', *flags, f'--config.data.dir={tmp_path}'
+  )
+  assert result.returncode == 0, result.stderr
+  names = sorted(path.name.split('-')[0] for path in graphs.folder(str(tmp_path)).iterdir())
+  assert names == ['au', 'landmarks']
+  assert 'graph by landmarks: recall 1.000' in result.stderr
+
+
+@pytest.mark.parametrize(
+  'flags, message',
+  [
+    (['graph', '--config=configs/ldl_alsg.py'], "Did you mean 'graphs'"),
+    (['graphs', '--config=configs/softmax.py'], "is 'natural', which needs no graphs"),
+    (['--config=configs/ldl_alsg.py'], 'say what to prepare'),
+  ],
+)
+def test_mistakes_are_told_without_a_traceback(flags, message):
+  result = call(*flags)
+  assert result.returncode == 1
+  assert message in result.stderr and 'Traceback' not in result.stderr
