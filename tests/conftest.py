@@ -8,6 +8,7 @@ import jax
 import pytest
 from absl import flags
 from compilation import QUICK
+from detector_stub import detector_command  # noqa: F401, a fixture of two packages
 from drawn_faces import write_manifest
 from user_losses import MINE
 

@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import logging
-from pathlib import Path
+import pkgutil
 
 import flax.linen as nn
 import jax
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from ferjax import config as configs
-from ferjax import core, models
+from ferjax import core, methods, models
 from ferjax.errors import InputError, nearest
 from ferjax.models import pretrained
 from ferjax.optim.ema import ema
@@ -37,7 +37,7 @@ def make_method(
   """
   model = make_model(config)
   name = config.method.name
-  names = sorted(p.stem for p in (Path(__file__).parent / 'methods').glob('[a-z]*.py'))
+  names = sorted(module.name for module in pkgutil.iter_modules(methods.__path__))
   if name not in names:
     raise InputError(
       f"config.method.name is '{name}'.{nearest(name, names)} There are: {', '.join(names)}"

@@ -87,8 +87,8 @@ def probabilities(predictions: Predictions) -> np.ndarray:
 def measure(predictions: Predictions, classes: Sequence[str]) -> dict[str, float | None]:
   """Every metric of a split: `classification.classification` of its logits, `<name>/acc` and
   the like of other scores `<name>_logits` (see `truth`), means of the outputs f[n],
-  `acc/pose_<degrees>` where there are several poses, and `jensen_shannon`, the mean divergence from the true distributions or
-  crowd votes (nats), where they are known."""
+  `acc/pose_<degrees>` where there are several poses, and `jensen_shannon`, the mean divergence
+  from the true distributions or crowd votes (nats), where they are known."""
   values = classification.classification(predictions.outputs['logits'], predictions.label, classes)
   for name, output in predictions.outputs.items():
     if name.endswith('_logits'):

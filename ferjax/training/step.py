@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from ferjax.core import Batch, Method, PyTree, TrainState, example_outputs, labels, own
+from ferjax.core import LEARNED, Batch, Method, PyTree, TrainState, example_outputs, labels, own
 from ferjax.distributed.parallel import example_keys, gather, mean
 from ferjax.errors import InputError, nearest
 from ferjax.terms import weighting as weightings
@@ -77,7 +77,7 @@ def make_train_step(
     batch = augment(keys, batch)
 
     def loss_fn(params):
-      learned, params = params.get(weightings.LEARNED), own(params)
+      learned, params = params.get(LEARNED), own(params)
       outputs, carry = method.forward(params, state.extra, batch, keys)
       outputs = gather(outputs)
       seen = gather(labels(batch))

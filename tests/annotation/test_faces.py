@@ -42,8 +42,8 @@ def landmarks_of(row):
   return np.array([[float(row[f'{axis}_{i}']) for axis in 'xy'] for i in range(68)])
 
 
-def test_faces_are_told_in_pixels_of_the_picture(command):
-  found = detector.Detector(command)
+def test_faces_are_told_in_pixels_of_the_picture(detector_command):
+  found = detector.Detector(detector_command)
   try:
     for size, discs in {
       (40, 48): [(20, 25, 9)],
@@ -63,8 +63,8 @@ def test_faces_are_told_in_pixels_of_the_picture(command):
     found.close()
 
 
-def test_a_mesh_beyond_the_picture_is_no_face(command, monkeypatch):
-  found = detector.Detector(command)
+def test_a_mesh_beyond_the_picture_is_no_face(detector_command, monkeypatch):
+  found = detector.Detector(detector_command)
   points = np.random.default_rng(0).uniform(0, 20, (mesh.POINTS, 3))
   try:
     for x, y in ((220, 50), (50, 160), (-40, 50), (50, -40)):
@@ -96,9 +96,9 @@ def folder(tmp_path):
   return path
 
 
-def test_a_folder_becomes_a_manifest(folder, tmp_path, command):
+def test_a_folder_becomes_a_manifest(folder, tmp_path, detector_command):
   out = tmp_path / 'out'
-  text = annotate.annotate(folder, out, command, size=64, workers=2)
+  text = annotate.annotate(folder, out, detector_command, size=64, workers=2)
   assert '9 pictures, 4 with a face (44.4 %), 4 crops' in text
   assert 'cannot be read: 2' in text and 'the detector failed: 2' in text
   assert 'happiness 2, sadness 1' in text and 'no folder of 1 crops is named as a class' in text
@@ -130,9 +130,9 @@ def test_a_folder_becomes_a_manifest(folder, tmp_path, command):
   assert np.shape(parsed.rows[0]['landmarks']) == (68, 2) and 'yaw' in parsed.rows[0]
 
 
-def test_all_faces_and_no_class(folder, tmp_path, command):
+def test_all_faces_and_no_class(folder, tmp_path, detector_command):
   out = tmp_path / 'out'
-  text = annotate.annotate(folder / 'test' / 'sad', out, command, all_faces=True)
+  text = annotate.annotate(folder / 'test' / 'sad', out, detector_command, all_faces=True)
   rows = rows_of(out / 'manifest.csv')
   assert [row['path'] for row in rows] == [f'faces/anna/two.bmp.{i}.png' for i in (0, 1)]
   assert 'no folder is named as a class' in text and 'label' not in rows[0]
@@ -140,9 +140,9 @@ def test_all_faces_and_no_class(folder, tmp_path, command):
     parser.parse(out / 'manifest.csv')
 
 
-def test_a_run_that_was_killed_goes_on(folder, tmp_path, command, monkeypatch):
+def test_a_run_that_was_killed_goes_on(folder, tmp_path, detector_command, monkeypatch):
   whole, out = tmp_path / 'whole', tmp_path / 'out'
-  annotate.annotate(folder, whole, command)
+  annotate.annotate(folder, whole, detector_command)
   picture, looked_at = annotate._picture, []
 
   def dies(folder, out, name, *rest):
@@ -153,7 +153,7 @@ def test_a_run_that_was_killed_goes_on(folder, tmp_path, command, monkeypatch):
 
   monkeypatch.setattr(annotate, '_picture', dies)
   with pytest.raises(KeyboardInterrupt):
-    annotate.annotate(folder, out, command)
+    annotate.annotate(folder, out, detector_command)
   assert not (out / 'manifest.csv').exists()
   with (out / 'annotate.jsonl').open('a') as file:
     file.write('{"picture": "train/Happy/one.p')
@@ -163,7 +163,7 @@ def test_a_run_that_was_killed_goes_on(folder, tmp_path, command, monkeypatch):
   (out / 'faces' / 'test' / 'sad' / 'anna' / 'two.bmp.png').unlink()  # done, and lost since
   looked_at.clear()
   monkeypatch.setattr(annotate, '_picture', lambda *a: looked_at.append(a[2]) or picture(*a))
-  annotate.annotate(folder, out, command)
+  annotate.annotate(folder, out, detector_command)
   assert failed <= finished and set(looked_at) == failed | {
     'test/sad/anna/two.bmp',
     'train/Happy/one.jpg',
@@ -173,31 +173,33 @@ def test_a_run_that_was_killed_goes_on(folder, tmp_path, command, monkeypatch):
     assert (out / name).read_bytes() == (whole / name).read_bytes()
   disc(folder / 'elsewhere' / 'nobody.png', (100, 100, 31))  # changed: looked at again
   looked_at.clear()
-  annotate.annotate(folder, out, command)
+  annotate.annotate(folder, out, detector_command)
   assert set(looked_at) == failed | {'elsewhere/nobody.png'}
   assert len(rows_of(out / 'manifest.csv')) == 5
 
 
-def test_failures_that_passed_and_empty_crops_are_mended(folder, tmp_path, command, monkeypatch):
+def test_failures_that_passed_and_empty_crops_are_mended(
+  folder, tmp_path, detector_command, monkeypatch
+):
   out, read = tmp_path / 'out', annotate.read
 
   def refuse(path):
     raise PermissionError(13, 'Permission denied')
 
   monkeypatch.setattr(annotate, 'read', refuse)
-  text = annotate.annotate(folder / 'train', out, command)
+  text = annotate.annotate(folder / 'train', out, detector_command)
   assert '0 with a face' in text and 'cannot be read: 2' in text
   monkeypatch.setattr(annotate, 'read', read)
-  annotate.annotate(folder / 'train', out, command)
+  annotate.annotate(folder / 'train', out, detector_command)
   assert len(rows_of(out / 'manifest.csv')) == 2 and not rows_of(out / 'left_out.csv')
   crop = out / rows_of(out / 'manifest.csv')[0]['path']
   whole = crop.read_bytes()
   crop.write_bytes(b'')
-  annotate.annotate(folder / 'train', out, command)
+  annotate.annotate(folder / 'train', out, detector_command)
   assert crop.read_bytes() == whole
 
 
-def test_one_bad_name_costs_one_picture(tmp_path, command):
+def test_one_bad_name_costs_one_picture(tmp_path, detector_command):
   folder, out = tmp_path / 'pictures', tmp_path / 'out'
   long, odd = 'n' * 240 + '.png', os.fsdecode(b'caf\xe9.png')
   for name in (long, 'x.jpg', 'x.jpg.png/y.png', 'z.png'):
@@ -206,7 +208,7 @@ def test_one_bad_name_costs_one_picture(tmp_path, command):
     (folder / odd).write_bytes((folder / 'z.png').read_bytes())
   except OSError:
     pytest.skip('this file system takes no such name')
-  text = annotate.annotate(folder, out, command)
+  text = annotate.annotate(folder, out, detector_command)
   assert '5 pictures, 2 with a face' in text and 'its crop cannot be written: 2' in text
   left_out = {row['picture']: row['reason'] for row in rows_of(out / 'left_out.csv')}
   assert left_out == {
@@ -221,7 +223,7 @@ def open_lines(out):
   return (out / 'annotate.jsonl').read_text().splitlines()
 
 
-def test_what_cannot_be_done_is_told(folder, tmp_path, command):
+def test_what_cannot_be_done_is_told(folder, tmp_path, detector_command):
   out = tmp_path / 'out'
   for match, values in {
     'nowhere is no folder': {'folder': tmp_path / 'nowhere'},
@@ -237,55 +239,59 @@ def test_what_cannot_be_done_is_told(folder, tmp_path, command):
     with pytest.raises(InputError, match=match):
       annotate.annotate(**{'folder': folder, 'out': out, 'command': command} | values)
   assert not out.exists()
-  annotate.annotate(folder / 'test', out, command)
+  annotate.annotate(folder / 'test', out, detector_command)
   with pytest.raises(InputError, match='begun with other settings .size 112, now 64'):
-    annotate.annotate(folder / 'test', out, command, size=64)
+    annotate.annotate(folder / 'test', out, detector_command, size=64)
   settings, entry = open_lines(out)
   bare = {key: value for key, value in json.loads(entry).items() if key != 'stamp'}
   for lines in (['{"nothing": 1}'], ['{"settings": 5}'], [settings, json.dumps(bare)]):
     (out / 'annotate.jsonl').write_text('\n'.join(lines) + '\n')
     with pytest.raises(InputError, match='is damaged'):
-      annotate.annotate(folder / 'test', out, command)
+      annotate.annotate(folder / 'test', out, detector_command)
   with pytest.raises(InputError, match='none.task: no such file'):
     main([str(folder), '--model=none.task'])
 
 
-def test_crops_never_lie_among_the_pictures(tmp_path, command):
+def test_crops_never_lie_among_the_pictures(tmp_path, detector_command):
   disc(tmp_path / 'faces' / 'deep' / 'one.png', (120, 90, 30))
   (tmp_path / 'link').mkdir()
   (tmp_path / 'link' / 'faces').symlink_to(tmp_path / 'faces')
   for folder, out in (('faces', '.'), ('faces/deep', '.'), ('faces', 'link')):
     with pytest.raises(InputError, match='give another'):
-      annotate.annotate(tmp_path / folder, tmp_path / out, command)
-  assert len(annotate.listing.files(tmp_path / 'faces')) == 1
+      annotate.annotate(tmp_path / folder, tmp_path / out, detector_command)
+  assert len(annotate.folders.files(tmp_path / 'faces')) == 1
 
 
-def test_a_second_command_on_one_folder_is_refused(folder, tmp_path, command):
+def test_a_second_command_on_one_folder_is_refused(folder, tmp_path, detector_command):
   fcntl = pytest.importorskip('fcntl')
   out = tmp_path / 'out'
-  annotate.annotate(folder / 'test', out, command)
+  annotate.annotate(folder / 'test', out, detector_command)
   before = open_lines(out)
   with (out / 'annotate.lock').open('w') as held:
     fcntl.flock(held, fcntl.LOCK_EX)
     with pytest.raises(InputError, match='another command is annotating into'):
-      annotate.annotate(folder / 'test', out, command)
+      annotate.annotate(folder / 'test', out, detector_command)
   assert open_lines(out) == before
-  annotate.annotate(folder / 'test', out, command)
+  annotate.annotate(folder / 'test', out, detector_command)
 
 
-def test_a_file_system_without_locks_is_told(folder, tmp_path, command, monkeypatch, caplog):
+def test_a_file_system_without_locks_is_told(
+  folder, tmp_path, detector_command, monkeypatch, caplog
+):
   fcntl = pytest.importorskip('fcntl')
 
   def unknown(*_):
     raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
   monkeypatch.setattr(fcntl, 'flock', unknown)
-  assert '1 with a face' in annotate.annotate(folder / 'test', tmp_path / 'out', command)
+  assert '1 with a face' in annotate.annotate(folder / 'test', tmp_path / 'out', detector_command)
   assert 'cannot lock' in caplog.text
 
 
-def test_the_command_and_its_default_folder(folder, tmp_path, command, monkeypatch, capsys):
-  monkeypatch.setattr(detector, 'worker', lambda python, model: command)
+def test_the_command_and_its_default_folder(
+  folder, tmp_path, detector_command, monkeypatch, capsys
+):
+  monkeypatch.setattr(detector, 'worker', lambda python, model: detector_command)
   main([str(folder), f'--python={sys.executable}', '--workers=1'])
   assert 'pictures_faces' in capsys.readouterr().out
   assert len(rows_of(tmp_path / 'pictures_faces' / 'manifest.csv')) == 4
@@ -362,18 +368,20 @@ def test_intensities_stand_in_the_manifest():
 def test_an_environment_is_whole_or_not_there(tmp_path, monkeypatch, caplog):
   calls = []
 
-  def run(command, **options):
-    calls.append(command)
+  def run(detector_command, **options):
+    calls.append(detector_command)
     assert 'PYTHONPATH' not in (options.get('env') or {})
     if 'sys.version_info' in command[-1]:
-      return subprocess.CompletedProcess(command, 0, '3 11\n', '')
+      return subprocess.CompletedProcess(detector_command, 0, '3 11\n', '')
     if 'venv' in command:
       home = environment.Path(command[-1])
       found = environment._python_of(home)
       found.parent.mkdir(parents=True)
       found.write_text('')
     failed = fails and 'numpy>=1.26,<2' in command
-    return subprocess.CompletedProcess(command, int(failed), '', 'no network' if failed else '')
+    return subprocess.CompletedProcess(
+      detector_command, int(failed), '', 'no network' if failed else ''
+    )
 
   monkeypatch.setenv('PYTHONPATH', 'somewhere')
   monkeypatch.setattr(environment.subprocess, 'run', run)

@@ -1,16 +1,16 @@
 import contextlib
 import json
+import pkgutil
 import re
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferjax import models
+from ferjax import methods, models
 from ferjax.assembly import build
 from ferjax.benchmark import (
   bilinear,
@@ -28,7 +28,6 @@ from ferjax.benchmark import (
 from ferjax.benchmark import input as files
 from ferjax.cli import benchmark
 from ferjax.errors import InputError
-from ferjax.methods import softmax
 from ferjax.models import resnet
 
 QUICK = measure.Bench(rounds=1, turn=0.0, only='', torch=None)
@@ -163,9 +162,9 @@ def test_steps_suit_the_device(monkeypatch):
     return {(case.model, case.size, case.batch, case.precision) for case in step.all_cases()}
 
   assert {size for _, size, _, _ in shapes()} == {64, 112}
-  shipped = {path.stem for path in Path(softmax.__file__).parent.glob('[a-z]*.py')}
-  methods = {case.method for case in step.all_cases()}
-  assert {step.METHODS[name]['name'] for name in methods} == shipped
+  shipped = {module.name for module in pkgutil.iter_modules(methods.__path__)}
+  timed = {case.method for case in step.all_cases()}
+  assert {step.METHODS[name]['name'] for name in timed} == shipped
   monkeypatch.setattr(step.jax, 'default_backend', lambda: 'gpu')
   assert {(name, 224, 256, 'bfloat16') for name in ('resnet18', 'resnet50')} < shapes()
 
@@ -278,7 +277,7 @@ def test_a_name_stands_for_its_files(monkeypatch, capsys):
 
 
 def test_a_mistyped_name_is_told():
-  command = [sys.executable, '-m', 'ferjax.benchmark', 'cov']
+  command = [sys.executable, '-m', 'ferjax', 'benchmark', 'cov']
   result = subprocess.run(command, capture_output=True, text=True)
   assert result.returncode == 1
   assert "Did you mean 'conv'" in result.stderr and 'Traceback' not in result.stderr

@@ -37,17 +37,20 @@ ALARM = f'import signal; signal.alarm({LIMIT})'  # ends it where pytest itself w
 COMMAND_LINE = f'{ALARM}; from ferjax import main; main.run()'
 PROGRAM = f"""{ALARM}
 import json, sys
-from ferjax import config, hosts, main, train
+from ferjax import config
+from ferjax.cli import console
+from ferjax.distributed import hosts
+from ferjax.training import loop
 
 address, process, jobs = sys.argv[1:]
-main.show_messages()
+console.show_messages()
 hosts.connect(
   coordinator_address=address, num_processes=2, process_id=int(process), heartbeat_timeout=10
 )
 for values, workdir in json.loads(jobs):
   given = config.base()
   given.update(config.with_tuples(values))
-  train.train(given, workdir)
+  loop.train(given, workdir)
 """
 
 
@@ -64,7 +67,7 @@ def two_processes(folder, *arguments, program=PROGRAM, flags=False):
     'JAX_PLATFORMS': 'cpu',
     'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
-    'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}',
+    'PYTHONPATH': f'{ROOT}:{ROOT / "tests" / "fixtures"}',
   }
   folder.mkdir(exist_ok=True)
   with contextlib.ExitStack() as stack:
@@ -260,7 +263,7 @@ def test_stopped_runs_go_on_with_other_devices(
 def test_only_a_later_signal_ends_a_process_at_once():
   """Those right after the first are the same one, by another way."""
   program = (
-    'import os, signal, time; from ferjax import preemption\n'
+    'import os, signal, time; from ferjax.distributed import preemption\n'
     'preemption.SAME = 0.3\n'
     'with preemption.noticed() as signalled:\n'
     '  os.kill(os.getpid(), signal.SIGTERM)\n'
@@ -278,7 +281,7 @@ def test_only_a_later_signal_ends_a_process_at_once():
 def test_a_signal_is_noted_where_nobody_reads_stderr():
   """Such as after the same signal to `| tee`."""
   program = (
-    'import os, signal; from ferjax import preemption\n'
+    'import os, signal; from ferjax.distributed import preemption\n'
     'with preemption.noticed() as signalled:\n'
     '  os.kill(os.getpid(), signal.SIGTERM)\n'
     '  print(signalled())\n'
@@ -386,7 +389,7 @@ def test_a_process_whose_devices_fail_tells_why_and_ends():
     free.bind(('localhost', 0))
     address = f'localhost:{free.getsockname()[1]}'
   program = (
-    'import jax; from ferjax import hosts\n'
+    'import jax; from ferjax.distributed import hosts\n'
     f'jax.distributed.initialize({address!r}, 1, 0, local_device_ids=[])\n'
     'hosts.GRACE = 0\n'
     'try:\n'
@@ -424,12 +427,14 @@ RESTORE = f"""{ALARM}
 import sys
 from pathlib import Path
 import jax.numpy as jnp
-from ferjax import checkpoint, hosts, main, parallel
+from ferjax.cli import console
+from ferjax.distributed import hosts, parallel
+from ferjax.runs import checkpoint
 from ferjax.errors import InputError
 from checkpoints import damage, make_state
 
 address, process, workdir = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
-main.show_messages()
+console.show_messages()
 hosts.connect(coordinator_address=address, num_processes=2, process_id=process)
 devices = parallel.make()
 

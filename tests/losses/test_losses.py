@@ -291,9 +291,15 @@ def test_public_names():
   assert all(callable(getattr(losses, name)) for name in losses.__all__)
 
 
-@pytest.mark.parametrize(
-  'module', ['', *(f'.{module.name}' for module in pkgutil.iter_modules(losses.__path__))]
-)
+EXAMPLES = [
+  'losses',
+  *(f'losses.{module.name}' for module in pkgutil.iter_modules(losses.__path__)),
+]
+EXAMPLES += ['methods.hrl.sifl', 'methods.lanet.contrast', 'methods.lanet.estimation']
+EXAMPLES += ['methods.lanet.landmark_losses', 'terms.weighting']
+
+
+@pytest.mark.parametrize('module', EXAMPLES)
 def test_examples(module):
-  found = doctest.testmod(importlib.import_module(f'ferjax.losses{module}'))
+  found = doctest.testmod(importlib.import_module(f'ferjax.{module}'))
   assert found.failed == 0 and found.attempted > 0

@@ -10,6 +10,7 @@ from ferjax import core
 from ferjax.assembly import restore
 from ferjax.cli.album import main
 from ferjax.errors import InputError
+from ferjax.images.files import decode
 from ferjax.metrics import predictions
 from ferjax.prediction import album
 from ferjax.training import loop
@@ -41,13 +42,13 @@ def fake_model(monkeypatch, **changes):
   def predict(state, split, limit):
     assert limit == 0
     records = [split.records[int(row)] for row in split.rows]
-    z = np.stack([album.dataset.decode(one).mean((0, 1)) for one in records])
+    z = np.stack([decode(one).mean((0, 1)) for one in records])
     return predictions.Predictions({'embedding': z, 'logits': z} | changes, {})
 
   method = core.Method(frozenset(), frozenset(), *[None] * 5)
   model = restore.Trained(config, ('red', 'green', 'blue'), method, None, predict, ())
   monkeypatch.setattr(restore, 'load', lambda workdir, which: model)
-  monkeypatch.setattr(album.configs, 'read', lambda workdir: {'config': config.to_dict()})
+  monkeypatch.setattr(album.record, 'read', lambda workdir: {'config': config.to_dict()})
   return model
 
 
@@ -120,9 +121,9 @@ def test_seed_checkpoint_and_out(folder, tmp_path, monkeypatch):
   asked = []
   found = restore.load
   monkeypatch.setattr(restore, 'load', lambda run, which: asked.append(which) or found(run, which))
-  mixture = album.clusters.gaussian_mixture
+  mixture = album.mixtures.gaussian_mixture
   monkeypatch.setattr(
-    album.clusters, 'gaussian_mixture', lambda z, n, seed: asked.append(seed) or mixture(z, n, seed)
+    album.mixtures, 'gaussian_mixture', lambda z, n, seed: asked.append(seed) or mixture(z, n, seed)
   )
   run = str(tmp_path / 'run')
   main([str(folder), '--n=3', f'--workdir={run}', '--checkpoint=best', '--seed=4'])

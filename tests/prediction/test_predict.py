@@ -11,7 +11,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from detector_stub import command as detector_command  # noqa: F401, a fixture
 from PIL import Image
 
 from ferjax.annotation import detector as detectors
@@ -471,7 +470,7 @@ def discs(tmp_path):
   return tmp_path / 'discs'
 
 
-def test_detected_faces(discs, tmp_path, detector_command):  # noqa: F811
+def test_detected_faces(discs, tmp_path, detector_command):
   seen = []
 
   def looking(batch):

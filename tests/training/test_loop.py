@@ -73,8 +73,9 @@ def test_killed_three_times_and_the_same_to_the_bit(small_config, tmp_path):
   whole = loop.train(small_config, tmp_path / 'whole')
   text = json.dumps(small_config.to_dict())
   program = (
-    'import json, sys; from ferjax import config, train; c = config.base(); '
-    'c.update(config.with_tuples(json.loads(sys.argv[1]))); train.train(c, sys.argv[2])'
+    'import json, sys; from ferjax import config; from ferjax.training import loop; '
+    'c = config.base(); c.update(config.with_tuples(json.loads(sys.argv[1]))); '
+    'loop.train(c, sys.argv[2])'
   )
   workdir = tmp_path / 'killed'
   chance, kills = random.Random(0), 0

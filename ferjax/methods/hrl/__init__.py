@@ -18,7 +18,7 @@ from ferjax.core import Method
 from ferjax.errors import InputError, nearest
 from ferjax.losses.cross_entropy import cross_entropy
 from ferjax.methods.hrl import lgmp
-from ferjax.methods.hrl.spatial_invariance import random_transformation, spatial_invariance
+from ferjax.methods.hrl.sifl import random_transformation, spatial_invariance
 from ferjax.ops import bilinear, homography, landmark_graph
 
 BRANCHES = ('lgmp', 'dense', 'none')

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferjax.methods.hrl import spatial_invariance as invariance
+from ferjax.methods.hrl import sifl as invariance
 from ferjax.ops import bilinear, homography
 
 
