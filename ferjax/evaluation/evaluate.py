@@ -39,8 +39,8 @@ def evaluate_run(
     What `<workdir>/eval/<data set>-<step>/summary.json` holds: the metrics by name as in
     `evaluations.evaluated`, under `embeddings` those of `embeddings.write` (neighbours are sought
     among the training rows of the data set that is evaluated, in the run's own by the labels that
-    it was given), under `without` the features that the method looks at and the data set does not have,
-    under `classes_without_rows` the model's classes that it does not have: means over classes are
+    it was given), under `without` the features that the method looks at and the data set does not
+    have, under `classes_without_rows` the model's classes that it does not have: means over classes are
     over the others; and where there are several sets what `finish.each_set` returns. Predictions,
     and the report's tables and pictures, are written beside it. Of several processes, only the
     first one writes, and the others return nothing.

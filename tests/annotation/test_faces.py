@@ -237,7 +237,7 @@ def test_what_cannot_be_done_is_told(folder, tmp_path, detector_command):
   }.items():
     (tmp_path / 'bare').mkdir(exist_ok=True)
     with pytest.raises(InputError, match=match):
-      annotate.annotate(**{'folder': folder, 'out': out, 'command': command} | values)
+      annotate.annotate(**{'folder': folder, 'out': out, 'command': detector_command} | values)
   assert not out.exists()
   annotate.annotate(folder / 'test', out, detector_command)
   with pytest.raises(InputError, match='begun with other settings .size 112, now 64'):
@@ -368,8 +368,8 @@ def test_intensities_stand_in_the_manifest():
 def test_an_environment_is_whole_or_not_there(tmp_path, monkeypatch, caplog):
   calls = []
 
-  def run(detector_command, **options):
-    calls.append(detector_command)
+  def run(command, **options):
+    calls.append(command)
     assert 'PYTHONPATH' not in (options.get('env') or {})
     if 'sys.version_info' in command[-1]:
       return subprocess.CompletedProcess(detector_command, 0, '3 11\n', '')
