@@ -372,7 +372,7 @@ def test_an_environment_is_whole_or_not_there(tmp_path, monkeypatch, caplog):
     calls.append(command)
     assert 'PYTHONPATH' not in (options.get('env') or {})
     if 'sys.version_info' in command[-1]:
-      return subprocess.CompletedProcess(detector_command, 0, '3 11\n', '')
+      return subprocess.CompletedProcess(command, 0, '3 11\n', '')
     if 'venv' in command:
       home = environment.Path(command[-1])
       found = environment._python_of(home)
@@ -380,7 +380,7 @@ def test_an_environment_is_whole_or_not_there(tmp_path, monkeypatch, caplog):
       found.write_text('')
     failed = fails and 'numpy>=1.26,<2' in command
     return subprocess.CompletedProcess(
-      detector_command, int(failed), '', 'no network' if failed else ''
+      command, int(failed), '', 'no network' if failed else ''
     )
 
   monkeypatch.setenv('PYTHONPATH', 'somewhere')
