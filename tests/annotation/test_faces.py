@@ -379,9 +379,7 @@ def test_an_environment_is_whole_or_not_there(tmp_path, monkeypatch, caplog):
       found.parent.mkdir(parents=True)
       found.write_text('')
     failed = fails and 'numpy>=1.26,<2' in command
-    return subprocess.CompletedProcess(
-      command, int(failed), '', 'no network' if failed else ''
-    )
+    return subprocess.CompletedProcess(command, int(failed), '', 'no network' if failed else '')
 
   monkeypatch.setenv('PYTHONPATH', 'somewhere')
   monkeypatch.setattr(environment.subprocess, 'run', run)
