@@ -41,10 +41,10 @@ def evaluate_run(
     among the training rows of the data set that is evaluated, in the run's own by the labels that
     it was given), under `without` the features that the method looks at and the data set does not
     have,
-    have, under `classes_without_rows` the model's classes that it does not have: means over classes are
-    over the others; and where there are several sets what `finish.each_set` returns. Predictions,
-    and the report's tables and pictures, are written beside it. Of several processes, only the
-    first one writes, and the others return nothing.
+    have, under `classes_without_rows` the model's classes that it does not have: means over classes
+    are over the others; and where there are several sets what `finish.each_set` returns.
+    Predictions, and the report's tables and pictures, are written beside it. Of several processes,
+    only the first one writes, and the others return nothing.
 
   Raises:
     InputError: no such run or checkpoint, or a data set that does not fit.
