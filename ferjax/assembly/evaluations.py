@@ -1,11 +1,14 @@
 """From a config to what is predicted and evaluated."""
 
+import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import ml_collections
 
 from ferjax import core
+from ferjax.assembly import sources
 from ferjax.assembly.build import picture_dtype
 from ferjax.assembly.sources import with_derived
 from ferjax.data import dataset, pipeline
@@ -16,6 +19,69 @@ from ferjax.metrics import predictions
 from ferjax.report.figures import heatmaps
 
 LOGGER = logging.getLogger(__name__)
+
+
+class Evaluations(NamedTuple):
+  """What a model is evaluated on, and how.
+
+  Attributes:
+    data: The data set.
+    splits: {name: (split, distortion)} of it, such as `test` and `test/rotation`.
+    tests: Where there are several sets: by name, what each is tested on, its only split `test`.
+    groups: Names of tests by the group that their average is of.
+    predict: (state, split, distortion='', limit=...) -> predictions; see `make_predict`.
+    look: (state) -> what some test pictures look like to the network, or None.
+    sheets: Whether to draw sheets of rows: mistakes, searches, label distributions.
+    embeddings: Whether to measure neighbours and clusters of embeddings.
+    tsne: How many points of t-SNE to draw; 0 for none.
+  """
+
+  data: dataset.Dataset
+  splits: Mapping[str, tuple[dataset.Split, str]]
+  tests: Mapping[str, dataset.Dataset]
+  groups: Mapping[str, Sequence[str]]
+  predict: Callable[..., predictions.Predictions]
+  look: Callable[[core.TrainState], heatmaps.Looks | None]
+  sheets: bool
+  embeddings: bool
+  tsne: int
+
+  def predict_splits(self, state: core.TrainState) -> dict[str, predictions.Predictions]:
+    """Predictions by name, as in `splits`."""
+    return {name: self.predict(state, *which) for name, which in self.splits.items()}
+
+  def predict_tests(self, state: core.TrainState) -> dict[str, predictions.Predictions]:
+    """Predictions by name, as in `tests`."""
+    return {name: self.predict(state, data.splits['test']) for name, data in self.tests.items()}
+
+
+def make(
+  config: ml_collections.ConfigDict,
+  method: core.Method,
+  predict: Callable[..., predictions.Predictions],
+  data: sources.Data,
+  splits: Sequence[str],
+) -> Evaluations:
+  """The evaluations that `config.eval` asks for.
+
+  Args:
+    config: The config.
+    method: The method.
+    predict: See `make_predict`.
+    data: The data sets, with the columns that the method derives.
+    splits: Names of the splits to evaluate; those that the data set lacks are left out.
+  """
+  return Evaluations(
+    data.data,
+    evaluated(config, data.data, splits),
+    data.tests,
+    data.groups,
+    predict,
+    functools.partial(look, config, method, data=data.data),
+    config.eval.sheets,
+    config.eval.embeddings,
+    config.eval.tsne,
+  )
 
 
 def predict_columns(method: core.Method, split: dataset.Split) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """A trained model, from the folder of its run: what evaluation and every later use start from."""
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,11 +14,8 @@ from ferjax.assembly import build
 from ferjax.assembly.evaluations import make_predict
 from ferjax.distributed import parallel
 from ferjax.metrics.predictions import Predictions
-from ferjax.runs import checkpoint
-from ferjax.runs.record import read
+from ferjax.runs import checkpoint, record
 from ferjax.terms import wrap
-
-LOGGER = logging.getLogger(__name__)
 
 
 class Trained(NamedTuple):
@@ -52,21 +48,27 @@ def load(workdir: Path, which: str = 'last') -> Trained:
   Raises:
     InputError: no such run or checkpoint.
   """
-  return _load(workdir, which, _config(workdir))
+  return load_with(workdir, which, config_of(workdir))
 
 
-def _config(workdir):
+def config_of(workdir: Path) -> ml_collections.ConfigDict:
+  """The config of a run, with today's defaults for keys that it does not have.
+
+  Raises:
+    InputError: there is no run.
+  """
   config = configs.base()
-  config.update(configs.with_tuples(read(workdir)['config']))
+  config.update(configs.with_tuples(record.read(workdir)['config']))
   return config
 
 
-def _load(workdir, which, config):
-  record = read(workdir)
-  classes, poses = tuple(record['classes']), tuple(record.get('poses', ()))
+def load_with(workdir: Path, which: str, config: ml_collections.ConfigDict) -> Trained:
+  """As `load`, with another config: its sections `data`, `eval` and `reading` may differ."""
+  found = record.read(workdir)
+  classes, poses = tuple(found['classes']), tuple(found.get('poses', ()))
   devices = parallel.make(backend=config.parallel.backend)
   method = build.make_method(config, len(classes), len(poses))
-  method = wrap.with_terms(method, {})  # the terms of its loss, of which prediction knows nothing
+  method = wrap.with_terms(method, {})  # prediction knows nothing of added terms
   saved = checkpoint.restore(workdir, which)
   state = core.TrainState(
     jnp.asarray(saved['step']), saved['params'], (), saved['extra'], jax.random.key(config.seed)

@@ -9,16 +9,12 @@ import jax
 import ml_collections
 
 from ferjax import config as configs
-from ferjax import files
-from ferjax.assembly import sources
-from ferjax.assembly.evaluations import evaluated, look
-from ferjax.assembly.restore import _config, _load
+from ferjax.assembly import evaluations, restore, sources
 from ferjax.data import checks, dataset
-from ferjax.distributed import hosts, parallel
+from ferjax.distributed import hosts
 from ferjax.errors import InputError
 from ferjax.evaluation import finish
 from ferjax.metrics.predictions import measure
-from ferjax.report.figures import embeddings, heatmaps
 
 LOGGER = logging.getLogger(__name__)
 
@@ -49,65 +45,64 @@ def evaluate_run(
   Raises:
     InputError: no such run or checkpoint, or a data set that does not fit.
   """
-  workdir, config = Path(workdir), _config(workdir)
+  workdir = Path(workdir)
+  config = _config(workdir, other)
+  with jax.enable_x64(config.precision == 'float64'):
+    model = restore.load_with(workdir, which, config)
+    data = _data(config, model)
+    gaps = _gaps(model.method, data.data)
+    asked = evaluations.make(config, model.method, model.predict, data, tuple(data.data.splits))
+    predictions = asked.predict_splits(model.state)
+    stored = predictions.get('train')
+    if other is None and stored:
+      stored = _as_given(stored, config, data.data)
+    step, name = int(model.state.step), data.data.name
+    folder = workdir / 'eval' / f'{name}-{data.data.fingerprint[:8]}-{step}'
+    facts = {'step': step, 'data': name, 'fingerprint': data.data.fingerprint}
+    facts |= {name: measure(found, model.classes) for name, found in predictions.items()}
+    facts |= gaps
+    summary = finish.finish(folder, asked, model.state, facts, predictions, stored=stored)
+  if summary:
+    LOGGER.info('written to %s', folder)
+  return summary
+
+
+def _config(workdir, other):
+  """The run's config, with the sections of another that do not belong to the model."""
+  config = restore.config_of(workdir)
   if other is not None:
     configs.check(other)
-    belongs_to_model = {key: config.data[key] for key in ('image_size', 'landmarks')}
-    config.data = ml_collections.ConfigDict(other.data.to_dict() | belongs_to_model)
+    of_model = {key: config.data[key] for key in ('image_size', 'landmarks')}
+    config.data = ml_collections.ConfigDict(other.data.to_dict() | of_model)
     config.eval, config.reading = other.eval, other.reading
-  with jax.enable_x64(config.precision == 'float64'):
-    model = _load(workdir, which, config)
-    load = functools.partial(sources.load, config, model.classes, needs_every_class=False)
-    data, tests, groups = hosts.first_then_others('data', load)
-    tests = sources.fit(model.method, tests, model.poses)
-    checks.check_features(data, model.method.predict_needs)
-    data = sources.derive(model.method, dataset.with_poses(data, model.poses))
-    tables = [split.table for split in data.splits.values()]
-    without = sorted(model.method.predict_uses.difference(*tables))
-    if without:
-      what = ', '.join(without)
-      LOGGER.warning('%s has no %s: the model predicts without them', data.name, what)
-    lacking = dataset.classes_without_rows(data)
-    if lacking:
-      what = ', '.join(lacking)
-      LOGGER.warning('%s has no row of %s: means are over the other classes', data.name, what)
-    evaluations = evaluated(config, data, tuple(data.splits))
-    predictions = {name: model.predict(model.state, *what) for name, what in evaluations.items()}
-    tested = {name: model.predict(model.state, one.splits['test']) for name, one in tests.items()}
-    if not parallel.first_process():
-      return {}
-    step = int(model.state.step)
-    folder = workdir / 'eval' / f'{data.name}-{data.fingerprint[:8]}-{step}'
-    measured = {}
-    for name, predicted in predictions.items():
-      measured[name] = measure(predicted, model.classes)
-      rows = data.splits.get(name) if config.eval.sheets else None
-      finish.split(folder, rows, predicted, model.classes, name, data.poses)
-    looks = look(config, model.method, model.state, data)
-    if looks:
-      heatmaps.write(folder / 'report', looks, model.classes)
-    summary = {'step': step, 'data': data.name, 'fingerprint': data.fingerprint, **measured}
-    summary |= finish.each_set(folder, tests, tested, groups, pictures=config.eval.sheets)
-    training = predictions.get('train')
-    if other is None and training:
-      training = _as_given(training, config, data)
-    seen = embeddings.write(
-      folder / 'report',
-      predictions,
-      training,
-      model.classes,
-      numbers=config.eval.embeddings,
-      tsne=config.eval.tsne,
-    )
-    if seen:
-      summary['embeddings'] = seen
-    if without:
-      summary['without'] = without
-    if lacking:
-      summary['classes_without_rows'] = lacking
-    files.write_json(folder / 'summary.json', summary)
-  LOGGER.info('written to %s', folder)
-  return summary
+  return config
+
+
+def _data(config, model):
+  """What the model is evaluated on, with the features that it derives."""
+  load = functools.partial(sources.load, config, model.classes, needs_every_class=False)
+  data, tests, groups = hosts.first_then_others('data', load)
+  tests = sources.fit(model.method, tests, model.poses)
+  checks.check_features(data, model.method.predict_needs)
+  data = sources.derive(model.method, dataset.with_poses(data, model.poses))
+  return sources.Data(data, tests, groups)
+
+
+def _gaps(method, data):
+  """Features that the method looks at and classes of the model, which the data set does not have;
+  each is also logged."""
+  found = {}
+  features = sorted(method.predict_uses.difference(*(one.table for one in data.splits.values())))
+  if features:
+    what = ', '.join(features)
+    LOGGER.warning('%s has no %s: the model predicts without them', data.name, what)
+    found['without'] = features
+  classes = dataset.classes_without_rows(data)
+  if classes:
+    what = ', '.join(classes)
+    LOGGER.warning('%s has no row of %s: means are over the other classes', data.name, what)
+    found['classes_without_rows'] = classes
+  return found
 
 
 def _as_given(training, config, data):

@@ -1,4 +1,4 @@
-"""What a run leaves behind: predictions, tables, pictures, `summary.json`."""
+"""The end of a run and of an evaluation: predictions, tables, pictures, `summary.json`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ferjax import files
+from ferjax.assembly.evaluations import Evaluations
 from ferjax.core import TrainState
 from ferjax.data import dataset
+from ferjax.distributed import parallel
 from ferjax.losses.cross_entropy import cross_entropy
 from ferjax.losses.divergence import jensen_shannon
 from ferjax.metrics.predictions import (
@@ -25,7 +27,6 @@ from ferjax.report.figures.labels import (
   confident_mistakes,
   label_distributions,
 )
-from ferjax.runs import checkpoint, history
 
 
 class TrainingRows(NamedTuple):
@@ -43,76 +44,64 @@ class TrainingRows(NamedTuple):
   clean: np.ndarray
   estimated: np.ndarray | None
 
-  @property
-  def tells_more(self) -> bool:
-    """Whether more is known than the given labels."""
-    table = self.split.table
-    noisy = (table['label'] != self.clean).any()
-    return bool(noisy) or self.estimated is not None or 'distribution' in table
-
 
 def finish(
-  workdir: Path,
+  folder: Path,
+  evaluations: Evaluations,
   state: TrainState,
-  data: dataset.Dataset,
+  facts: Mapping[str, Any],
   predictions: Mapping[str, Predictions],
-  training: TrainingRows | None = None,
-  looks: heatmaps.Looks | None = None,
-  sets: Mapping[str, Any] | None = None,
   *,
-  stopped_early: bool = False,
-  pictures: bool = True,
-  numbers: bool = False,
-  tsne: int = 0,
+  stored: Predictions | None = None,
+  training: TrainingRows | None = None,
+  lines: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-  """Writes what remains at the end of a run: predictions, the report's pictures, `summary.json`.
+  """Writes what remains at the end of a run, and of `--mode=eval`: predictions, the report's tables
+  and pictures, `summary.json`. Of several processes all predict, and the first one writes.
 
   Args:
-    workdir: The run's folder.
+    folder: The run's folder, or the evaluation's.
+    evaluations: What is evaluated.
     state: The final state.
-    data: The data set.
-    predictions: By name as in `assembly.evaluations.evaluated`, of the final state.
-    training: Of the training rows, where they are asked for.
-    looks: What test pictures look like to the final state.
-    sets: What `each_set` returned, where there are several.
-    stopped_early: Whether the run ended before its time.
-    pictures: Whether to draw sheets of rows: mistakes, searches, label distributions.
-    numbers, tsne: See `embeddings.write`.
+    facts: What `summary.json` says besides.
+    predictions: Of the final state, by name as in `evaluations.splits`.
+    stored: Predictions for the training rows, among which neighbours of embeddings are sought.
+    training: What is known of the labels of the training rows, where there is more than the labels.
+    lines: Of `metrics.jsonl`, of which curves are drawn.
 
   Returns:
-    What `summary.json` holds: the metrics of the `last` evaluation, of the best one by validation
-    accuracy, and of the best one by test accuracy (which only the literature's habit excuses).
+    What `summary.json` holds; nothing in all processes but the first.
   """
-  lines = history.read_lines(workdir / 'metrics.jsonl')
+  tested = evaluations.predict_tests(state)
+  if not parallel.first_process():
+    return {}
+  data, report = evaluations.data, folder / 'report'
   for name, predicted in predictions.items():
-    rows = data.splits.get(name) if pictures else None
-    split(workdir, rows, predicted, data.classes, name, data.poses)
+    rows = data.splits.get(name) if evaluations.sheets else None
+    split(folder, rows, predicted, data.classes, name, data.poses)
+  looks = evaluations.look(state)
   if looks:
-    heatmaps.write(workdir / 'report', looks, data.classes)
-  learning_curves(workdir / 'report' / 'learning_curves.png', lines, workdir.name)
-  terms(workdir / 'report' / 'terms.png', lines, workdir.name)
-  summary = history.summarise(lines) | {
-    'step': int(state.step),
-    'stopped_early': stopped_early,
-    'data': data.name,
-    'state_sha256': checkpoint.state_sha256(state),
-  }
-  summary |= sets or {}
-  seen = embeddings.write(
-    workdir / 'report',
+    heatmaps.write(report, looks, data.classes)
+  if lines:
+    learning_curves(report / 'learning_curves.png', lines, folder.name)
+    terms(report / 'terms.png', lines, folder.name)
+  summary = dict(facts)
+  summary |= each_set(folder, tested, evaluations)
+  measured = embeddings.write(
+    report,
     predictions,
-    training and training.predictions,
+    stored,
     data.classes,
-    numbers=numbers,
-    tsne=tsne,
+    numbers=evaluations.embeddings,
+    tsne=evaluations.tsne,
   )
-  if seen:
-    summary['embeddings'] = seen
-  if training and training.tells_more:
+  if measured:
+    summary['embeddings'] = measured
+  if training:
     summary['training_labels'] = training_labels(
-      workdir / 'report', training, data.classes, pictures=pictures
+      report, training, data.classes, pictures=evaluations.sheets
     )
-  files.write_json(workdir / 'summary.json', summary)
+  files.write_json(folder / 'summary.json', summary)
   return summary
 
 
@@ -153,37 +142,30 @@ def split(
 
 
 def each_set(
-  folder: Path,
-  tests: Mapping[str, dataset.Dataset],
-  predictions: Mapping[str, Predictions],
-  groups: Mapping[str, Sequence[str]],
-  *,
-  pictures: bool = True,
+  folder: Path, predictions: Mapping[str, Predictions], evaluations: Evaluations
 ) -> dict[str, Any]:
   """Writes what `split` writes for each of several data sets, as `test/<set>`, and `sets.csv`.
 
   Args:
     folder: The run's or the evaluation's.
-    tests: By set, what it is tested on; see `sources.Data`.
-    predictions: Of the split `test` of each.
-    groups: Which sets are averaged.
-    pictures: See `finish`.
+    predictions: By name as in `evaluations.tests`.
+    evaluations: What is evaluated.
 
   Returns:
     `sets`, by set the metrics, its `rows`, and `classes_without_rows` where means over classes are
     over the others; and `averages` of them by group. Nothing where there are no tests.
   """
-  if not tests:
+  if not evaluations.tests:
     return {}
   measured = {}
-  for name, data in tests.items():
-    found, rows = predictions[name], data.splits['test'] if pictures else None
+  for name, data in evaluations.tests.items():
+    found, rows = predictions[name], data.splits['test'] if evaluations.sheets else None
     split(folder, rows, found, data.classes, f'test/{name}', data.poses)
     measured[name] = {'rows': len(found.label), **measure(found, data.classes)}
-    lacking = dataset.classes_without_rows(data)
-    if lacking:
-      measured[name]['classes_without_rows'] = lacking
-  means = averages(measured, groups)
+    absent = dataset.classes_without_rows(data)
+    if absent:
+      measured[name]['classes_without_rows'] = absent
+  means = averages(measured, evaluations.groups)
   tables.sets(folder / 'report' / 'sets.csv', measured, means)
   return {'sets': measured, 'averages': means}
 

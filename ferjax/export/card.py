@@ -1,18 +1,13 @@
 """The model card of an export: what the model is, how well it does, and what it is not for."""
 
-import csv
 import importlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ferjax.errors import InputError
 from ferjax.metrics import classification as measures
-from ferjax.runs import history
+from ferjax.runs import folder, history
 from ferjax.runs import record as records
 
 UNKNOWN = 'not stated: ask the owner of the data'
@@ -43,34 +38,19 @@ def metrics(workdir: Path, step: int, classes: Sequence[str]) -> dict[str, Any]:
     'noise': record['config'].get('noise', {}),
     'duplicates': record.get('duplicates', {}),
   }
-  path = workdir / 'summary.json'
-  if not path.is_file():
+  summary = folder.read_summary(workdir / 'summary.json')
+  if not summary:
     return found
-  try:
-    summary = json.loads(path.read_text(encoding='utf-8'))
-    found['last_step'] = summary['step']
-    found['best_step'] = (summary.get('best_by_val') or {}).get('step')
-    given = summary.get('training_labels', {}).get('given', {})
-    found['labels_right'] = given.get('acc')
-    paths = [workdir / 'predictions' / f'{name}.csv' for name in ('test', 'val')]
-    paths = [path for path in paths if path.is_file()]
-    if summary['step'] == step and paths:
-      found |= {'per_class': _per_class(paths[0], classes), 'split': paths[0].stem}
-  except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
-    raise InputError(
-      f'{workdir}: its summary.json or predictions are damaged ({error}): the command that trained '
-      'it writes them anew'
-    ) from error
+  found['last_step'] = summary['step']
+  found['best_step'] = (summary.get('best_by_val') or {}).get('step')
+  found['labels_right'] = summary.get('training_labels', {}).get('given', {}).get('acc')
+  paths = [workdir / 'predictions' / f'{name}.csv' for name in ('test', 'val')]
+  paths = [path for path in paths if path.is_file()]
+  if summary['step'] == step and paths:
+    label, prediction = folder.classes_of_rows(paths[0], classes)
+    found['per_class'] = measures.per_class(label, prediction, len(classes))
+    found['split'] = paths[0].stem
   return found
-
-
-def _per_class(path, classes):
-  with path.open(newline='', encoding='utf-8') as file:
-    rows = list(csv.DictReader(file))
-  label, prediction = (
-    np.array([classes.index(row[column]) for row in rows]) for column in ('label', 'prediction')
-  )
-  return measures.per_class(label, prediction, len(classes))
 
 
 def write(

@@ -103,34 +103,9 @@ def read(workdir: Path) -> Run:
   _require(all(isinstance(name, str) for name in record['classes']), path, "'classes' are no names")
   defaults = configs.flat(configs.plain(configs.base()))
   record = record | {'config': defaults | configs.flat(record['config'])}
-  lines = _lines(workdir / 'metrics.jsonl')
+  lines = history.read_lines(workdir / 'metrics.jsonl')
   summary = read_summary(workdir / 'summary.json')
   return Run(workdir, record, lines, summary, history.summarise(lines))
-
-
-def _lines(path):
-  if not path.is_file():
-    return []
-  found = []
-  texts = _text(path).splitlines()
-  for number, text in enumerate(texts, 1):
-    try:
-      line = json.loads(text)
-    except ValueError as error:
-      if number == len(texts):
-        break
-      raise InputError(f'{path} is damaged: line {number} is no JSON ({error})') from error
-    whole = isinstance(line, dict) and isinstance(line.get('split'), str)
-    whole = whole and isinstance(line.get('step'), int)
-    whole = whole and all(
-      value is None or isinstance(value, int | float)
-      for key, value in line.items()
-      if key != 'split'
-    )
-    whole = whole and (line['split'] == 'train' or isinstance(line.get('acc'), int | float))
-    _require(whole, path, f'line {number} is {text!r:.60}')
-    found.append(line)
-  return found
 
 
 def read_summary(path: Path) -> dict[str, Any]:
@@ -216,23 +191,30 @@ def value(path: Path, cell: str) -> float | None:
     raise InputError(f'{path} is damaged: {cell!r:.60} is no number') from None
 
 
+def classes_of_rows(
+  path: Path, classes: Sequence[str], columns: Sequence[str] = ('label', 'prediction')
+) -> list[np.ndarray]:
+  """int[n] of each of some columns of class names, of `predictions/*.csv` or `noise.csv`.
+
+  Raises:
+    InputError: the file is damaged.
+  """
+  head, rows = table(path, 'name')
+  _require(set(columns) <= set(head), path, f'it lacks the column {" or ".join(columns)}')
+  place = {name: number for number, name in enumerate(classes)}
+  found = [[row[head.index(column)] for row in rows] for column in columns]
+  unknown = sorted({name for column in found for name in column} - set(place))
+  _require(not unknown, path, f'{(unknown or [""])[0]!r:.60} is no class of the model')
+  return [np.array([place[name] for name in column], int) for column in found]
+
+
 def confusion(
   path: Path, classes: Sequence[str], given: str = 'label', said: str = 'prediction'
 ) -> np.ndarray:
-  """int[C, C]: how many rows of class i (row) are class j (column) in the second of two columns of
-  class names of a CSV file.
-
-  Raises:
-    InputError: it is damaged.
-  """
-  head, rows = table(path, 'name')
-  _require({given, said} <= set(head), path, f'it lacks the column {given} or {said}')
-  columns = [[row[head.index(name)] for row in rows] for name in (given, said)]
-  place = {name: number for number, name in enumerate(classes)}
-  unknown = sorted(set(columns[0] + columns[1]) - set(place))
-  _require(not unknown, path, f'{(unknown or [""])[0]!r:.60} is no class of the model')
+  """int[C, C]: how many rows are of class i (row) in the first and of class j (column) in the
+  second of two columns; see `classes_of_rows`."""
   counts = np.zeros((len(classes), len(classes)), int)
-  np.add.at(counts, tuple([place[name] for name in column] for column in columns), 1)
+  np.add.at(counts, tuple(classes_of_rows(path, classes, (given, said))), 1)
   return counts
 
 

@@ -7,20 +7,48 @@ from pathlib import Path
 from typing import Any
 
 from ferjax import files
+from ferjax.errors import InputError
 
 LOGGER = logging.getLogger(__name__)
 
 
-def read_lines(path: Path) -> list[dict]:
-  """The objects of a metrics.jsonl; a last line cut off by a crash is left out."""
+def read_lines(path: Path) -> list[dict[str, Any]]:
+  """The lines of a metrics.jsonl, {'step': int, 'split': str, name: number or None}; those of
+  evaluations have `acc`. A last line that a crash cut off is left out; no file gives no lines.
+
+  Raises:
+    InputError: the file cannot be read, or another line is damaged; names it.
+  """
+  if not path.is_file():
+    return []
+  try:
+    texts = path.read_text(encoding='utf-8').splitlines()
+  except (OSError, ValueError) as error:
+    raise InputError(f'{path} cannot be read ({error})') from error
   lines = []
-  if path.is_file():
-    for text in path.read_text(encoding='utf-8').splitlines():
-      try:
-        lines.append(json.loads(text))
-      except json.JSONDecodeError:
-        LOGGER.warning('%s: a line that was cut off is dropped', path)
+  for number, text in enumerate(texts, 1):
+    try:
+      line = json.loads(text)
+    except ValueError as error:
+      if number == len(texts):
+        LOGGER.warning('%s: its last line was cut off and is left out', path)
+        break
+      raise InputError(f'{path} is damaged: line {number} is no JSON ({error})') from error
+    if not _is_whole(line):
+      raise InputError(f'{path} is damaged: line {number} is {text!r:.60}')
+    lines.append(line)
   return lines
+
+
+def _is_whole(line):
+  if not (isinstance(line, dict) and isinstance(line.get('split'), str)):
+    return False
+  values = [value for key, value in line.items() if key != 'split']
+  return (
+    isinstance(line.get('step'), int)
+    and all(value is None or isinstance(value, int | float) for value in values)
+    and (line['split'] == 'train' or isinstance(line.get('acc'), int | float))
+  )
 
 
 def summarise(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

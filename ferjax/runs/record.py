@@ -36,22 +36,14 @@ FREE_TO_CHANGE = (
 LENGTHS = ('epochs', 'steps')
 
 
-def write(workdir: Path, config: ml_collections.ConfigDict, facts: Mapping[str, Any]) -> None:
-  """Writes `config.json`: the config, versions, git revision, devices and further facts.
-
-  Where a run has saved something already, checks that it may go on with this config: only keys that
-  lengthen the run, or that cannot change its result, may differ. Other versions are only warned of.
+def make(config: ml_collections.ConfigDict, facts: Mapping[str, Any]) -> dict[str, Any]:
+  """What `config.json` holds: the config, versions, git revision, devices and further facts.
 
   Args:
-    workdir: The run's folder.
     config: The resolved config.
     facts: At least `steps`, the length of the run; `fingerprint` and `labels_sha256` of its data.
-
-  Raises:
-    InputError: names the keys that differ, or the folder cannot be written.
   """
-  path = workdir / 'config.json'
-  record = {
+  return {
     'config': plain(config),
     'versions': {name: importlib.metadata.version(name) for name in PACKAGES},
     'git_revision': git_revision(),
@@ -61,13 +53,28 @@ def write(workdir: Path, config: ml_collections.ConfigDict, facts: Mapping[str, 
     'device_kind': jax.devices()[0].device_kind,
     **facts,
   }
+
+
+def write(workdir: Path, record: Mapping[str, Any]) -> None:
+  """Writes `config.json`.
+
+  Where a run has saved something already, checks that it may go on with this config: only keys that
+  lengthen the run, or that cannot change its result, may differ. Different versions give a warning.
+
+  Args:
+    workdir: The run's folder.
+    record: See `make`.
+
+  Raises:
+    InputError: names the keys that differ, or the folder cannot be written.
+  """
   if checkpoint.exist(workdir):
     old = read(workdir)
     check_same_run(old, record, workdir)
-    record = old | record  # with what only the start of a run knows, such as its weights
+    record = {**old, **record}  # with what only the start of a run knows, such as its weights
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    write_json(path, record)
+    write_json(workdir / 'config.json', record)
   except OSError as error:
     raise InputError(f'cannot write to --workdir={workdir}: {error}') from error
 

@@ -15,6 +15,7 @@ import rich.progress
 from rich.console import Console
 from tensorboardX import SummaryWriter
 
+from ferjax.distributed import parallel
 from ferjax.runs.history import cut_back, read_lines
 
 LOGGER = logging.getLogger(__name__)
@@ -90,6 +91,7 @@ class Logs:
     self._time, self._step = time.perf_counter(), start
     path = workdir / 'metrics.jsonl'
     self.lines = [line for line in read_lines(path) if line['step'] <= start]
+    self._pending = []  # (step, metrics) of the steps since the last check
     if not enabled:
       return
     cut_back(path, start)
@@ -120,6 +122,32 @@ class Logs:
         self._bar.stop()
       self._events.close()
       self._file.close()
+
+  def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+    """Notes the metrics f[] of a step, which the devices may still be computing. Waits where the
+    host is more than `parallel.UNDER_WAY` steps ahead: batches wait on the host, not on devices."""
+    self._pending.append((step, metrics))
+    jax.block_until_ready(self._pending[max(0, len(self._pending) - parallel.UNDER_WAY)][1])
+
+  def check_finite(self) -> list[tuple[int, dict]]:
+    """(step, metrics) of the steps since the last check, as floats.
+
+    Raises:
+      NonFiniteError: see `check_finite`.
+    """
+    fetched = check_finite(self._pending)
+    self._pending = []
+    return fetched
+
+  def train(self, step: int, learning_rate: float) -> None:
+    """A line about the last step of training.
+
+    Raises:
+      NonFiniteError: see `check_finite`.
+    """
+    *_, (_, values) = self.check_finite()
+    speed = {'lr': learning_rate, 'images_per_s': self.speed(step)}
+    self.write(step, 'train', {'loss': values['loss'], **values, **speed})
 
   def speed(self, step: int) -> float | None:
     """Images a second since the clock was last read or restarted; None when no step was done."""
