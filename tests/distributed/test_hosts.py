@@ -241,7 +241,8 @@ def test_stopped_runs_go_on_with_other_devices(
   loop.train(exact_config, tmp_path / 'whole')
   before = signal.getsignal(signal.SIGTERM)
   with caplog.at_level('INFO', 'ferjax'), monkeypatch.context() as patch:
-    patch.setattr(loop, '_check_shared', lambda _: os.kill(os.getpid(), signal.SIGUSR1))
+    restore = loop.restore
+    patch.setattr(loop, 'restore', lambda run: os.kill(os.getpid(), signal.SIGUSR1) or restore(run))
     assert loop.train(exact_config, tmp_path / 'moved') == {}
   assert 'left at step 0 of 10, where it began, for SIGUSR1' in caplog.text
   assert not checkpoint.exist(tmp_path / 'moved')

@@ -316,7 +316,7 @@ def test_what_is_there_is_not_written_over(trained_run, folder, tmp_path, monkey
     raise OSError(28, 'No space left on device')
 
   with monkeypatch.context() as patch:
-    patch.setattr(writer.logs, 'write_json', full)
+    patch.setattr(writer.files, 'write_json', full)
     with pytest.raises(InputError, match='cannot write .*: No space left on device'):
       writer.export(trained_run, tmp_path / 'out', onnx='no')
   assert not list(tmp_path.iterdir())

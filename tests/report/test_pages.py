@@ -15,6 +15,7 @@ import pytest
 
 from ferjax import config as configs
 from ferjax import core, files
+from ferjax.assembly.evaluations import Evaluations
 from ferjax.cli import report
 from ferjax.data import dataset, noise
 from ferjax.errors import InputError
@@ -494,7 +495,12 @@ def test_all_that_the_end_of_a_run_writes_has_its_place(tmp_path):
   looks = heatmaps.Looks(('',), views, maps, np.zeros((1, 2), int), np.zeros(2, int), 'test')
   state = core.TrainState(np.array(4), {}, (), {}, np.zeros(2, np.uint32))
   evaluated = {'test': predicted}
-  finish.finish(folder, state, data, evaluated, training, looks, numbers=True, tsne=9)
+  asked = Evaluations(data, {}, {}, {}, None, lambda state: looks, True, True, 9)
+  lines = history.read_lines(folder / 'metrics.jsonl')
+  facts = history.summarise(lines) | {'step': 4, 'data': 'drawn'}
+  finish.finish(
+    folder, asked, state, facts, evaluated, stored=predicted, training=training, lines=lines
+  )
   record = json.loads((folder / 'config.json').read_text()) | {'classes': classes}
   files.write_json(folder / 'config.json', record)
 

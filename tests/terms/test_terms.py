@@ -32,7 +32,7 @@ from ferjax.optim.ema import ema
 from ferjax.runs import history
 from ferjax.terms import builtin, weighting, wrap
 from ferjax.terms.added import check, make, stateful
-from ferjax.training import loop
+from ferjax.training import loop, setup
 from ferjax.training.step import make_train_step, weights_at
 
 EXAMPLE = Path(__file__).parents[2] / 'configs' / 'examples' / 'my_loss.py'
@@ -372,7 +372,7 @@ def test_a_term_sees_what_the_sampler_plans_and_both_views(manifest, data_dir, s
   """Of a method whose forward looks at neighbours; `needs` grow by what the term reads."""
   small_config.terms = {'nuisance_triplet': {'against': 'subject'}}
   small_config.data.path = str(strip_landmarks(manifest, manifest.with_name('no_landmarks.csv')))
-  data = loop.sources.load(small_config).data
+  data = setup.sources.load(small_config).data
   split = data.splits['train']
   index = np.arange(32).reshape(2, 16)
   plan = {'index': index, 'neighbours': index[..., None] + np.arange(3), 'affinity': None}
