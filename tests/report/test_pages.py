@@ -24,8 +24,8 @@ from ferjax.metrics.predictions import Predictions
 from ferjax.report import comparison, page, single
 from ferjax.report.figures import heatmaps, plots, tables
 from ferjax.runs import history
+from ferjax.runs import record as records
 from ferjax.runs.folder import read
-from ferjax.runs.record import write
 
 CLASSES = ('neutral', '<script>alert(1)</script>', 'fear & "joy"')
 VOID = {'meta', 'img', 'wbr', 'br', 'link', 'path', 'use'}
@@ -105,7 +105,7 @@ def write_record(folder, **changes):
     place[last] = value
   facts = {'data': 'set <b>one</b>', 'fingerprint': 'f' * 64, 'labels_sha256': 'a' * 64}
   facts |= {'classes': list(CLASSES), 'poses': [-30, 0], 'rows': {'train': 9}, 'duplicates': {}}
-  write(folder, config, facts | {'steps': 4})
+  records.write(folder, records.make(config, facts | {'steps': 4}))
 
 
 def evaluation(step, split, acc, **others):
