@@ -209,7 +209,7 @@ def _train(config, workdir, stack):
         log.write(step + 1, 'train', {'loss': values['loss'], **values, **speed})
 
   from ferjax.evaluation import finish  # here, so that training starts without what they import
-  from ferjax.report.figures import auxiliary
+  from ferjax.report.figures import embeddings
 
   signals.close()
   if preempted:
@@ -238,7 +238,7 @@ def _train(config, workdir, stack):
     return {}
   if sources.uses_graphs(config):
     path, size = workdir / 'report' / 'auxiliary_spaces.png', config.data.image_size
-    auxiliary.write(path, split.table, clean['label'], data.classes, size)
+    embeddings.auxiliary_spaces(path, split.table, clean['label'], data.classes, size)
   looks = look(config, method, state, data)
   return finish.finish(
     workdir,
