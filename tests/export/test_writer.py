@@ -63,6 +63,11 @@ def digest(content):
   return hashlib.sha256(content).hexdigest()
 
 
+def card_of(folder):
+  """The model card, with single spaces in its tables."""
+  return re.sub(' +', ' ', (folder / 'README.md').read_text())
+
+
 def faces(rows, size=32):
   """Drawn faces and random pixels in turn."""
   rng = np.random.default_rng(0)
@@ -173,7 +178,7 @@ def test_landmarks_are_an_input_where_they_are_asked_for(landmark_run, tmp_path)
   np.testing.assert_allclose(model(pictures), run(pictures), atol=1e-6)
   with pytest.raises(InputError, match='does not look at landmarks'):
     model(pictures, landmarks=np.zeros((6, 68, 2)))
-  card, summary = (plain / 'README.md').read_text(), (landmark_run / 'summary.json').read_text()
+  card, summary = card_of(plain), (landmark_run / 'summary.json').read_text()
   test = json.loads(summary)['last']['test']
   shares = [f'{100 * test[f"naive/{k}"]:.2f} %' for k in ('acc', 'mean_class_acc', 'f1_macro')]
   assert f'| test | {" | ".join(shares)} |' in card and 'By class' not in card
@@ -190,7 +195,7 @@ def test_landmarks_are_an_input_where_they_are_asked_for(landmark_run, tmp_path)
     np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5, atol=1e-5)
   with pytest.raises(InputError, match='needs landmarks besides pictures'):
     model(pictures)
-  card = (out / 'README.md').read_text()
+  card = card_of(out)
   assert f'| test | {100 * test["acc"]:.2f} % |' in card and 'does not take' not in card
   assert 'points 17, 18' in card and 'landmark_graph have to be made of the landmarks' in card
   with pytest.raises(InputError, match='--features=au: .* it uses: landmarks'):
@@ -347,7 +352,7 @@ def test_without_the_extra_the_rest_is_written(trained_run, tmp_path, monkeypatc
   export.main(arguments)
   assert "model.onnx is left out: pip install 'ferjax[onnx]'" in caplog.text
   assert {path.name for path in out.iterdir()} == NAMES
-  card = (out / 'README.md').read_text()
+  card = card_of(out)
   assert 'Licence of the data: CC0.' in card and '`model.onnx` was left out' in card
   export.main([*arguments, '--overwrite', '--checkpoint=4'])
   assert 'given by number' in (out / 'README.md').read_text()
@@ -355,7 +360,7 @@ def test_without_the_extra_the_rest_is_written(trained_run, tmp_path, monkeypatc
 
 
 def test_the_card_tells_the_figures_of_the_run(folder, trained_run):
-  card = (folder / 'README.md').read_text()
+  card = card_of(folder)
   summary = json.loads((trained_run / 'summary.json').read_text())
   for split in ('val', 'test'):
     found = summary['last'][split]
