@@ -54,9 +54,9 @@ def signed(folder, content):
 
 def changed(folder, change):
   path = folder / 'model.json'
-  record = json.loads(path.read_text())
-  change(record)
-  path.write_text(json.dumps(record))
+  description = json.loads(path.read_text())
+  change(description)
+  path.write_text(json.dumps(description))
 
 
 def digest(content):
@@ -78,20 +78,20 @@ def faces(rows, size=32):
 
 def test_the_folder_says_what_is_in_it(folder, trained_run):
   assert {path.name for path in folder.iterdir()} == NAMES | ({'model.onnx'} if HAS_ONNX else set())
-  record = json.loads((folder / 'model.json').read_text())
-  for name, file in record['files'].items():
+  description = json.loads((folder / 'model.json').read_text())
+  for name, file in description['files'].items():
     content = (folder / name).read_bytes()
     assert digest(content) == file['sha256'] and len(content) == file['bytes']
     assert not content.startswith(b'\x80')  # of a pickle
   run = read(trained_run)
-  assert record['classes'] == run['classes'] and record['step'] == 4
-  assert record['inputs']['image']['shape'] == ['batch', 32, 32, 3]
-  assert record['outputs']['logits']['shape'] == ['batch', 7]
-  assert record['platforms'] == ['cpu', 'cuda', 'tpu']
-  assert record['run']['rows'] == run['rows'] and record['config']['noise']['rate'] == 0.3
-  assert str(trained_run.parent) not in json.dumps(record)
-  assert run['config']['data']['dir'] not in json.dumps(record)
-  assert record['config']['data']['path'] == 'manifest.csv'
+  assert description['classes'] == run['classes'] and description['step'] == 4
+  assert description['inputs']['image']['shape'] == ['batch', 32, 32, 3]
+  assert description['outputs']['logits']['shape'] == ['batch', 7]
+  assert description['platforms'] == ['cpu', 'cuda', 'tpu']
+  assert description['run']['rows'] == run['rows'] and description['config']['noise']['rate'] == 0.3
+  assert str(trained_run.parent) not in json.dumps(description)
+  assert run['config']['data']['dir'] not in json.dumps(description)
+  assert description['config']['data']['path'] == 'manifest.csv'
   program = jax.export.deserialize(bytearray((folder / 'model.stablehlo').read_bytes()))
   assert program.platforms == ('cpu', 'cuda', 'tpu')
   arrays = safetensors.numpy.load_file(folder / 'parameters.safetensors')
@@ -184,9 +184,11 @@ def test_landmarks_are_an_input_where_they_are_asked_for(landmark_run, tmp_path)
   assert f'| test | {" | ".join(shares)} |' in card and 'By class' not in card
   assert 'predicts better with landmarks, which this export does not take' in card
   out = tmp_path / 'landmarks'
-  record = writer.export(landmark_run, out, onnx='no', features=('landmarks',))
-  assert record['inputs']['landmark_graph']['derived_from'] == ['landmarks']
-  assert record['landmark_indices'][:2] == [17, 18] and record['landmark_scheme'] == 'ibug68'
+  description = writer.export(landmark_run, out, onnx='no', features=('landmarks',))
+  assert description['inputs']['landmark_graph']['derived_from'] == ['landmarks']
+  assert (
+    description['landmark_indices'][:2] == [17, 18] and description['landmark_scheme'] == 'ibug68'
+  )
   model = ferjax.load(out)
   assert model.needs == {'landmarks'}
   points = np.random.default_rng(0).uniform(0, 31, (6, 68, 2))
@@ -321,7 +323,7 @@ def test_what_is_there_is_not_written_over(trained_run, folder, tmp_path, monkey
     raise OSError(28, 'No space left on device')
 
   with monkeypatch.context() as patch:
-    patch.setattr(writer.logs, 'write_json', full)
+    patch.setattr(writer.files, 'write_json', full)
     with pytest.raises(InputError, match='cannot write .*: No space left on device'):
       writer.export(trained_run, tmp_path / 'out', onnx='no')
   assert not list(tmp_path.iterdir())

@@ -494,10 +494,10 @@ def test_all_that_the_end_of_a_run_writes_has_its_place(tmp_path):
   write_lines(folder, {'val': 0.5, 'test': 0.6})
   classes = ('neutral', 'fear', 'joy')
   image = np.random.default_rng(0).integers(0, 255, (12, 12, 3)).astype(np.uint8)
-  record = cv2.imencode('.png', image)[1].tobytes()
+  encoded = cv2.imencode('.png', image)[1].tobytes()
   table = predictions().table | {'distribution': np.full((9, 3), 1 / 3)}
   table['subject'] = np.arange(9) % 2
-  split = dataset.Split([record] * 9, np.arange(9), table)
+  split = dataset.Split([encoded] * 9, np.arange(9), table)
   said = predictions().outputs | {
     'embedding': np.random.default_rng(1).normal(size=(9, 4)).astype(np.float32),
     'pose_logits': np.eye(2)[[0, 1, 1] * 3],
