@@ -1,4 +1,4 @@
-"""Timing several sides in turn, and what to say of the machine and the results."""
+"""Times several sides in turn, and describes the machine and the results."""
 
 import importlib.metadata
 import math
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tabulate import tabulate
 
 from ferjax.benchmark.torch_process import TorchProcess
 
@@ -25,12 +26,12 @@ Turn = Callable[[int], tuple[float, float]]
 
 
 class Bench(NamedTuple):
-  """What every benchmark is given.
+  """What every benchmark needs.
 
   Attributes:
     rounds: How many turns each side gets.
     turn: Least length of a turn, seconds.
-    only: A text that the names of the cases to run hold.
+    only: Only cases whose name contains this text are run.
     torch: PyTorch in another process, or None.
     rows: Rows of the tables that are searched.
   """
@@ -43,15 +44,16 @@ class Bench(NamedTuple):
 
 
 def on_cpu(bench: Bench) -> Bench:
-  """The same without PyTorch where JAX runs on another device than a CPU: most of the counterparts
-  know no other."""
+  """The same without PyTorch where JAX does not run on a CPU: most of the counterparts run on CPUs
+  only."""
   return bench if jax.default_backend() == 'cpu' else bench._replace(torch=None)
 
 
 def each(
   name: str, cases: Sequence[Any], row: Callable[[Any, Bench], dict[str, Any]], bench: Bench
 ) -> list[dict[str, Any]]:
-  """row(case, bench) of the cases whose name holds `bench.only`, each told as it begins."""
+  """row(case, bench) of the cases whose name contains `bench.only`; prints the name of each case
+  before it runs."""
   rows = []
   for case in cases:
     if bench.only in case.name:
@@ -61,8 +63,8 @@ def each(
 
 
 def jax_turn(call: Callable[[], Any]) -> Turn:
-  """Times `call`, with the JAX arrays that it returns if any: calls -> wall seconds, CPU seconds of
-  the process."""
+  """Times `call` until the JAX arrays that it returns are there: calls -> wall seconds, CPU seconds
+  of the process."""
 
   def turn(calls):
     wall, cpu = time.perf_counter(), time.process_time()
@@ -76,12 +78,12 @@ def jax_turn(call: Callable[[], Any]) -> Turn:
 def interleave(
   sides: Mapping[str, Turn], bench: Bench, calls: int = 0
 ) -> dict[str, dict[str, Any]]:
-  """Times all sides in turn, A B C A B C, so that what slows the machine down slows each of them.
+  """Times all sides in turn, A B C A B C, so that other work on the machine slows all of them.
 
   Args:
     sides: Name -> turn(calls) -> wall seconds, CPU seconds of them all.
     bench: Rounds and length of the turns.
-    calls: In a turn, without a warm-up; 0 for as many as make its length, after a warm-up.
+    calls: Calls in a turn, without a warm-up; 0 for as many as fill the turn, after a warm-up.
 
   Returns:
     For each side, of one call: `median_ms`, `quartiles_ms` and `cpu_ms` (median of the process's
@@ -113,17 +115,17 @@ def summary(seconds: Sequence[tuple[float, float]]) -> dict[str, Any]:
 
 
 def ratio(sides: Mapping[str, dict], other: str, key: str = 'median_ms') -> float | None:
-  """How many times faster ferjax is than another side, or None where that did not run."""
+  """How many times faster ferjax is than another side, or None where the other did not run."""
   return sides[other][key] / sides['ferjax'][key] if other in sides else None
 
 
 def sizes(arrays: Any) -> list[float]:
-  """Mean absolute value of each array of a pytree: what sides of equal work agree in."""
+  """Mean absolute value of each array of a pytree: equal for sides that do the same work."""
   return [float(jnp.abs(leaf).mean()) for leaf in jax.tree.leaves(arrays)]
 
 
 def check_equal(sizes: Mapping[str, Sequence[float]], name: str) -> None:
-  """Refuses sides whose `sizes` are not those of the first one.
+  """Checks that all sides have the `sizes` of the first one.
 
   Raises:
     AssertionError: names the case.
@@ -134,12 +136,12 @@ def check_equal(sizes: Mapping[str, Sequence[float]], name: str) -> None:
 
 
 def column(rows: Sequence[Mapping[str, Any]], side: str, key: str = 'median_ms') -> list[Any]:
-  """Of every row's side the value of a key; None where that side did not run."""
+  """The value of a key of one side in every row; None where that side did not run."""
   return [row[side][key] if side in row else None for row in rows]
 
 
 def spread(rows: Sequence[Mapping[str, Any]], side: str) -> list[str | None]:
-  """Of every row's side both quartiles of its time, in % of the median."""
+  """Both quartiles of one side's time in every row, in % of the median."""
 
   def text(found):
     low, high = (100 * q / found['median_ms'] for q in found['quartiles_ms'])
@@ -149,7 +151,7 @@ def spread(rows: Sequence[Mapping[str, Any]], side: str) -> list[str | None]:
 
 
 def matmul_rate(bench: Bench, size: int = 2048) -> float:
-  """FLOPs a second of the faster side in a float32 product of square matrices."""
+  """FLOPs per second of the faster side in a float32 product of square matrices."""
   a = jnp.asarray(np.random.default_rng(0).normal(size=(size, size)), jnp.float32)
   multiply = jax.jit(jnp.matmul)
   sides = {'ferjax': jax_turn(lambda: multiply(a, a))}
@@ -166,7 +168,7 @@ def cores() -> int:
 
 
 def machine() -> dict[str, Any]:
-  """The devices, the processor and how busy it is with other work."""
+  """The devices, the processor and its load."""
   info = Path('/proc/cpuinfo')
   lines = info.read_text(encoding='utf-8').splitlines() if info.is_file() else []
   models = [line.partition(': ')[2] for line in lines if line.startswith('model name')]
@@ -180,7 +182,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-  """Of Python and the packages that decide the speed."""
+  """Versions of Python and of the packages that determine the speed."""
   found = {distribution.name for distribution in importlib.metadata.distributions()}
   packages = {name: importlib.metadata.version(name) for name in PACKAGES if name in found}
   return {'python': platform.python_version(), **packages}
@@ -199,22 +201,17 @@ def heading(results: Mapping[str, Any]) -> str:
 
 
 def markdown(columns: Mapping[str, Sequence[Any]]) -> str:
-  """A table of {heading: cells}: numbers with three digits, None as a dash."""
-  rows = list(zip(*columns.values(), strict=True))
-  widths = [max(len(name), *(len(_cell(row[i])) for row in rows)) for i, name in enumerate(columns)]
-  right = [all(not isinstance(row[i], str) for row in rows) for i in range(len(widths))]
-
-  def line(cells):
-    padded = [
-      cell.rjust(width) if aligned else cell.ljust(width)
-      for cell, width, aligned in zip(cells, widths, right, strict=True)
-    ]
-    return f'| {" | ".join(padded)} |'
-
-  rule = [
-    '-' * (width - aligned) + ':' * aligned for width, aligned in zip(widths, right, strict=True)
-  ]
-  return '\n'.join([line(columns), line(rule), *(line(map(_cell, row)) for row in rows)])
+  """A table of {heading: cells}: numbers with three digits and to the right, None as a dash."""
+  return tabulate(
+    {name: [_cell(value) for value in column] for name, column in columns.items()},
+    headers='keys',
+    tablefmt='pipe',
+    disable_numparse=True,
+    colalign=[
+      'left' if any(isinstance(value, str) for value in column) else 'right'
+      for column in columns.values()
+    ],
+  )
 
 
 def _cell(value):
@@ -226,5 +223,5 @@ def _cell(value):
 
 
 def progress(text: str) -> None:
-  """A line on stderr, so that a long run is seen to move."""
+  """A line on stderr that shows how far a long run is."""
   print(text, file=sys.stderr, flush=True)

@@ -1,10 +1,10 @@
-"""`ferjax export --workdir=RUN --out=FOLDER`: a trained model that stands on its own.
+"""`ferjax export --workdir=RUN --out=FOLDER`: a trained model that needs no run.
 
-The folder holds the model for any number of pictures, with its parameters: `model.stablehlo` (JAX,
-on CPU, NVIDIA GPU and TPU alike), `model.onnx` (anything that reads ONNX), `parameters.safetensors`
-(what prediction reads of the state), `model.json` (classes, preprocessing, inputs, outputs, the
-run) and `README.md`, the model card. `ferjax.load(FOLDER)` predicts with it; the card says how to
-without ferjax.
+The folder contains the model for any number of pictures, with its parameters: `model.stablehlo`
+(JAX on CPU, NVIDIA GPU and TPU), `model.onnx` (every program that reads ONNX),
+`parameters.safetensors` (the part of the state that prediction needs), `model.json` (classes,
+preprocessing, inputs, outputs, the run) and `README.md`, the model card. `ferjax.load(FOLDER)`
+predicts with it; the card shows how to predict without ferjax.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   arguments.add_argument(
     '--features',
     default='',
-    help='inputs that the model can do without and is to take, such as landmarks',
+    help='optional inputs that the exported model takes, such as landmarks',
   )
   arguments.add_argument(
     '--evaluate', action='store_true', help='measure accuracy by pose and person, for the card'
@@ -41,7 +41,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Exports the run that the arguments name.
+  """Exports the run in the arguments.
 
   Raises:
     InputError: see `export`.

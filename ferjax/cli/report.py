@@ -1,7 +1,7 @@
-"""`ferjax report --workdir=RUN`: one page, `RUN/report/report.html`, with all of a run.
+"""`ferjax report --workdir=RUN`: everything about a run on one page, `RUN/report/report.html`.
 
 Several runs, `--workdir=A --workdir=B --out=FILE.html` or `--workdir=A,B`, are compared. The page
-holds its pictures itself, and needs neither script nor network.
+contains its pictures, and needs neither scripts nor network.
 """
 
 import argparse
@@ -26,10 +26,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def folders(given: Sequence[str]) -> list[Path]:
-  """The folders that `--workdir` names, each a path or several with commas between them.
+  """The folders in the values of `--workdir`: each is a path, or several separated by commas.
 
   Raises:
-    InputError: one is named twice.
+    InputError: a folder is given twice, or there is none.
   """
   found = []
   for text in given:
@@ -38,14 +38,14 @@ def folders(given: Sequence[str]) -> list[Path]:
   places = [path.resolve() for path in found]
   for place, path in zip(places, found, strict=True):
     if places.count(place) > 1:
-      raise InputError(f'--workdir={path} is named twice')
+      raise InputError(f'--workdir={path} is given twice: give each run once')
   if not found:
-    raise InputError("--workdir names nothing: give a run's folder")
+    raise InputError("--workdir is empty: give a run's folder")
   return found
 
 
 def main(argv: Sequence[str]) -> None:
-  """Writes the report that the arguments ask for.
+  """Writes the report of the runs in the arguments.
 
   Raises:
     InputError: several runs without `--out`; see `write`.
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
     raise InputError('a comparison of runs needs --out=FILE.html')
   out = options.out or workdirs[0] / 'report' / 'report.html'
   if out.suffix.lower() not in ('.html', '.htm'):
-    raise InputError(f'--out={out}: its ending must be .html or .htm')
+    raise InputError(f'--out={out} is no HTML file: its name must end in .html or .htm')
   write(workdirs, out)
   print(f'written to {out}')
 

@@ -23,8 +23,8 @@ from ferjax.metrics.predictions import (
 from ferjax.report.figures import embeddings, heatmaps, sheets, tables
 from ferjax.report.figures.curves import learning_curves, terms
 from ferjax.report.figures.labels import (
-  _cross_entropy_histogram,
   confident_mistakes,
+  cross_entropy_histogram,
   label_distributions,
 )
 
@@ -201,7 +201,7 @@ def training_labels(
   if wrong.any():
     logits = training.predictions.outputs['logits'].astype(np.float32)
     losses = np.asarray(cross_entropy(logits, table['label']))
-    _cross_entropy_histogram(folder / 'cross_entropy.png', losses, wrong)
+    cross_entropy_histogram(folder / 'cross_entropy.png', losses, wrong)
   if pictures:
     what = 'estimated' if 'estimated' in found else 'predicted'
     path = folder / 'label_distributions.png'

@@ -1,4 +1,4 @@
-"""Several runs in one page: those that differ in their seeds only are one line, with its spread."""
+"""The comparison of runs: those that differ only in their seeds are one line, with their spread."""
 
 import os
 import re
@@ -14,21 +14,21 @@ from ferjax.runs.folder import HONEST, Run, is_share, split_name, words
 
 SEEDS = ('seed', 'noise.seed', 'data.seed')
 
-# Where a run lies, how fast it goes, what it draws: runs that differ in nothing else are the same.
+# Keys without effect on the result: the place of a run, its speed, its figures.
 SAME_RESULT = ('data.dir', 'data.manual_dir', 'parallel.', 'reading.', 'profile.', 'log_every')
 SAME_RESULT += ('checkpoint.', 'eval.sheets', 'eval.heatmaps', 'eval.tsne', 'eval.embeddings')
-FEW, MANY = 3, 8  # keys that stand in one table with the results, and in one of their own
+FEW, MANY = 3, 8  # config keys at most in the table of results, and in a table of their own
 PERCENT = '\N{NO-BREAK SPACE}%'
 
 
 class Group(NamedTuple):
-  """Runs that differ in their seeds only.
+  """Runs that differ only in their seeds.
 
   Attributes:
     name: Of the line.
     runs: All of them.
-    counted: Those that its numbers are over: the finished ones, or where none is, all.
-    config: {key: value}, without what may differ between the runs.
+    counted: Those whose numbers count: the finished ones, or all if none is finished.
+    config: {key: value} without the keys that may differ between the runs.
   """
 
   name: str
@@ -46,7 +46,7 @@ class Spread(NamedTuple):
 
 
 def spread(values: Iterable[float | None]) -> Spread | None:
-  """Of those values that are there; None where there is none."""
+  """The spread of the values that are not None; None if all are."""
   known = [value for value in values if value is not None]
   if not known:
     return None
@@ -90,8 +90,8 @@ def _common_name(runs):
 
 
 def differing_keys(lines: Sequence[Group]) -> list[str]:
-  """The config keys in which the lines are not all the same, in order; a dict that is empty in one
-  line and has keys in another is told by those keys."""
+  """The config keys that differ between the lines, sorted. Keys that only some lines have are among
+  them."""
   keys = sorted(set().union(*(line.config for line in lines)))
   missing = object()
   return [
@@ -117,14 +117,14 @@ def page_of(runs: Sequence[Run]) -> str:
   ]
   counts = f'{_count(len(runs), "run")} in {_count(len(lines), "line")}'
   lead = page.paragraph(
-    f'{counts}. Runs that differ in their seeds only ({", ".join(SEEDS)}) are one line: mean ± '
-    'sample standard deviation over its n runs; with n = 1 there is no spread to show. Unless said '
-    'otherwise, numbers are those of the last evaluation.',
+    f'{counts}. Runs that differ only in their seeds ({", ".join(SEEDS)}) are one line: mean ± '
+    'sample standard deviation over its n runs; with n = 1 there is no spread to show. Unless '
+    'stated otherwise, numbers are those of the last evaluation.',
     'lead',
   )
   notes = _notes(lines)
   if notes:
-    lead += f'<div class="missing">\n{page.bullets(notes)}</div>\n'
+    lead += page.notice(notes)
   return page.page(f'Comparison of {counts}', lead, sections)
 
 
@@ -138,7 +138,7 @@ def _notes(lines):
     for run in line.runs:
       if run.finished:
         continue
-      counts = 'counts all the same' if run in line.counted else 'is left out of the means'
+      counts = 'counts nevertheless' if run in line.counted else 'is left out of the means'
       what = f'step {run.step} of {run.record["steps"]}'
       if not run.results['last']:
         what += ', nothing was evaluated yet'
@@ -149,8 +149,8 @@ def _notes(lines):
   prints = {run.record['fingerprint'] for line in lines for run in line.runs}
   if len(prints) > 1:
     notes.append(
-      f'The runs are of {len(prints)} different fingerprints of data: their test pictures may '
-      'differ, and so may what their numbers mean. See the table of runs.'
+      f'The data of the runs have {len(prints)} different fingerprints: their test pictures may '
+      'differ, and then their numbers cannot be compared. See the table of runs.'
     )
   if len({tuple(run.record['classes']) for line in lines for run in line.runs}) > 1:
     notes.append('The runs do not have the same classes.')
@@ -158,7 +158,7 @@ def _notes(lines):
 
 
 def _value(values: Sequence[float | None], key: str) -> Cell:
-  """Mean ± standard deviation of a measure, and of how many runs where some do not have it."""
+  """Mean ± standard deviation of a measure; with the number of runs if some do not have it."""
   found = spread(values)
   if found is None:
     return Cell('')
@@ -201,7 +201,7 @@ def _results(lines):
   names = [line.name for line in lines]
   measures = ['n', *(name for name, *_ in columns)]
   html = '' if columns else page.paragraph('Nothing was evaluated yet.')
-  same = '' if keys else 'The config keys of all runs are the same but for the seeds.'
+  same = '' if keys else 'All runs have the same config, except for the seeds.'
   if len(keys) <= FEW:
     rows = [[n, *a, *b] for n, a, b in zip(names, settings, results, strict=True)]
     html += page.table('Results', ['line', *keys, *measures], rows, note=same)
@@ -211,11 +211,9 @@ def _results(lines):
     for start in range(0, len(keys), MANY):
       some = slice(start, start + MANY)
       rows = [[n, *a[some]] for n, a in zip(names, settings, strict=True)]
-      caption = f'What differs{", continued" if start else ""}'
+      caption = f'Config keys that differ{", continued" if start else ""}'
       html += page.table(caption, ['line', *keys[some]], rows)
-    html += page.paragraph(
-      'The config keys that are not the same in all lines; empty: the line has no such key.', 'note'
-    )
+    html += page.paragraph('An empty cell: the line has no such key.', 'note')
   if any(result == 'best_by_test' for _, result, *_ in columns):
     html += page.paragraph(HONEST, 'note')
   return html
@@ -235,7 +233,7 @@ def _curves(lines):
     )
   ]
   shown = [
-    page.Curves(caption, found, 'step', label)
+    plots.Panel(caption, found, 'step', label)
     for caption, found, label in drawings
     if any(len(line.x) > 1 for line in found)  # a single point is in the tables
   ]
@@ -275,11 +273,11 @@ def _curve(line, split, key):
 def _table(
   lines: Sequence[Group],
   caption: str,
-  columns: Mapping[str, Callable[[Run], float | None]],
+  columns: Mapping[str, tuple[str, Callable[[Run], float | None]]],
   kind: str,
   heat: bool = False,
 ) -> str:
-  """A table of lines by columns, {name: (the measure's key, its value in a run)}."""
+  """A table of lines by columns {name: (key of the measure, function from a run to its value)}."""
   rows = []
   for line in lines:
     cells = []
@@ -312,7 +310,7 @@ def _recalls(lines):
   classes = dict.fromkeys(name for line in lines for r in line.runs for name in r.record['classes'])
   for split in ('test', 'val'):
     columns = {name: _measured(split, f'recall/{name}') for name in classes}
-    html += _table(lines, f'Recall of every class, {split_name(split)}', columns, 'heat', heat=True)
+    html += _table(lines, f'Recall by class, {split_name(split)}', columns, 'heat', heat=True)
   return html
 
 
@@ -375,7 +373,7 @@ def _labels(lines):
   names = _names(lines, 'training_labels')
   html = ''
   for key, caption in (
-    ('acc', 'Training rows whose likeliest class is the label before the noise'),
+    ('acc', 'Training rows whose most likely class is the label before the noise'),
     ('jensen_shannon', 'Training rows: divergence from the true or voted distributions (nats)'),
   ):
     columns = {name: _summarised('training_labels', name, key) for name in names}
@@ -419,5 +417,5 @@ def _runs(lines):
         )
       )
   head = ['line', 'folder', *SEEDS, 'step', 'test accuracy', 'data', 'state', 'git revision']
-  note = 'Of fingerprint, sha256 and revision the first twelve digits.'
-  return page.table('Every run', head, rows, note=note)
+  note = 'Data (fingerprint), state (sha256) and git revision: the first twelve digits.'
+  return page.table('All runs', head, rows, note=note)

@@ -1,4 +1,4 @@
-"""What an evaluation left in a folder, a run's or one of `eval/`, in HTML: tables and pictures."""
+"""The tables and pictures of an evaluation as HTML, from the folder of a run or one of `eval/`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 
 from ferjax.report import page
 from ferjax.report.page import Cell, share
-from ferjax.runs import folder as records
+from ferjax.runs import folder as run_folder
 from ferjax.runs.folder import MEASURES, Picture, is_share, split_name
 
 
@@ -16,10 +16,10 @@ class Kind(NamedTuple):
   """A kind of picture in a run's folder.
 
   Attributes:
-    stem: The beginning of its file's name; the rest names the split.
-    section: Where it belongs.
+    stem: The beginning of its file's name; the rest is the name of the split.
+    section: The section of the page.
     caption: What it shows.
-    alt: What is to be seen.
+    alt: A description for readers who cannot see it.
   """
 
   stem: str
@@ -35,7 +35,7 @@ KINDS = (
   Kind(
     'mistakes',
     'Mistakes',
-    'Mistakes that the model was surest of',
+    'Most confident mistakes',
     'faces with the given class, the predicted one, and its probability',
   ),
   Kind(
@@ -47,13 +47,13 @@ KINDS = (
   Kind(
     'label_distributions',
     'Labels',
-    'Label distributions beside pictures, training rows',
+    'Label distributions next to pictures, training rows',
     'faces, each with a bar for every class',
   ),
   Kind(
     'predicted',
     'Labels',
-    'Predicted distributions beside pictures',
+    'Predicted distributions next to pictures',
     'faces, each with a bar for every class',
   ),
   Kind(
@@ -68,27 +68,32 @@ KINDS = (
     'Auxiliary label spaces',
     'points of training rows in the plane, coloured by class',
   ),
-  Kind('tsne', 'Embeddings', 't-SNE', 'points of rows in the plane, coloured by what they are'),
+  Kind(
+    'tsne',
+    'Embeddings',
+    't-SNE',
+    'points of rows in the plane, coloured by expression, pose or subject',
+  ),
   Kind('identities', 'Embeddings', 't-SNE of one expression', 'points coloured by subject'),
   Kind('retrieval', 'Embeddings', 'Search by number of results', 'curves'),
   Kind(
     'search',
     'Embeddings',
     'Search',
-    'in every line a face and the five nearest to it, with their classes',
+    'in each line a face and the five nearest to it, with their classes',
   ),
   Kind(
     'subclasses',
     'Embeddings',
     'Sub-classes',
-    'in every line the faces nearest to the medoid of a sub-class',
+    'in each line the faces nearest to the medoid of a sub-class',
   ),
-  Kind('response', 'Where the network looks', 'Feature response', 'faces, each beside its map'),
+  Kind('response', 'Where the network looks', 'Feature response', 'faces, each next to its map'),
   Kind(
     'grad_cam',
     'Where the network looks',
     'Grad-CAM of the predicted class',
-    'faces, each beside its map',
+    'faces, each next to its map',
   ),
 )
 REST = 'Other pictures'
@@ -96,7 +101,7 @@ SECTIONS = ('Classes', 'Poses', 'Mistakes', 'Labels', 'Embeddings', 'Where the n
 
 
 def shown(folder: Path) -> list[Path]:
-  """The pictures of a folder that no table here takes the place of."""
+  """The pictures of a folder, without those that the page shows as tables."""
   replaced = {f'confusion_{path.stem}.png' for path in (folder / 'predictions').glob('*.csv')}
   replaced |= {f'{path.stem}.png' for path in (folder / 'report').glob('expression_by_pose_*.csv')}
   return [p for p in sorted((folder / 'report').glob('*.png')) if p.name not in replaced]
@@ -110,17 +115,17 @@ def sections(
   *,
   level: int,
 ) -> dict[str, str]:
-  """Tables of the CSV files in a folder, and its pictures.
+  """The tables of the CSV files in a folder, and its pictures.
 
   Args:
     folder: The run's or the evaluation's.
     classes: Class names of the model.
-    splits: What may have been evaluated, in the order to show.
-    pictures: By file; those of the folder are taken out.
+    splits: Those that may have been evaluated, in the order to show.
+    pictures: By file; those of the folder are removed from it.
     level: Of the headings.
 
   Returns:
-    {section: HTML}, of all `SECTIONS`; empty where there is nothing.
+    {section: HTML} of all `SECTIONS`; '' for those without content.
 
   Raises:
     InputError: a file is damaged.
@@ -129,7 +134,7 @@ def sections(
   names = {name.replace('/', '_'): name for name in splits}
   for path in _in_order((folder / 'predictions').glob('*.csv'), names):
     split = names.get(path.stem, path.stem)
-    counts = records.confusion(path, classes)
+    counts = run_folder.confusion(path, classes)
     total = counts.sum()
     found['Classes'] += page.heading(split_name(split), level) + confusion(
       counts,
@@ -158,7 +163,7 @@ def sections(
 
 
 def _of(stem, names):
-  """What the rest of a file's name says: a split, or a split and a class."""
+  """The split, or the split and the class, in the rest of a file's name."""
   if stem in names:
     return split_name(names[stem])
   split = max((name for name in names if stem.startswith(f'{name}_')), key=len, default='')
@@ -181,13 +186,13 @@ def _in_order(paths, names, prefix=''):
 def confusion(
   counts: np.ndarray, classes: Sequence[str], caption: str, *, corner: str, above: str, note: str
 ) -> str:
-  """A confusion matrix int[C, C]: in each cell the share of its line, tinted, and the count.
+  """A confusion matrix int[C, C]: in each cell the count, and its share of the line, tinted.
 
   Args:
     counts: The matrix.
     classes: Class names.
     caption: What it shows.
-    corner, above: What its lines and its columns are.
+    corner, above: Names of its lines and of its columns.
     note: Below it.
   """
   rows = []
@@ -199,23 +204,23 @@ def confusion(
     ]
     rows.append((name, *cells, Cell(str(total))))
   head = [corner, *classes, 'rows']
-  note = f'{note}In each cell the share of its line, and below it the number of rows.'
+  note = f'{note}Each cell shows the share of its line, and below it the number of rows.'
   return page.table(caption, head, rows, above=above, note=note, kind='heat')
 
 
 def _per_class(path, split):
-  head, rows = records.table(path, 'class', (5,))
+  head, rows = run_folder.table(path, 'class', (5,))
   cells = [
-    (name, Cell(count), *(share(records.value(path, cell)) for cell in values))
+    (name, Cell(count), *(share(run_folder.value(path, cell)) for cell in values))
     for name, count, *values in rows
   ]
-  return page.table(f'Every class, {split}', ['class', *head[1:4], 'F1'], cells, kind='last-mean')
+  return page.table(f'By class, {split}', ['class', *head[1:4], 'F1'], cells, kind='last-mean')
 
 
 def _by_pose(path, split):
-  head, rows = records.table(path, 'expression')
+  head, rows = run_folder.table(path, 'expression')
   cells = [
-    (name, *(share(records.value(path, cell), heat=True) for cell in values))
+    (name, *(share(run_folder.value(path, cell), heat=True) for cell in values))
     for name, *values in rows
   ]
   names = ['expression', *(f'{name}°' for name in head[1:-1]), 'mean']
@@ -230,9 +235,9 @@ def _by_pose(path, split):
 
 def sets(path: Path) -> str:
   """The table of a `sets.csv`."""
-  head, rows = records.table(path, 'set')
+  head, rows = run_folder.table(path, 'set')
   cells = [
-    (name, Cell(count), *(share(records.value(path, cell)) for cell in values))
+    (name, Cell(count), *(share(run_folder.value(path, cell)) for cell in values))
     for name, count, *values in rows
   ]
   names = ['data set', 'rows', *(MEASURES.get(key, key) for key in head[2:])]
@@ -240,10 +245,10 @@ def sets(path: Path) -> str:
 
 
 def embeddings(summary: Mapping[str, Any]) -> str:
-  """Tables of the numbers that a `summary.json` has of embeddings."""
+  """The tables of the measures of embeddings in a `summary.json`."""
   html = ''
   for split, values in summary.get('embeddings', {}).items():
-    values = records.numbers(values)
+    values = run_folder.numbers(values)
     counts = [key.partition('@')[2] for key in values if key.startswith('recall@')]
     if counts:
       rows = [
@@ -281,13 +286,13 @@ def _embedding_name(key):
 
 
 def measure(key: str) -> str:
-  """What a measure is called, such as `pose/acc`."""
+  """The name of a measure such as `pose/acc` for readers."""
   part, _, name = key.rpartition('/')
   return f'{part}: {MEASURES.get(name, name)}' if part else MEASURES.get(name, name)
 
 
 def number(value: float | None, key: str) -> Cell:
-  """A measure's value, in per cent where it is a share."""
+  """The value of a measure, in per cent if it is a share."""
   if is_share(key):
     return share(value)
   return Cell('' if value is None else f'{value:.4g}')

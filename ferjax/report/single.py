@@ -7,11 +7,10 @@ import numpy as np
 
 from ferjax import config as configs
 from ferjax import files
-from ferjax.core import NO_TERMS
 from ferjax.errors import InputError
 from ferjax.report import comparison, page
-from ferjax.report import sections as outcome
-from ferjax.report.figures import plots
+from ferjax.report import sections as evaluation
+from ferjax.report.figures import curves
 from ferjax.report.page import Cell, Section, share
 from ferjax.runs.folder import (
   DIVERGENCE,
@@ -29,8 +28,8 @@ from ferjax.runs.folder import (
   words,
 )
 
-DRAWN_ANEW = ('learning_curves', 'terms')
-LIMIT = 20e6  # bytes of pictures in a page, above which the largest become JPEG
+DRAWN_AS_SVG = ('learning_curves', 'terms')
+LIMIT = 20e6  # bytes of pictures in a page; above it the largest become JPEG
 
 RESULTS = {'last': 'last', 'best_by_val': 'best by validation', 'best_by_test': 'best by test'}
 LABELS = {
@@ -41,11 +40,10 @@ LABELS = {
 
 
 def write(workdirs: Sequence[Path], out: Path) -> None:
-  """Writes the report of a run, or of several compared.
+  """Writes the report of a run, or the comparison of several.
 
   Raises:
-    InputError: a folder is no run or is named twice, a file of it is damaged, or `out` cannot be
-      written.
+    InputError: a folder is no run, one of its files is damaged, or `out` cannot be written.
   """
   runs = [read(workdir) for workdir in workdirs]
   text = one(runs[0]) if len(runs) == 1 else comparison.page_of(runs)
@@ -60,11 +58,11 @@ def write(workdirs: Sequence[Path], out: Path) -> None:
 def one(run: Run) -> str:
   """The page of a run."""
   evaluations = [path.parent for path in sorted((run.workdir / 'eval').glob('*/summary.json'))]
-  shown = [path for folder in (run.workdir, *evaluations) for path in outcome.shown(folder)]
+  shown = [path for folder in (run.workdir, *evaluations) for path in evaluation.shown(folder)]
   if run.lines:
-    shown = [path for path in shown if path.stem not in DRAWN_ANEW]
+    shown = [path for path in shown if path.stem not in DRAWN_AS_SVG]
   pictures, reduced = _pictures(shown)
-  found = outcome.sections(run.workdir, run.record['classes'], run.splits, pictures, level=3)
+  found = evaluation.sections(run.workdir, run.record['classes'], run.splits, pictures, level=3)
   sections = [
     Section('Results', _results(run)),
     Section('Robustness', _robustness(run)),
@@ -72,7 +70,7 @@ def one(run: Run) -> str:
     Section('Classes', found.pop('Classes')),
     Section('Poses', found.pop('Poses')),
     Section('Labels', _labels(run) + found.pop('Labels')),
-    Section('Embeddings', outcome.embeddings(run.summary) + found.pop('Embeddings')),
+    Section('Embeddings', evaluation.embeddings(run.summary) + found.pop('Embeddings')),
     *(Section(*part) for part in found.items()),
     *(_evaluation(folder, run, pictures) for folder in evaluations),
     Section('Where it comes from', _provenance(run)),
@@ -80,7 +78,7 @@ def one(run: Run) -> str:
   missing = [*_missing(run), *reduced]
   lead = page.paragraph(_lead(run), 'lead')
   if missing:
-    lead += f'<div class="missing">\n{page.bullets(missing)}</div>\n'
+    lead += page.notice(missing)
   return page.page(f'Run {run.name}', lead, sections)
 
 
@@ -97,29 +95,28 @@ def _missing(run):
   found, ended = [], run.summary.get('step')
   if not run.finished and ended is None:
     found.append(
-      f'This run is not finished: step {run.step} of {run.record["steps"]}. What is written at its '
-      'end (tables, pictures, summary.json) is missing.'
+      f'This run is not finished: step {run.step} of {run.record["steps"]}. The files that are '
+      'written at its end (tables, pictures, summary.json) are missing.'
     )
   elif not run.finished:
     found.append(
-      f'This run goes on: it is at step {run.step} of {run.record["steps"]}. Tables and pictures '
-      f'are those of step {ended}.'
+      f'This run was continued: it is at step {run.step} of {run.record["steps"]}. Tables and '
+      f'pictures are those of step {ended}.'
     )
   if not run.lines:
-    found.append('There is no metrics.jsonl with a line in it yet: no curves.')
+    found.append('The run has no metrics.jsonl, or an empty one: there are no curves.')
   elif not run.results['last']:
     found.append('Nothing was evaluated yet: no results.')
   if run.summary and not (run.workdir / 'predictions').is_dir():
-    found.append('There is no folder predictions: confusion matrices are pictures.')
+    found.append('The folder predictions is missing: confusion matrices are pictures.')
   for folder in sorted((run.workdir / 'eval').glob('*/')):
     if not (folder / 'summary.json').is_file():
-      found.append(f'The evaluation eval/{folder.name} did not come to its end: it is left out.')
+      found.append(f'The evaluation eval/{folder.name} is not finished: it is left out.')
   return found
 
 
 def _pictures(paths):
-  """{path: picture}, the largest as JPEG where they are too large for a page; and what to say of
-  it."""
+  """{path: picture}, the largest as JPEG if they are too large for a page; and a note about it."""
   found = {path: picture(path) for path in paths}
   total, changed = sum(len(one.content) for one in found.values()), 0
   for path in sorted(found, key=lambda path: -len(found[path].content)):
@@ -129,31 +126,31 @@ def _pictures(paths):
     total -= len(found[path].content) - len(smaller.content)
     found[path] = smaller
     changed += 1
-  note = f'To keep the page small, {changed} of its pictures are JPEG; those in the folder are PNG.'
+  note = f'To keep the page small, {changed} of its pictures are JPEG here and PNG in the folder.'
   return found, [note] if changed else []
 
 
 def _results(run):
   if not run.results['last']:
-    return page.paragraph('There are none yet.')
+    return page.paragraph('There are no results yet.')
   found = {name: run.results[key] for key, name in RESULTS.items() if run.results[key]}
   groups = {'': [('step', *(Cell(str(one['step'])) for one in found.values()))]}
   for split in (name for name in ('val', 'test') if name in run.results['last']):
     keys = [key for key in run.results['last'][split] if not key.startswith(('recall/', 'acc/'))]
     groups[split_name(split)] = [
       (
-        outcome.measure(key),
-        *(outcome.number(one.get(split, {}).get(key), key) for one in found.values()),
+        evaluation.measure(key),
+        *(evaluation.number(one.get(split, {}).get(key), key) for one in found.values()),
       )
       for key in keys
     ]
   note = HONEST if run.results['best_by_test'] else 'There is no test split.'
   if any('jensen_shannon' in (run.results['last'].get(name) or {}) for name in ('val', 'test')):
     note += f' {DIVERGENCE}'
-  html = page.table('The last evaluation and the best ones', ['', *found], groups, note=note)
+  html = page.table('The last and the best evaluations', ['', *found], groups, note=note)
   path = run.workdir / 'report' / 'sets.csv'
   if path.is_file():
-    html += outcome.sets(path)
+    html += evaluation.sets(path)
   return html
 
 
@@ -186,64 +183,25 @@ def _robustness(run):
     for name, values in conditions.items()
   ]
   return html + page.table(
-    'Recall of every class', ['test pictures', *(n for _, n in classes)], recalls, kind='heat'
+    'Recall by class', ['test pictures', *(n for _, n in classes)], recalls, kind='heat'
   )
 
 
 def _training(run):
-  training = [line for line in run.lines if line['split'] == 'train']
-  every = [*(['train'] if training else []), *run.splits]
-  by_split = {name: [line for line in run.lines if line['split'] == name] for name in every}
-  drawings = []
-  for key, caption, label in (
-    ('loss', 'Loss', 'loss (nats)'),
-    ('acc', 'Accuracy', 'accuracy (share of 1)'),
-  ):
-    lines = [_line(found, key, split_name(name)) for name, found in by_split.items()]
-    drawings.append(page.Curves(caption, [line for line in lines if line], 'step', label))
-  html = page.curves(drawings, 'learning')
-  if training:
+  html = page.curves(curves.learning_panels(run.lines, split_name), 'learning')
+  if any(line['split'] == 'train' for line in run.lines):
     html += page.paragraph(
-      'Training rows: the running mean of single batches, which are drawn faintly; the loss is the '
-      'weighted sum of its terms. Elsewhere the loss is the cross-entropy of the split.',
+      'Training rows: the running mean over single batches, which are drawn faintly; the loss is '
+      'the weighted sum of its terms. For other splits the loss is the cross-entropy.',
       'note',
     )
-  names = list(dict.fromkeys(key for line in training for key in line))
-  terms = [n for n in names if n not in NO_TERMS and '/' not in n]
-  terms = [n for n in terms if any(line.get(n) for line in training)]
-  weights = [name for name in names if name.startswith('weight/')]
-  parts = [
-    page.Curves(f'Term of the loss: {name}', [_line(training, name, '')], 'step', 'unweighted')
-    for name in (terms if len(terms) > 1 else ())
-  ]
-  moving = [_line(training, name, name.removeprefix('weight/'), smooth=False) for name in weights]
-  parts.append(page.Curves('Weights of the terms', moving, 'step', 'weight'))
-  if any(part.lines for part in parts):
-    html += page.heading('Terms of the loss', 3) + page.curves(parts, 'terms')
-  others = [n for n in names if '/' in n and n not in weights]
-  others = [
-    page.Curves(caption, [line for line in lines if line], 'step', label)
-    for caption, lines, label in (
-      ('Learning rate', [_line(training, 'lr', '', smooth=False)], 'learning rate'),
-      ('Speed', [_line(training, 'images_per_s', '')], 'pictures a second'),
-      ('Norm of the gradient', [_line(training, 'l2_grads', '')], 'L2 norm'),
-      *((name, [_line(training, name, '')], 'mean of the batch') for name in others),
-    )
-  ]
-  if any(part.lines for part in others):
-    html += page.heading('Course of the training', 3) + page.curves(others, 'course')
+  terms = page.curves(curves.term_panels(run.lines), 'terms')
+  if terms:
+    html += page.heading('Terms of the loss', 3) + terms
+  course = page.curves(curves.course_panels(run.lines), 'course')
+  if course:
+    html += page.heading('Course of the training', 3) + course
   return html
-
-
-def _line(found, key, name, *, smooth=True):
-  """The curve of a key, or None where it was never measured."""
-  points = [(line['step'], line[key]) for line in found if line.get(key) is not None]
-  if not points:
-    return None
-  steps, values = np.array(points, float).T
-  if not smooth or found[0]['split'] != 'train':
-    return plots.Line(name, steps, values, points=found[0]['split'] != 'train')
-  return plots.Line(name, steps, plots.running_mean(values), raw=values)
 
 
 def _labels(run):
@@ -257,7 +215,7 @@ def _labels(run):
       f'Label noise ({config["noise.kind"]}): {100 * wrong / total:.2f} % of {counts.sum()} '
       'training labels are wrong.'
     )
-    html += outcome.confusion(
+    html += evaluation.confusion(
       counts,
       run.record['classes'],
       'Training labels before the noise and after it',
@@ -271,13 +229,13 @@ def _labels(run):
       (
         LABELS.get(name, name),
         share(values.get('acc')),
-        *([outcome.number(values.get('jensen_shannon'), '')] if divergence else []),
+        *([evaluation.number(values.get('jensen_shannon'), '')] if divergence else []),
       )
       for name, values in ((name, numbers(values)) for name, values in measured.items())
     ]
-    head = ['', 'likeliest class is the label before the noise']
+    head = ['', 'most likely class is the label before the noise']
     head += [MEASURES['jensen_shannon']] if divergence else []
-    html += page.table('What is known of the training labels', head, rows)
+    html += page.table('Training labels against what is known about them', head, rows)
   return html
 
 
@@ -291,26 +249,28 @@ def _evaluation(folder, run, pictures):
   rows = [
     (
       split_name(name),
-      *(outcome.number(values.get(key), key) for key in MEASURES),
+      *(evaluation.number(values.get(key), key) for key in MEASURES),
     )
     for name, values in splits.items()
   ]
   html = page.table(
-    f'Results at step {summary["step"]}, of eval/{folder.name}', ['split', *MEASURES.values()], rows
+    f'Results at step {summary["step"]}, from eval/{folder.name}',
+    ['split', *MEASURES.values()],
+    rows,
   )
   for key, what in (
-    ('without', 'The data set has none of these, which the method can look at'),
-    ('classes_without_rows', 'Means are over the other classes; there is no row of'),
+    ('without', 'Inputs that the method can use but the data set does not have'),
+    ('classes_without_rows', 'Means are over the other classes; classes without rows'),
   ):
     if summary.get(key):
       html += page.paragraph(f'{what}: {words(summary[key])}.', 'note')
   path = folder / 'report' / 'sets.csv'
   if path.is_file():
-    html += outcome.sets(path)
+    html += evaluation.sets(path)
   names = [*splits, *(f'test/{name}' for name in summary.get('sets', ()))]
   names.sort(key=tests_first)
-  parts = outcome.sections(folder, run.record['classes'], names, pictures, level=4)
-  parts['Embeddings'] = outcome.embeddings(summary) + parts['Embeddings']
+  parts = evaluation.sections(folder, run.record['classes'], names, pictures, level=4)
+  parts['Embeddings'] = evaluation.embeddings(summary) + parts['Embeddings']
   for title, part in parts.items():
     html += page.heading(title, 3) + part if part else ''
   return Section(f'Evaluated on {summary.get("data", folder.name)}', html)
@@ -339,10 +299,10 @@ def _provenance(run):
     ('seeds', words({key: record['config'][key] for key in comparison.SEEDS})),
     ('steps', f'{run.step} of {record["steps"]}'),
     ('stopped early', 'yes' if summary.get('stopped_early') else 'no'),
-    ('sha256 of the state', str(summary.get('state_sha256', 'not known before the end'))),
+    ('sha256 of the state', str(summary.get('state_sha256', 'known at the end of the run'))),
     ('git revision', str(record.get('git_revision') or 'unknown')),
     ('devices', devices),
-    ('pictures a second (median)', f'{np.median(speeds):.1f}' if speeds else 'unknown'),
+    ('pictures per second (median)', f'{np.median(speeds):.1f}' if speeds else 'unknown'),
     ('versions', words(record.get('versions', {}))),
   ]
   weights = record.get('weights')
@@ -360,12 +320,12 @@ def _provenance(run):
     'Every key', [(key, words(value)) for key, value in sorted(record['config'].items())]
   )
   return (
-    page.facts('Of this run', rows)
+    page.facts('This run', rows)
     + page.table(
-      'Keys of the config that are not the default',
+      'Config keys that differ from the default',
       ['key', 'value', 'default of ferjax.config.base()'],
       differing,
-      note='No default: a key of the method or the sampler.',
+      note='Keys of the method and the sampler have no default.',
       kind='keys',
     )
     + page.folded('The whole config', every)

@@ -173,7 +173,7 @@ def end(run: setup.Run, fitted: Fitted) -> dict[str, Any]:
   """Evaluates and writes what remains at the end of a run; see `evaluation.finish`."""
   # Imported here, so that training starts without matplotlib and scikit-learn.
   from ferjax.evaluation.finish import TrainingRows, finish
-  from ferjax.report.figures import auxiliary
+  from ferjax.report.figures import embeddings
 
   state, rows, first = fitted.state, run.rows, parallel.first_process()
   predictions = fitted.predictions or run.evaluations.predict_splits(state)
@@ -189,7 +189,9 @@ def end(run: setup.Run, fitted: Fitted) -> dict[str, Any]:
     training = TrainingRows(rows.split, stored, rows.clean, estimated)
   if run.uses_graphs and first:
     path = run.workdir / 'report' / 'auxiliary_spaces.png'
-    auxiliary.write(path, rows.split.table, rows.clean, rows.data.classes, rows.image_size)
+    embeddings.auxiliary_spaces(
+      path, rows.split.table, rows.clean, rows.data.classes, rows.image_size
+    )
   lines = history.read_lines(run.workdir / 'metrics.jsonl') if first else []
   facts = history.summarise(lines) | {
     'step': int(state.step),

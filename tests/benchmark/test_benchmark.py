@@ -69,10 +69,10 @@ def test_columns_of_a_side():
 def test_markdown():
   text = measure.markdown({'case': ['a', 'long'], 'ms': [1234.5, None], 'ratio': [1.0, 0.12345]})
   assert text.splitlines() == [
-    '| case |   ms | ratio |',
-    '| ---- | ---: | ----: |',
-    '| a    | 1234 |  1.00 |',
-    '| long |    - | 0.123 |',
+    '| case   |   ms |   ratio |',
+    '|:-------|-----:|--------:|',
+    '| a      | 1234 |    1.00 |',
+    '| long   |    - |   0.123 |',
   ]
 
 

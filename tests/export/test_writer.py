@@ -54,13 +54,18 @@ def signed(folder, content):
 
 def changed(folder, change):
   path = folder / 'model.json'
-  record = json.loads(path.read_text())
-  change(record)
-  path.write_text(json.dumps(record))
+  description = json.loads(path.read_text())
+  change(description)
+  path.write_text(json.dumps(description))
 
 
 def digest(content):
   return hashlib.sha256(content).hexdigest()
+
+
+def card_of(folder):
+  """The model card, with single spaces in its tables."""
+  return re.sub(' +', ' ', (folder / 'README.md').read_text())
 
 
 def faces(rows, size=32):
@@ -73,20 +78,20 @@ def faces(rows, size=32):
 
 def test_the_folder_says_what_is_in_it(folder, trained_run):
   assert {path.name for path in folder.iterdir()} == NAMES | ({'model.onnx'} if HAS_ONNX else set())
-  record = json.loads((folder / 'model.json').read_text())
-  for name, file in record['files'].items():
+  description = json.loads((folder / 'model.json').read_text())
+  for name, file in description['files'].items():
     content = (folder / name).read_bytes()
     assert digest(content) == file['sha256'] and len(content) == file['bytes']
     assert not content.startswith(b'\x80')  # of a pickle
   run = read(trained_run)
-  assert record['classes'] == run['classes'] and record['step'] == 4
-  assert record['inputs']['image']['shape'] == ['batch', 32, 32, 3]
-  assert record['outputs']['logits']['shape'] == ['batch', 7]
-  assert record['platforms'] == ['cpu', 'cuda', 'tpu']
-  assert record['run']['rows'] == run['rows'] and record['config']['noise']['rate'] == 0.3
-  assert str(trained_run.parent) not in json.dumps(record)
-  assert run['config']['data']['dir'] not in json.dumps(record)
-  assert record['config']['data']['path'] == 'manifest.csv'
+  assert description['classes'] == run['classes'] and description['step'] == 4
+  assert description['inputs']['image']['shape'] == ['batch', 32, 32, 3]
+  assert description['outputs']['logits']['shape'] == ['batch', 7]
+  assert description['platforms'] == ['cpu', 'cuda', 'tpu']
+  assert description['run']['rows'] == run['rows'] and description['config']['noise']['rate'] == 0.3
+  assert str(trained_run.parent) not in json.dumps(description)
+  assert run['config']['data']['dir'] not in json.dumps(description)
+  assert description['config']['data']['path'] == 'manifest.csv'
   program = jax.export.deserialize(bytearray((folder / 'model.stablehlo').read_bytes()))
   assert program.platforms == ('cpu', 'cuda', 'tpu')
   arrays = safetensors.numpy.load_file(folder / 'parameters.safetensors')
@@ -173,15 +178,17 @@ def test_landmarks_are_an_input_where_they_are_asked_for(landmark_run, tmp_path)
   np.testing.assert_allclose(model(pictures), run(pictures), atol=1e-6)
   with pytest.raises(InputError, match='does not look at landmarks'):
     model(pictures, landmarks=np.zeros((6, 68, 2)))
-  card, summary = (plain / 'README.md').read_text(), (landmark_run / 'summary.json').read_text()
+  card, summary = card_of(plain), (landmark_run / 'summary.json').read_text()
   test = json.loads(summary)['last']['test']
   shares = [f'{100 * test[f"naive/{k}"]:.2f} %' for k in ('acc', 'mean_class_acc', 'f1_macro')]
   assert f'| test | {" | ".join(shares)} |' in card and 'By class' not in card
   assert 'predicts better with landmarks, which this export does not take' in card
   out = tmp_path / 'landmarks'
-  record = writer.export(landmark_run, out, onnx='no', features=('landmarks',))
-  assert record['inputs']['landmark_graph']['derived_from'] == ['landmarks']
-  assert record['landmark_indices'][:2] == [17, 18] and record['landmark_scheme'] == 'ibug68'
+  description = writer.export(landmark_run, out, onnx='no', features=('landmarks',))
+  assert description['inputs']['landmark_graph']['derived_from'] == ['landmarks']
+  assert (
+    description['landmark_indices'][:2] == [17, 18] and description['landmark_scheme'] == 'ibug68'
+  )
   model = ferjax.load(out)
   assert model.needs == {'landmarks'}
   points = np.random.default_rng(0).uniform(0, 31, (6, 68, 2))
@@ -190,7 +197,7 @@ def test_landmarks_are_an_input_where_they_are_asked_for(landmark_run, tmp_path)
     np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5, atol=1e-5)
   with pytest.raises(InputError, match='needs landmarks besides pictures'):
     model(pictures)
-  card = (out / 'README.md').read_text()
+  card = card_of(out)
   assert f'| test | {100 * test["acc"]:.2f} % |' in card and 'does not take' not in card
   assert 'points 17, 18' in card and 'landmark_graph have to be made of the landmarks' in card
   with pytest.raises(InputError, match='--features=au: .* it uses: landmarks'):
@@ -347,7 +354,7 @@ def test_without_the_extra_the_rest_is_written(trained_run, tmp_path, monkeypatc
   export.main(arguments)
   assert "model.onnx is left out: pip install 'ferjax[onnx]'" in caplog.text
   assert {path.name for path in out.iterdir()} == NAMES
-  card = (out / 'README.md').read_text()
+  card = card_of(out)
   assert 'Licence of the data: CC0.' in card and '`model.onnx` was left out' in card
   export.main([*arguments, '--overwrite', '--checkpoint=4'])
   assert 'given by number' in (out / 'README.md').read_text()
@@ -355,7 +362,7 @@ def test_without_the_extra_the_rest_is_written(trained_run, tmp_path, monkeypatc
 
 
 def test_the_card_tells_the_figures_of_the_run(folder, trained_run):
-  card = (folder / 'README.md').read_text()
+  card = card_of(folder)
   summary = json.loads((trained_run / 'summary.json').read_text())
   for split in ('val', 'test'):
     found = summary['last'][split]

@@ -246,10 +246,29 @@ def test_words_of_a_run_are_escaped(found):
   assert CLASSES[1] in found.text and 'set <b>one</b>' in found.text and '<u>.csv' in found.text
   assert 'run <i>' in found.text
   hostile = page.table('<i>"', ['<i>', '"'], {'<b>': [['<u>', page.Cell('<s>', below='<s>')]]})
-  hostile += page.picture('<i>"', '"onload="x', 'png', (1, 1), b'') + page.bullets(['<i>'])
+  hostile += page.picture('<i>"', '"onload="x', 'png', (1, 1), b'') + page.notice(['<i>'])
   line = plots.Line('<i>', [1, 2], [1, 2])
-  hostile += page.curves([page.Curves('"<i>', [line], 'x', 'y')], 'a')
+  hostile += page.curves([plots.Panel('"<i>', [line], 'x', 'y')], 'a')
   assert not re.search(r'<[biu]>|<s>|"onload', hostile)
+
+
+def test_scripts_in_names_and_values_stay_text(tmp_path):
+  """In a class, a run's name and a config value, on the page of a run and in a comparison."""
+  script = '<script>alert("config")</script>'
+  changes = {'data.path': script, 'noise.file': "'><script>alert(2)</script>"}
+  runs = [
+    seeded(tmp_path, f'{name} <script>alert(3)', 0, 0.5, **values)
+    for name, values in (('a', changes), ('b', {}))
+  ]
+  finish.split(runs[0], None, predictions(), CLASSES, 'test')
+  single_page, compared = tmp_path / 'single.html', tmp_path / 'compared.html'
+  report.main([f'--workdir={runs[0]}', f'--out={single_page}'])
+  report.main([f'--workdir={runs[0]}', f'--workdir={runs[1]}', f'--out={compared}'])
+  for path in (single_page, compared):
+    found = check_page(path)
+    assert '<script' not in found.source
+    for text in (CLASSES[1], script, 'a <script>alert(3)'):
+      assert text in found.text, (path.name, text)
 
 
 def test_results_of_a_run_that_goes_on(tmp_path):
@@ -276,7 +295,7 @@ def test_results_of_a_run_that_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'name, damage, told',
+  'name, damage, message',
   [
     ('config.json', '{"config": []}', 'config.json is damaged'),
     ('config.json', '[1', 'config.json is damaged'),
@@ -297,12 +316,12 @@ def test_results_of_a_run_that_goes_on(tmp_path):
     ('eval/other-12345678-4/summary.json', '{}', 'summary.json is damaged'),
   ],
 )
-def test_a_damaged_file_is_told_by_its_name(folder, tmp_path, name, damage, told):
+def test_a_damaged_file_is_told_by_its_name(folder, tmp_path, name, damage, message):
   copy = tmp_path / 'run'
   shutil.copytree(folder, copy)
   path = copy / name
   path.write_bytes(damage if isinstance(damage, bytes) else damage.encode())
-  with pytest.raises(InputError, match=re.escape(told)):
+  with pytest.raises(InputError, match=re.escape(message)):
     report.main([f'--workdir={copy}', f'--out={tmp_path}/out.html'])
   assert not (tmp_path / 'out.html').exists()
 
@@ -314,7 +333,7 @@ def test_whatever_is_damaged_is_told_or_shown(folder, tmp_path, monkeypatch):
   copy = tmp_path / 'run'
   shutil.copytree(folder, copy)
   paths = sorted(p for p in copy.rglob('*') if p.suffix in ('.json', '.jsonl', '.csv', '.png'))
-  told = 0
+  refused = 0
   for number in range(60):
     path = paths[rng.integers(len(paths))]
     whole = path.read_bytes()
@@ -330,9 +349,9 @@ def test_whatever_is_damaged_is_told_or_shown(folder, tmp_path, monkeypatch):
       check_page(tmp_path / 'out.html')
     except InputError as error:
       assert path.name in str(error)
-      told += 1
+      refused += 1
     path.write_bytes(whole)
-  assert 15 < told < 60
+  assert 15 < refused < 60
 
 
 def test_a_cut_picture_is_told(folder, tmp_path):
@@ -423,9 +442,9 @@ def test_what_a_comparison_says_of_its_runs(tmp_path):
   text = check_page(out).text.replace('\xa0', ' ')
   assert 'Comparison of 5 runs in 3 lines' in text
   assert re.search(r'b2 \(B b\) is not finished: step 2 of 4; it is left out of the means', text)
-  assert 'nothing was evaluated yet; it counts all the same' in text
+  assert 'nothing was evaluated yet; it counts nevertheless' in text
   assert 'two of its runs have the same seeds' in text
-  assert 'What differs line batch epochs model. width noise. rate optimizer. lr' in text
+  assert 'Config keys that differ line batch epochs model. width noise. rate optimizer. lr' in text
   assert 'B b 1 50.0 %' in text
   assert 'continued' not in text
   names = ('rotation', 'brightness', 'contrast', 'saturation', 'erasing')
@@ -434,22 +453,22 @@ def test_what_a_comparison_says_of_its_runs(tmp_path):
   report.main([*(f'--workdir={run}' for run in runs), f'--out={out}'])
   text = check_page(out).text
   # nine keys: the first eight are in one table, the last in another
-  assert 'What differs, continued line optimizer. lr A' in text.replace('\xa0', ' ')
+  assert 'Config keys that differ, continued line optimizer. lr A' in text.replace('\xa0', ' ')
 
 
 def test_arguments_that_do_not_fit(folder, tmp_path):
   with pytest.raises(InputError, match='needs --out=FILE.html'):
     report.main([f'--workdir={folder},{tmp_path}'])
-  with pytest.raises(InputError, match='is named twice'):
+  with pytest.raises(InputError, match='is given twice'):
     report.main([f'--workdir={folder}', f'--workdir={folder}/.'])
   with pytest.raises(InputError, match='is no run'):
     report.main([f'--workdir={tmp_path}'])
-  with pytest.raises(InputError, match='names nothing'):
+  with pytest.raises(InputError, match='--workdir is empty'):
     report.main(['--workdir='])
   (tmp_path / 'file').write_text('')
   with pytest.raises(InputError, match='cannot write to'):
     report.main([f'--workdir={folder}', f'--out={tmp_path}/file/out.html'])
-  with pytest.raises(InputError, match='must be .html or .htm'):
+  with pytest.raises(InputError, match='must end in .html or .htm'):
     report.main([f'--workdir={folder}', f'--out={folder}/config.json'])
   (tmp_path / 'a,b').mkdir()
   assert report.folders([f'{tmp_path}/a,b']) == [tmp_path / 'a,b']
@@ -476,10 +495,10 @@ def test_all_that_the_end_of_a_run_writes_has_its_place(tmp_path):
   write_lines(folder, {'val': 0.5, 'test': 0.6})
   classes = ('neutral', 'fear', 'joy')
   image = np.random.default_rng(0).integers(0, 255, (12, 12, 3)).astype(np.uint8)
-  record = cv2.imencode('.png', image)[1].tobytes()
+  encoded = cv2.imencode('.png', image)[1].tobytes()
   table = predictions().table | {'distribution': np.full((9, 3), 1 / 3)}
   table['subject'] = np.arange(9) % 2
-  split = dataset.Split([record] * 9, np.arange(9), table)
+  split = dataset.Split([encoded] * 9, np.arange(9), table)
   said = predictions().outputs | {
     'embedding': np.random.default_rng(1).normal(size=(9, 4)).astype(np.float32),
     'pose_logits': np.eye(2)[[0, 1, 1] * 3],

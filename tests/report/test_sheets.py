@@ -60,7 +60,11 @@ def test_the_farthest_from_their_class_are_suspected(drawn, tmp_path):
   # Means are 2.5 and 110.33.
   assert [row for row, _, _ in lines[0]] == [3, 0, 1, 2]
   assert [row for row, _, _ in lines[1]] == [6, 4, 5]
-  assert lines[1][0] == (6, 'said: anger', False) and lines[0][0] == (3, 'said: neutral', True)
+  assert lines[1][0] == (6, 'predicted: anger', False) and lines[0][0] == (
+    3,
+    'predicted: neutral',
+    True,
+  )
 
 
 def test_sub_classes_and_the_nearest_to_their_medoids(drawn, tmp_path):

@@ -283,7 +283,7 @@ def test_flags():
   'flag, message',
   [
     ('--margin', "'--margin': give arguments of the loss as --key=value"),
-    ('--weight=0.1', "'--weight=0.1': weight is a key of config.terms, no argument of the loss"),
+    ('--weight=0.1', 'weight is a key of config.terms, not an argument of the loss'),
     ('--dim=-3', '--dim is -3: give a number above 0'),
     ('--num_poses=0', '--num_poses is 0: give'),
     ('--outputs={"x": 5}', '--outputs is {"x": 5}: give shapes by name, such as'),
@@ -301,7 +301,8 @@ def test_the_example_passes_and_mistakes_are_told_in_a_line(capsys, monkeypatch)
   monkeypatch.syspath_prepend(EXAMPLES)
   assert check_loss.main(['my_loss.island', '--dim=8', '--apart=0.5'])
   text = capsys.readouterr().out
-  assert 'island of my_loss.py reads of the batch: label' in text and 'all checks passed' in text
+  assert 'island of my_loss.py reads these columns of the batch: label' in text
+  assert 'all checks passed' in text
   assert text.count('| ok') == 22 and '512' in text
   monkeypatch.setattr(
     check_loss,
@@ -311,7 +312,7 @@ def test_the_example_passes_and_mistakes_are_told_in_a_line(capsys, monkeypatch)
   monkeypatch.setattr(check_loss, 'costs', None)
   assert not check_loss.main(['my_loss.island'])
   text = capsys.readouterr().out
-  assert '1 of 1 checks failed' in text and 'What it costs is not measured' in text
+  assert '1 of 1 checks failed' in text and 'Its time and memory are not measured' in text
   command = [sys.executable, '-m', 'ferjax', 'check-loss']
   result = subprocess.run([*command, 'my_loss.island'], capture_output=True, text=True, cwd='/')
   assert result.returncode == 1 and 'Traceback' not in result.stderr

@@ -1,76 +1,108 @@
-"""Learning curves of a run."""
+"""The curves of a training run, from the lines of its `metrics.jsonl`.
 
-from collections.abc import Iterable, Mapping
+The report draws them as SVG; the run's folder holds `learning_curves.png` and `terms.png`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from ferjax import core
-from ferjax.images import distort
+from ferjax.core import NO_TERMS
 from ferjax.report.figures import plots
+from ferjax.report.figures.plots import Panel
 
-COLOURS = {'train': 'tab:blue', 'val': 'tab:orange', 'test': 'tab:green'}
-COLOURS |= {f'test/{name}': f'C{number}' for number, name in enumerate(distort.DISTORTIONS, 3)}
+Lines = Sequence[Mapping]
 
 
-def learning_curves(path: Path, lines: Iterable[Mapping], title: str) -> None:
-  """PNG of loss and accuracy by step for every split, from the lines of `metrics.jsonl`."""
+def learning_panels(lines: Lines, name: Callable[[str], str] = str) -> list[Panel]:
+  """Loss and accuracy by step of the training batches and of every split: tests first.
+
+  Args:
+    lines: Of `metrics.jsonl`.
+    name: What a split is called in the legend.
+  """
   by_split = {}
   for line in lines:
     by_split.setdefault(line['split'], []).append(line)
-  figure = Figure(figsize=(11, 3.8), layout='constrained')
-  figure.suptitle(title)
-  for number, (key, label) in enumerate((('loss', 'loss (nats)'), ('acc', 'accuracy'))):
-    axes = figure.add_subplot(1, 2, number + 1)
-    for split, found in by_split.items():
-      points = [(line['step'], line[key]) for line in found if line.get(key) is not None]
-      if not points:
-        continue
-      steps, values = np.array(points, float).T
-      if split == 'train':
-        colour = COLOURS[split]
-        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-        axes.plot(steps, plots.running_mean(values), color=colour, label='train (running mean)')
-      else:
-        axes.plot(steps, values, color=COLOURS[split], marker='.', label=split)
-    axes.set_xlabel('step')
-    axes.set_ylabel(label)
-    axes.grid(alpha=0.3)
-  names = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
-  figure.legend(names.values(), names, loc='outside right center', fontsize=8)
-  plots.save(path, figure)
+  order = sorted(by_split, key=lambda split: (split != 'train', not split.startswith('test')))
+  return [
+    _panel(caption, {name(split): curve(by_split[split], key) for split in order}, label)
+    for key, caption, label in (
+      ('loss', 'Loss', 'loss (nats)'),
+      ('acc', 'Accuracy', 'accuracy (share of 1)'),
+    )
+  ]
 
 
-def terms(path: Path, lines: Iterable[Mapping], title: str) -> None:
-  """PNG of every term of the training loss by step, unweighted, and of the terms' weights where
-  they move (`weight/<term>`; DML-Net, figure 15); none when there is only one term."""
-  found = [line for line in lines if line['split'] == 'train']
-  names = [name for name in (found[0] if found else ()) if name not in core.NO_TERMS]
-  weights = [name for name in names if name.startswith('weight/')]
-  names = [name for name in names if '/' not in name and any(line[name] for line in found)]
-  if len(names) < 2:
-    return
-  steps = np.array([line['step'] for line in found])
-  panels = len(names) + bool(weights)
-  figure = Figure(figsize=(3.6 * panels, 3.2))
-  figure.suptitle(f'{title}: terms of the training loss, unweighted')
-  for number, name in enumerate(names):
-    values = np.array([line[name] for line in found], float)
-    axes = figure.add_subplot(1, panels, number + 1)
-    axes.plot(steps, values, color=COLOURS['train'], alpha=0.25, linewidth=0.8)
-    axes.plot(steps, plots.running_mean(values), color=COLOURS['train'])
-    axes.set_title(name, fontsize=10)
-    axes.set_xlabel('step')
-    axes.grid(alpha=0.3)
-  if weights:
-    axes = figure.add_subplot(1, panels, panels)
-    for number, name in enumerate(weights):
-      values = [line[name] for line in found]
-      axes.plot(steps, values, color=f'C{number}', label=name.removeprefix('weight/'))
-    axes.set_title('weights of the terms', fontsize=10)
-    axes.set_xlabel('step')
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-  figure.tight_layout()
-  plots.save(path, figure)
+def term_panels(lines: Lines) -> list[Panel]:
+  """Each term of the training loss by step, unweighted, where there are several; and the weights of
+  the terms where they change (`weight/<term>`; DML-Net, figure 15)."""
+  lines, names = _training(lines)
+  parts = [name for name in names if name not in NO_TERMS and '/' not in name]
+  parts = [name for name in parts if any(line.get(name) for line in lines)]
+  panels = [
+    _panel(f'Term of the loss: {name}', {'': curve(lines, name)}, 'unweighted')
+    for name in (parts if len(parts) > 1 else ())
+  ]
+  weights = {
+    name.removeprefix('weight/'): curve(lines, name, smooth=False)
+    for name in names
+    if name.startswith('weight/')
+  }
+  return [*panels, _panel('Weights of the terms', weights, 'weight')] if weights else panels
+
+
+def course_panels(lines: Lines) -> list[Panel]:
+  """Learning rate, speed, norm of the gradient, and what a method measures in its batches."""
+  lines, names = _training(lines)
+  others = [name for name in names if '/' in name and not name.startswith('weight/')]
+  return [
+    _panel('Learning rate', {'': curve(lines, 'lr', smooth=False)}, 'learning rate'),
+    _panel('Speed', {'': curve(lines, 'images_per_s')}, 'pictures per second'),
+    _panel('Norm of the gradient', {'': curve(lines, 'l2_grads')}, 'L2 norm'),
+    *(_panel(name, {'': curve(lines, name)}, 'mean of the batch') for name in others),
+  ]
+
+
+def curve(lines: Lines, key: str, *, smooth: bool = True) -> plots.Line | None:
+  """The curve of a key over the lines of one split; None where it was never measured.
+
+  Args:
+    lines: Of one split.
+    key: Of the lines.
+    smooth: Whether to draw the running mean of training batches.
+  """
+  points = [(line['step'], line[key]) for line in lines if line.get(key) is not None]
+  if not points:
+    return None
+  steps, values = np.array(points, float).T
+  if lines[0]['split'] != 'train':
+    return plots.Line('', steps, values, points=True)
+  if not smooth:
+    return plots.Line('', steps, values)
+  return plots.Line('', steps, plots.running_mean(values), raw=values)
+
+
+def learning_curves(path: Path, lines: Lines, title: str) -> None:
+  """PNG of the `learning_panels`."""
+  names = {'train': 'train (running mean)'}
+  plots.save_panels(path, learning_panels(lines, lambda split: names.get(split, split)), title)
+
+
+def terms(path: Path, lines: Lines, title: str) -> None:
+  """PNG of the `term_panels`; no file where there is only one term."""
+  panels = term_panels(lines)
+  if len(panels) > 1:
+    plots.save_panels(path, panels, f'{title}: terms of the training loss')
+
+
+def _training(lines):
+  """The lines of training batches, and the keys that they have."""
+  lines = [line for line in lines if line['split'] == 'train']
+  return lines, list(dict.fromkeys(key for line in lines for key in line))
+
+
+def _panel(caption, by_name, label):
+  lines = [line._replace(name=name) for name, line in by_name.items() if line]
+  return Panel(caption, lines, 'step', label)

@@ -1,8 +1,9 @@
-"""Embeddings of a split: how well they tell classes apart without a head, and what they look like.
+"""Figures of embeddings and of auxiliary label spaces: where faces lie in the plane, by t-SNE.
 
-References: t-SNE, van der Maaten and Hinton, "Visualizing Data using t-SNE", 2008; the sheets are
-those of DML-Net (figures 10 to 14), the numbers those of the structured Gaussian manifold loss
-(tables 1 and 2, figures 2, 3 and 5).
+References: t-SNE, van der Maaten and Hinton, "Visualizing Data using t-SNE", 2008. The figures of
+embeddings are those of DML-Net (figures 10 to 14), their numbers those of the structured Gaussian
+manifold loss (tables 1 and 2, figures 2, 3 and 5); the figure of the auxiliary spaces is that of
+LDL-ALSG (Chen et al., CVPR 2020), figures 3 and 4.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
+from ferjax.data import graphs
 from ferjax.metrics import mixtures, retrieval
 from ferjax.metrics.embeddings import _embedding, drawn, measure, silhouettes
 from ferjax.metrics.predictions import Predictions
@@ -22,6 +24,7 @@ from ferjax.report.figures import plots
 from ferjax.report.figures.plots import COLOURS
 
 MARKERS = 'os^DvP*X'  # one for each of COLOURS
+SPACES = {'au': 'action units', 'landmarks': 'landmarks'}
 
 
 def write(
@@ -33,20 +36,21 @@ def write(
   numbers: bool,
   tsne: int,
 ) -> dict[str, dict[str, Any]]:
-  """Writes the sheets of the embeddings of the test split, or else of the last one there is.
+  """Writes the figures of the embeddings of the test split, or of the last split if there is no
+  test split.
 
   Args:
     folder: Of the report.
-    evaluated: Predictions by split; their output `embedding` f[n, d] is what this is about.
+    evaluated: Predictions by split, with the output `embedding` f[n, d].
     training: Predictions for the training rows, where they are known.
     classes: Class names.
-    numbers: Whether to measure them, and to write `retrieval_<split>.png`.
-    tsne: How many rows, drawn at random, to show in `tsne_<split>.png` and, of the most frequent
-      expression, in `identities_<split>.png`; 0 for neither.
+    numbers: Whether to measure the embeddings, and to write `retrieval_<split>.png`.
+    tsne: How many random rows to show in `tsne_<split>.png` and, of the most frequent expression,
+      in `identities_<split>.png`; 0 for neither.
 
   Returns:
-    The numbers by split: `silhouettes`, and those of `measure` where asked for; nothing for a
-    method that gives no embeddings.
+    The numbers by split: `silhouettes`, and with `numbers` those of `measure`; empty for a method
+    without embeddings.
   """
   name = 'test' if 'test' in evaluated else list(evaluated)[-1] if evaluated else ''
   if not (numbers or tsne) or not name or 'embedding' not in evaluated[name].outputs:
@@ -68,7 +72,7 @@ def write(
 
 
 def plane(embedding: np.ndarray) -> np.ndarray:
-  """f[n, 2]: t-SNE of embeddings f[n, d], always the same; at least 4 rows."""
+  """f[n, 2]: t-SNE of embeddings f[n, d] with a fixed seed; at least 4 rows."""
   embedding = embedding.astype(np.float64)
   spread = embedding.shape[1] > 1 and embedding.std(0).any()
   method = TSNE(
@@ -87,15 +91,15 @@ def sheet(
   name: str,
   count: int,
 ) -> None:
-  """PNG of `plane`, coloured by expression, and where there are several, by sub-class, pose and
-  subject; none of fewer than 4 rows.
+  """PNG of `plane`, coloured by expression, and by sub-class, pose and subject where there are
+  several of them; no file for fewer than 4 rows.
 
   Args:
     path: The file.
     embedding: f[n, d].
     table: The columns of the same rows; `subclass`, within the row's class, may be among them.
     classes: Class names.
-    values: With the `silhouettes`.
+    values: The `silhouettes`.
     name: The split's.
     count: Rows to show.
   """
@@ -136,9 +140,9 @@ def identities(
   name: str,
   count: int,
 ) -> None:
-  """PNG of `plane` of the most frequent expression's rows, coloured by subject, and how strongly
-  they cluster by it (DML-Net, figure 14); arguments as of `sheet`. None where there are not two
-  subjects and 4 rows."""
+  """PNG of `plane` of the rows of the most frequent expression, coloured by subject, with the
+  silhouette of the subjects (DML-Net, figure 14); arguments as in `sheet`. No file for fewer than
+  two subjects or 4 rows."""
   label = np.bincount(table['label']).argmax()
   of_label = np.flatnonzero(table['label'] == label)
   rows = of_label[drawn(len(of_label), count)]
@@ -167,7 +171,7 @@ def _of(rows, every):
 
 
 def _by_class(label, classes):
-  """[(name, rows bool[n], colour, marker)]; likewise the three below."""
+  """[(name, rows bool[n], colour, marker)]; so do the three functions below."""
   return [
     (name, label == i, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
     for i, name in enumerate(classes)
@@ -214,14 +218,53 @@ def _scatter(axes, places, groups):
       linewidths=0.2,
       label=f'{name} ({rows.sum()})',
     )
+  axes.set_aspect('equal', adjustable='datalim')
+  _frame(axes)
+
+
+def _frame(axes):
+  """No ticks, as places in the plane have no unit; the legend below."""
   axes.set_xticks(())
   axes.set_yticks(())
-  axes.set_aspect('equal', adjustable='datalim')
   axes.legend(loc='upper center', bbox_to_anchor=(0.5, -0.01), ncols=3, fontsize=8, frameon=False)
 
 
+def auxiliary_spaces(
+  path: Path,
+  table: Mapping[str, np.ndarray],
+  label: np.ndarray,
+  classes: Sequence[str],
+  image_size: int,
+  count: int = 1000,
+) -> None:
+  """PNG of `plane` of each auxiliary label space that a table has, coloured by class.
+
+  Args:
+    path: The file.
+    table: Columns of n rows.
+    label: i32[n], the classes to colour them by.
+    classes: Class names.
+    image_size: See `graphs.coordinates`.
+    count: How many rows to show at most; they are drawn at random with a fixed seed.
+  """
+  rows = drawn(len(label), count)
+  spaces = [space for space in graphs.SPACES if space in table]
+  figure = Figure(figsize=(5.4 * len(spaces), 6))
+  figure.suptitle(f't-SNE of the auxiliary label spaces: {len(rows)} of {len(label)} training rows')
+  for number, space in enumerate(spaces):
+    places = plane(graphs.coordinates(table, space, image_size)[rows])
+    axes = figure.add_subplot(1, len(spaces), number + 1)
+    for place, name in enumerate(classes):
+      of_class = places[label[rows] == place]
+      axes.scatter(*of_class.T, s=9, color=f'C{place}', label=f'{name} ({len(of_class)})')
+    axes.set_title(SPACES[space], fontsize=10)
+    _frame(axes)
+  figure.tight_layout()
+  plots.save(path, figure)
+
+
 def curves(path: Path, values: Mapping[str, Any], name: str) -> None:
-  """PNG of Recall@K and Acc@K by K, and of macro F1 by the number of neighbours, of `measure`."""
+  """PNG of the numbers of `measure`: Recall@K and Acc@K by K, macro F1 by number of neighbours."""
   panels = []
   found = [
     (label, {int(k.split('@')[1]): v for k, v in values.items() if k.startswith(f'{key}@')})

@@ -1,8 +1,8 @@
 """Where a trained network looks: response heatmaps and Grad-CAM of original and distorted pictures.
 
-The response is the mean of the last feature map over its channels. Reference of Grad-CAM: Selvaraju
-et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV
-2017. They stand side by side as in HRL (2022), figures 8 to 11.
+The response is the mean of the absolute values of the last feature map over its channels. Grad-CAM
+is by Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
+Localization", ICCV 2017. The sheets are laid out as in HRL (2022), figures 8 to 11.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,16 +18,16 @@ from ferjax.images import augment
 
 
 class Looks(NamedTuple):
-  """What n pictures look like in v views.
+  """Where a network looks in n pictures, each in v views.
 
   Attributes:
     views: Names; '' is the original.
     image: f[v, n, s, s, 3], RGB within 0..1.
-    maps: {'response', 'grad_cam'}: f[v, n, h, w], none below 0; Grad-CAM is of the predicted class
-      and only there for a method that has logits.
+    maps: {'response', 'grad_cam'}: f[v, n, h, w], at least 0; Grad-CAM is that of the predicted
+      class, and only there for a method with logits.
     prediction: i[v, n], or None without logits.
     label: i[n].
-    split: Where the pictures come from.
+    split: Name of the split of the pictures.
   """
 
   views: tuple[str, ...]
@@ -39,7 +39,7 @@ class Looks(NamedTuple):
 
 
 def some_of_each_class(label: np.ndarray, count: int) -> np.ndarray:
-  """int[<= count]: rows drawn at random (always the same), one of every class before a second."""
+  """int[<= count]: random rows with a fixed seed; one of every class comes before a second one."""
   order = np.random.default_rng(0).permutation(len(label))
   turn = np.zeros(len(label), int)
   for name in np.unique(label):
@@ -61,12 +61,12 @@ def look(
   Args:
     method: The method.
     params, extra: Its parameters and other state, on the host.
-    batch: n rows as the pipeline gives them.
-    views: By name, what normalises (and distorts) the pictures of a batch.
-    split: Where they come from.
+    batch: n rows of the input pipeline.
+    views: By name, functions that normalise (and distort) the pictures of a batch.
+    split: Name of the split of the rows.
 
   Returns:
-    The looks; None when the method's predictions have no `last_map`.
+    The looks; None if the predictions of the method have no `last_map`.
   """
 
   @jax.jit
@@ -107,7 +107,7 @@ TITLES = {'response': 'feature response', 'grad_cam': 'Grad-CAM of the predicted
 
 
 def write(folder: Path, looks: Looks, classes: Sequence[str]) -> None:
-  """PNG sheets `response.png` and `grad_cam.png`: each view of a picture, and its map upon it."""
+  """PNG sheets `response.png` and `grad_cam.png`: each view of a picture, and its map over it."""
   for name, maps in looks.maps.items():
     _sheet(folder / f'{name}.png', looks, maps, classes, f'{looks.split}: {TITLES[name]}')
 
@@ -150,5 +150,5 @@ def _sheet(path, looks, maps, classes, title):
       if looks.prediction is not None:
         prediction = looks.prediction[view, row]
         colour = 'black' if prediction == looks.label[row] else 'tab:red'
-        mapped.set_title(f'said: {classes[prediction]}', fontsize=7, pad=2, color=colour)
+        mapped.set_title(f'predicted: {classes[prediction]}', fontsize=7, pad=2, color=colour)
   plots.save(path, figure)

@@ -1,4 +1,4 @@
-"""Pictures of labels: confident mistakes, label distributions, cross-entropy."""
+"""Figures of labels: confident mistakes, label distributions, cross-entropy."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,8 @@ def confident_mistakes(
   title: str,
   count: int = 24,
 ) -> None:
-  """PNG of the wrong predictions that the model was surest of: given and predicted class, share."""
+  """PNG of the wrong predictions with the highest probability, with the given and the predicted
+  class."""
   shares = probabilities(predictions)
   prediction = shares.argmax(1)
   wrong = np.flatnonzero(prediction != predictions.label)
@@ -35,7 +36,7 @@ def confident_mistakes(
     axes.axis('off')
     axes.set_title(
       f'given: {classes[predictions.label[row]]}\n'
-      f'said: {classes[prediction[row]]} {100 * shares[row, prediction[row]]:.0f} %',
+      f'predicted: {classes[prediction[row]]} {100 * shares[row, prediction[row]]:.0f} %',
       fontsize=7,
       loc='left',
     )
@@ -43,7 +44,9 @@ def confident_mistakes(
   plots.save(path, figure)
 
 
-def _cross_entropy_histogram(path, losses, wrong):
+def cross_entropy_histogram(path: Path, losses: np.ndarray, wrong: np.ndarray) -> None:
+  """PNG of two histograms of cross-entropies f[n] (nats): of rows whose label is right, and of rows
+  whose label is wrong, bool[n] (LA-Net, figure 4)."""
   figure = Figure(figsize=(6.4, 3.8))
   axes = figure.add_subplot()
   edges = np.linspace(0, max(float(np.quantile(losses, 0.995)), 1e-3), 41)
@@ -53,7 +56,7 @@ def _cross_entropy_histogram(path, losses, wrong):
     label = f'{name} label: {part.sum()} rows, median {np.median(losses[part]):.2f}'
     counts = np.clip(losses[part], 0, edges[-1])
     axes.hist(counts, edges, color=colour, alpha=0.55, label=label)
-  axes.set_xlabel('cross-entropy of the given label (nats); the last bar holds all above')
+  axes.set_xlabel('cross-entropy of the given label (nats); the last bar holds all larger values')
   axes.set_ylabel('training rows')
   axes.legend(loc='lower center', bbox_to_anchor=(0.5, 1), ncols=2, fontsize=8)
   axes.grid(alpha=0.3)
@@ -69,17 +72,18 @@ def label_distributions(
   clean: np.ndarray | None = None,
   count: int = 16,
 ) -> None:
-  """PNG of label distributions beside their pictures (LDL-ALSG, figure 1), and beside the true or
-  voted ones where these are known.
+  """PNG of label distributions next to their pictures (LDL-ALSG, figure 1), and of the true or
+  voted distributions where these are known.
 
   Args:
     path: The file.
-    rows: The split that they are of.
+    rows: The split.
     distribution: f[n, C], of its first n rows.
     classes: Class names.
-    title: What they are.
-    clean: i32[n], the labels before the noise; half of the rows drawn are then wrong ones.
-    count: Rows to show, drawn at random, always the same.
+    title: Which distributions these are.
+    clean: i32[n], the labels before the noise; half of the rows shown are then rows with a wrong
+      label.
+    count: How many rows to show; they are drawn at random with a fixed seed.
   """
   rng, given = np.random.default_rng(0), rows.table['label']
   truth = rows.table.get('distribution')
@@ -91,8 +95,10 @@ def label_distributions(
   chosen += [*order[~wrong[order]][: count - len(chosen)]]
   columns = 4
   figure = Figure(figsize=(16, 1.8 * math.ceil(len(chosen) / columns) + 0.8))
-  title = f'{title} label distributions of rows drawn at random'
-  figure.suptitle(title + (' (blue) and true or voted ones (grey)' if truth is not None else ''))
+  title = f'{title} label distributions of random rows'
+  if truth is not None:
+    title += ' (blue), true or voted distributions (grey)'
+  figure.suptitle(title)
   lines = math.ceil(len(chosen) / columns)
   ratios = (1, 1, 0.5) * columns  # picture, bars, room for the names of the classes
   grid = figure.add_gridspec(lines, 3 * columns, wspace=0.1, hspace=0.5, width_ratios=ratios)

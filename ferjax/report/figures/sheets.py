@@ -1,6 +1,6 @@
 """Contact sheets of a split by its embeddings: search, suspected mislabels, sub-classes.
 
-They are those of the SGM paper (Marrero-Fernandez et al., 2022), figures 4, 6, 7 and 8.
+The sheets are those of the SGM paper (Marrero-Fernandez et al., 2022), figures 4, 6, 7 and 8.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from ferjax.report.figures import heatmaps, plots
 FOUND = 5  # pictures that a search shows
 FARTHEST = 8  # suspected mislabels of a class
 NEAREST = 16  # pictures of a sub-class
-SIDE, GAP, TEXT = 96, 4, 18  # pixels: of a picture, between pictures, and with words between them
+SIDE, GAP, TEXT = 96, 4, 18  # pixels: of a picture, between pictures, between lines with text
 
 
 def write(
@@ -28,14 +28,14 @@ def write(
   name: str,
 ) -> None:
   """Writes `search_<name>.png`, `mislabels_<name>.png`, and for a method with sub-classes
-  `subclasses_<name>_<class>.png`; nothing for a method that gives no embeddings.
+  `subclasses_<name>_<class>.png`; no files for a method without embeddings.
 
   Args:
     folder: Of the report.
-    split: The rows; those that have predictions come first.
-    predictions: Of them.
+    split: The rows.
+    predictions: Of all rows, or of the first ones.
     classes: Class names.
-    name: The split's.
+    name: Name of the split.
   """
   if 'embedding' not in predictions.outputs or len(predictions.label) < 2:
     return
@@ -91,13 +91,13 @@ def mislabels(
 ) -> None:
   """PNG of each class's rows that lie farthest from its mean, with the class predicted for them
   (figure 6)."""
-  said = predictions.outputs['logits'].argmax(-1)
+  predicted = predictions.outputs['logits'].argmax(-1)
   farthest = farthest_from_own_class(_embedding(predictions), predictions.label, FARTHEST)
   lines = [
-    [(row, f'said: {classes[said[row]]}', said[row] == label) for row in rows]
+    [(row, f'predicted: {classes[predicted[row]]}', predicted[row] == label) for row in rows]
     for label, rows in farthest.items()
   ]
-  title = f'{name}: suspected mislabels, the farthest from the mean of the class they are given'
+  title = f'{name}: suspected mislabels, farthest from the mean of the class of their label'
   draw(path, split, lines, title, [classes[label] for label in farthest])
 
 
@@ -110,7 +110,7 @@ def subclasses(
   num_classes: int,
 ) -> None:
   """PNG of the sub-classes of a class, largest first: the medoid and the rows nearest to it
-  (figure 8). A row belongs to the likeliest sub-class of the class that it is given."""
+  (figure 8). A row belongs to the most likely sub-class of the class of its label."""
   rows = np.flatnonzero(predictions.label == label)
   if not len(rows):
     return
@@ -123,7 +123,7 @@ def subclasses(
     nearest = members[np.argsort(_distances(z[members], z[medoid]), kind='stable')][:NEAREST]
     lines.append([(rows[i], '', True) for i in nearest])
     names.append(f'sub-class {name}\n{len(members)} pictures')
-  draw(path, split, lines, f'{title}: the nearest to the medoid of each sub-class', names)
+  draw(path, split, lines, f'{title}: nearest to the medoid of each sub-class', names)
 
 
 def _embedding(predictions):
@@ -145,8 +145,9 @@ def draw(
 
   Args:
     path: The file.
-    split: Where the pictures come from.
-    lines: Of each picture its row, a text above it, and whether it is right; others are red.
+    split: The rows.
+    lines: For each picture its row, a text above it, and whether it is right; the text of others is
+      red.
     title: Of the sheet.
     names: Of the lines.
   """

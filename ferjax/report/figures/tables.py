@@ -1,4 +1,4 @@
-"""Tables of a split: confusion matrices, every class, accuracy by expression and pose."""
+"""Tables of a split: confusion matrices, measures by class, accuracy by expression and pose."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -57,8 +57,9 @@ def sets(
 def pose_confusion(
   path: Path, predictions: Predictions, name: str, poses: Sequence[int] = ()
 ) -> None:
-  """PNG of the confusion matrix of the output `pose_logits`, over rows whose pose is known; none
-  where there is no such output or row. Arguments as of `split`."""
+  """PNG of the confusion matrix of the output `pose_logits`, over rows whose pose is known; no
+  file where there is no such output or row. `poses` are the yaws in degrees of the classes of pose;
+  if empty, those of the rows."""
   label = truth(predictions.table, 'pose')
   known = label >= 0
   if 'pose_logits' not in predictions.outputs or not known.any():
@@ -74,8 +75,8 @@ def pose_confusion(
 
 
 def per_class(path: Path, predictions: Predictions, classes: Sequence[str]) -> None:
-  """CSV `class,rows,precision,recall,f1`, in shares; a class without rows has empty cells, and the
-  last line, `mean`, is over the others (DML-Net, tables 4 and 9: recall)."""
+  """CSV `class,rows,precision,recall,f1`, as shares of 1; a class without rows has empty cells,
+  and the last line, `mean`, is the mean of the others (DML-Net, tables 4 and 9: recall)."""
   found = classification.per_class(predictions.label, predictions.prediction, len(classes))
   shares = np.stack([found[name] for name in ('precision', 'recall', 'f1')], 1)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,8 +94,8 @@ def expression_by_pose(
   """CSV and PNG `<stem>` of a split: accuracy of every expression at every yaw (DML-Net, tables 3
   and 6).
 
-  Means are over the cells of a line that have rows, each cell counting once; the last one is over
-  all cells. Nothing is written where yaw is unknown.
+  Means are over the cells with rows in a line or column, each with the same weight; the last one is
+  over all cells. No files are written if the yaw is unknown.
   """
   if 'yaw_bin' not in predictions.table:
     return
