@@ -10,7 +10,8 @@ import numpy as np
 from ferjax.report import page
 from ferjax.report.figures import plots
 from ferjax.report.page import Cell, Section
-from ferjax.runs.folder import HONEST, Run, is_share, split_name, words
+from ferjax.report.words import HONEST, is_share, split_name, words
+from ferjax.runs.folder import Run
 
 SEEDS = ('seed', 'noise.seed', 'data.seed')
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from ferjax.report import page
 from ferjax.report.page import Cell, share
+from ferjax.report.pictures import Picture
+from ferjax.report.words import MEASURES, is_share, numbers, split_name
 from ferjax.runs import folder as run_folder
-from ferjax.runs.folder import MEASURES, Picture, is_share, split_name
 
 
 class Kind(NamedTuple):
@@ -248,7 +249,7 @@ def embeddings(summary: Mapping[str, Any]) -> str:
   """The tables of the measures of embeddings in a `summary.json`."""
   html = ''
   for split, values in summary.get('embeddings', {}).items():
-    values = run_folder.numbers(values)
+    values = numbers(values)
     counts = [key.partition('@')[2] for key in values if key.startswith('recall@')]
     if counts:
       rows = [

@@ -12,21 +12,9 @@ from ferjax.report import comparison, page
 from ferjax.report import sections as evaluation
 from ferjax.report.figures import curves
 from ferjax.report.page import Cell, Section, share
-from ferjax.runs.folder import (
-  DIVERGENCE,
-  HONEST,
-  MEASURES,
-  Run,
-  as_jpeg,
-  confusion,
-  numbers,
-  picture,
-  read,
-  read_summary,
-  split_name,
-  tests_first,
-  words,
-)
+from ferjax.report.pictures import as_jpeg, picture
+from ferjax.report.words import DIVERGENCE, HONEST, MEASURES, numbers, split_name, words
+from ferjax.runs.folder import Run, confusion, read, read_summary, tests_first
 
 DRAWN_AS_SVG = ('learning_curves', 'terms')
 LIMIT = 20e6  # bytes of pictures in a page; above it the largest become JPEG

@@ -3,34 +3,16 @@
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from ferjax import config as configs
 from ferjax.errors import InputError
 from ferjax.runs import history
 from ferjax.runs import record as records
-
-HONEST = (
-  '“Best by test” chooses the step on the test set, as in much of the literature: it is too good. '
-  '“Last” and “best by validation” did not see the test set.'
-)
-
-MEASURES = {
-  'acc': 'accuracy',
-  'mean_class_acc': 'mean recall of the classes',
-  'f1_macro': 'macro F1',
-  'loss': 'cross-entropy (nats)',
-  'jensen_shannon': 'divergence (nats)',
-}
-DIVERGENCE = (
-  'Divergence: Jensen-Shannon, the mean over the rows from their true or voted distributions.'
-)
-SHARES = {'acc', 'mean_class_acc', 'f1_macro', 'precision', 'recall', 'f1_of_means'}
 
 NESTED = ('embeddings', 'training_labels', 'sets', 'averages')  # of summary.json
 
@@ -76,20 +58,6 @@ class Run(NamedTuple):
     return sorted(names, key=tests_first)
 
 
-class Picture(NamedTuple):
-  """An encoded picture.
-
-  Attributes:
-    kind: `png` or `jpeg`.
-    size: Width and height, pixels.
-    content: The bytes.
-  """
-
-  kind: str
-  size: tuple[int, int]
-  content: bytes
-
-
 def read(workdir: Path) -> Run:
   """Reads what there is of a run; a last line of `metrics.jsonl` that was cut off is left out.
 
@@ -131,30 +99,6 @@ def read_summary(path: Path) -> dict[str, Any]:
 def tests_first(split: str) -> tuple[bool, bool]:
   """A key to sort names of splits by: tests, validation, training rows."""
   return not split.startswith('test'), split == 'train'
-
-
-def is_share(key: str) -> bool:
-  """Whether a measure, such as `recall/fear`, `pose/acc` or `acc@4`, is told in per cent."""
-  parts = key.partition('@')[0].split('/')
-  return parts[0] in ('recall', 'acc') or parts[-1] in SHARES
-
-
-def split_name(name: str) -> str:
-  return {'val': 'validation', 'train': 'training rows'}.get(name, name)
-
-
-def words(value: Any) -> str:
-  """A value of a record in words."""
-  if isinstance(value, Mapping):
-    return ', '.join(f'{key}: {words(item)}' for key, item in value.items())
-  if isinstance(value, list | tuple):
-    return ', '.join(f'({words(v)})' if isinstance(v, list | tuple) else words(v) for v in value)
-  return f'{value:.6g}' if isinstance(value, float) else str(value)
-
-
-def numbers(values: Mapping[str, Any]) -> dict[str, float]:
-  """Those entries of a mapping that are numbers."""
-  return {key: value for key, value in values.items() if isinstance(value, int | float)}
 
 
 def table(path: Path, first: str, widths: Sequence[int] = ()) -> tuple[list[str], list[list[str]]]:
@@ -216,32 +160,6 @@ def confusion(
   counts = np.zeros((len(classes), len(classes)), int)
   np.add.at(counts, tuple(classes_of_rows(path, classes, (given, said))), 1)
   return counts
-
-
-def picture(path: Path) -> Picture:
-  """A picture of a report.
-
-  Raises:
-    InputError: it is damaged.
-  """
-  try:
-    content = path.read_bytes()
-    with Image.open(io.BytesIO(content), formats=('PNG',)) as image:
-      image.load()
-      return Picture('png', image.size, content)
-  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-    raise InputError(
-      f'{path} is damaged ({error}): remove it, or evaluate the run again'
-    ) from error
-
-
-def as_jpeg(picture: Picture) -> Picture:
-  """A picture as JPEG of the same size, or as it was where that is smaller."""
-  content = io.BytesIO()
-  with Image.open(io.BytesIO(picture.content)) as image:
-    image.convert('RGB').save(content, 'JPEG', quality=85)
-  smaller = len(content.getvalue()) < len(picture.content)
-  return Picture('jpeg', picture.size, content.getvalue()) if smaller else picture
 
 
 def _text(path):
