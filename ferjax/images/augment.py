@@ -186,8 +186,8 @@ def _moved(points, output_to_input):
 
 
 def _mirrored(points, flipped, flip_order, flip_poses):
-  """The points of one view, where it is flipped in the order of the mirrored face: what was the left
-  eye is the right one."""
+  """The points of one view; where it is flipped, in the order of the mirrored face, in which the
+  left eye is what was the right one."""
   points = dict(points)
   if 'landmarks' in points:
     landmarks = points['landmarks']

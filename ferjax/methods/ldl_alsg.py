@@ -25,7 +25,7 @@ def make(model: nn.Module, *, num_classes: int, neighbours: str = 'joint') -> Me
   """Factory.
 
   Terms: `cross_entropy` (equation 2) and `guidance` (equation 4, of all graphs), both means
-  over the examples; neighbours pay none.
+  over the examples; the neighbours themselves have no loss.
 
   Args:
     model: pictures f[b, h, w, 3], train -> feature maps of every stage.

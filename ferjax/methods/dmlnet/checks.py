@@ -1,6 +1,6 @@
 """Checks of DML-Net's settings, `config.method`, before anything is built."""
 
-from ferjax.errors import InputError, nearest
+from ferjax.errors import InputError, choose
 from ferjax.losses import triplet
 from ferjax.methods.dmlnet.networks import HEADS_ON
 from ferjax.methods.dmlnet.terms import ANCHORS
@@ -8,16 +8,10 @@ from ferjax.methods.dmlnet.terms import ANCHORS
 
 def names(heads_on: str, anchors: str, hinge: str, reduction: str) -> None:
   """Raises an InputError for a name that does not exist; it suggests the nearest."""
-  for name, value, choices in (
-    ('heads_on', heads_on, HEADS_ON),
-    ('anchors', anchors, ANCHORS),
-    ('hinge', hinge, tuple(triplet.HINGES)),
-    ('reduction', reduction, triplet.REDUCTIONS),
-  ):
-    if value not in choices:
-      raise InputError(
-        f"config.method.{name} is '{value}'.{nearest(value, choices)} Use {' or '.join(choices)}"
-      )
+  choose('config.method.heads_on', heads_on, HEADS_ON)
+  choose('config.method.anchors', anchors, ANCHORS)
+  choose('config.method.hinge', hinge, triplet.HINGES)
+  choose('config.method.reduction', reduction, triplet.REDUCTIONS)
 
 
 def widths(fusion: int, head: int, embedding: int) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ferjax.errors import InputError, nearest
+from ferjax.errors import InputError, choose
 from ferjax.methods.hrl.graphs import GRAPHS
 
 BRANCHES = ('lgmp', 'dense', 'none')
@@ -11,15 +11,9 @@ OFFSETS = ('landmark', 'pixel')
 
 def names(branch: str, graph: str, offsets: str) -> None:
   """Raises an InputError for a name that does not exist; it suggests the nearest."""
-  for name, value, choices in (
-    ('branch', branch, BRANCHES),
-    ('graph', graph, GRAPHS),
-    ('offsets', offsets, OFFSETS),
-  ):
-    if value not in choices:
-      raise InputError(
-        f"config.method.{name} is '{value}'.{nearest(value, choices)} Use {' or '.join(choices)}"
-      )
+  choose('config.method.branch', branch, BRANCHES)
+  choose('config.method.graph', graph, GRAPHS)
+  choose('config.method.offsets', offsets, OFFSETS)
 
 
 def transformation(flip: float, perspective: float) -> None:

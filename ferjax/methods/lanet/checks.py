@@ -1,6 +1,6 @@
 """Checks of LA-Net's settings, `config.method`, before anything is built."""
 
-from ferjax.errors import InputError, nearest
+from ferjax.errors import InputError, choose
 from ferjax.methods.lanet.estimation import STOPS
 from ferjax.methods.lanet.networks import HEADS
 
@@ -9,15 +9,9 @@ KEY_VIEWS = ('same', 'other')
 
 def names(landmark_head: str, stop_gradient: str, key_view: str) -> None:
   """Raises an InputError for a name that does not exist; it suggests the nearest."""
-  for name, value, choices in (
-    ('landmark_head', landmark_head, tuple(HEADS)),
-    ('stop_gradient', stop_gradient, STOPS),
-    ('key_view', key_view, KEY_VIEWS),
-  ):
-    if value not in choices:
-      raise InputError(
-        f"config.method.{name} is '{value}'.{nearest(value, choices)} Use {' or '.join(choices)}"
-      )
+  choose('config.method.landmark_head', landmark_head, HEADS)
+  choose('config.method.stop_gradient', stop_gradient, STOPS)
+  choose('config.method.key_view', key_view, KEY_VIEWS)
 
 
 def numbers(
