@@ -84,15 +84,15 @@ def make(
   limits |= {'erasing_scale': erasing_scale, 'erasing_ratio': erasing_ratio}
   _check(limits, flip, perspective, erasing, views)
   draw_matrix = partial(
-    _output_to_input, scale, rotation, translation, perspective, crop_scale, crop_ratio
+    _output_to_input, flip, scale, rotation, translation, perspective, crop_scale, crop_ratio
   )
   jitter = partial(_jitter, brightness, contrast, saturation)
   erase = partial(_erase, erasing, erasing_scale, erasing_ratio)
 
   def one_view(key, image, points):
     draws = jax.random.uniform(key, (25,), dtype)
-    flipped = draws[0] < flip
-    output_to_input = homography.in_pixels(draw_matrix(draws, flipped), *image.shape[:2])
+    output_to_input, flipped = draw_matrix(draws)
+    output_to_input = homography.in_pixels(output_to_input, *image.shape[:2])
     image = bilinear.warp(image.astype(dtype), output_to_input) / 255
     image = jitter(draws[17:20], image)
     image = (image - jnp.array(MEAN, dtype)) / jnp.array(STDDEV, dtype)
@@ -148,17 +148,18 @@ def _check_flips(points, flip_order, flip_poses):
 
 
 def _output_to_input(
-  scale, rotation, translation, perspective, crop_scale, crop_ratio, draws, flipped
+  flip, scale, rotation, translation, perspective, crop_scale, crop_ratio, draws
 ):
-  """f[3, 3] in normalised coordinates, of draws f[25] from [0, 1) and bool[]: it maps points of the
-  view to those of the picture. A change that is off is not computed."""
-  one = jnp.ones((), draws.dtype)
+  """f[3, 3] in normalised coordinates, which maps points of the view to those of the picture, and
+  bool[], whether it is flipped; of draws f[25] from [0, 1). What is off is not computed."""
+  flip_draw, zoom_draw, angle_draw, area_draw, ratio_draw = draws[:5]
+  flipped, one = flip_draw < flip, jnp.ones((), draws.dtype)
   matrix = homography.scaling(jnp.where(flipped, -one, one), one)
   if tuple(scale) != (1.0, 1.0):
-    zoom = 1 / _between(draws[1], scale)
+    zoom = 1 / _between(zoom_draw, scale)
     matrix = homography.compose(homography.scaling(zoom, zoom), matrix)
   if rotation:
-    radians = jnp.deg2rad(_between(draws[2], (-rotation, rotation)))
+    radians = jnp.deg2rad(_between(angle_draw, (-rotation, rotation)))
     matrix = homography.compose(homography.rotation(radians), matrix)
   if translation:
     x, y = 2 * _between(draws[5:7], (-translation, translation))
@@ -167,13 +168,13 @@ def _output_to_input(
     inwards = homography.perspective(perspective * draws[7:15].reshape(4, 2))
     matrix = homography.compose(homography.inverse(inwards), matrix)
   if crop_scale[0] < 1:
-    area, ratio = _between(draws[3], crop_scale), _log_between(draws[4], crop_ratio)
+    area, ratio = _between(area_draw, crop_scale), _log_between(ratio_draw, crop_ratio)
     width = jnp.minimum(jnp.sqrt(area * ratio), 1)
     height = jnp.minimum(jnp.sqrt(area / ratio), 1)
     x, y = (2 * draws[15:17] - 1) * (1 - jnp.stack([width, height]))
     crop = homography.compose(homography.translation(x, y), homography.scaling(width, height))
     matrix = homography.compose(crop, matrix)
-  return matrix
+  return matrix, flipped
 
 
 def _moved(points, output_to_input):

@@ -89,11 +89,14 @@ def make(
   landmarks = frozenset({'landmarks'} if branch != 'none' else ())
 
   def loss(params, extra, outputs, batch, step):
-    label, naive_loss = batch['label'], jnp.zeros((), dtype)
+    terms = {
+      'aggregate': cross_entropy(outputs['logits'], batch['label']).mean(),
+      'naive': jnp.zeros((), dtype),
+      'sifl': outputs['sifl'].mean(),
+    }
     if 'naive_logits' in outputs:
-      naive_loss = cross_entropy(outputs['naive_logits'], label).mean()
-    aggregate = cross_entropy(outputs['logits'], label).mean()
-    return {'aggregate': aggregate, 'naive': naive_loss, 'sifl': outputs['sifl'].mean()}, None
+      terms['naive'] = cross_entropy(outputs['naive_logits'], batch['label']).mean()
+    return terms, None
 
   def update(extra, params, carry, outputs, batch, aux):
     return {'batch_stats': carry['batch_stats']}
