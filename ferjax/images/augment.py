@@ -6,6 +6,7 @@ result does not depend on the number of devices.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from ferjax.ops import bilinear, homography, landmark_graph
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's RGB values, which pretrained networks expect
 STDDEV = (0.229, 0.224, 0.225)
+MOVED = ('landmarks', 'landmark_graph', 'pose')  # what changes with a picture besides its pixels
 
 
 def normalise(image: Array, dtype=jnp.float32) -> Array:
@@ -78,20 +80,57 @@ def make(
   Raises:
     InputError: a range is reversed or a probability lies outside 0..1.
   """
-  ranges = {
-    'crop_scale': crop_scale,
-    'crop_ratio': crop_ratio,
-    'scale': scale,
-    'erasing_scale': erasing_scale,
-    'erasing_ratio': erasing_ratio,
-  }
-  for name, (low, high) in ranges.items():
+  limits = {'crop_scale': crop_scale, 'crop_ratio': crop_ratio, 'scale': scale}
+  limits |= {'erasing_scale': erasing_scale, 'erasing_ratio': erasing_ratio}
+  _check(limits, flip, perspective, erasing, views)
+  draw_matrix = partial(
+    _output_to_input, flip, scale, rotation, translation, perspective, crop_scale, crop_ratio
+  )
+  jitter = partial(_jitter, brightness, contrast, saturation)
+  erase = partial(_erase, erasing, erasing_scale, erasing_ratio)
+
+  def one_view(key, image, points):
+    draws = jax.random.uniform(key, (25,), dtype)
+    output_to_input, flipped = draw_matrix(draws)
+    output_to_input = homography.in_pixels(output_to_input, *image.shape[:2])
+    image = bilinear.warp(image.astype(dtype), output_to_input) / 255
+    image = jitter(draws[17:20], image)
+    image = (image - jnp.array(MEAN, dtype)) / jnp.array(STDDEV, dtype)
+    if erasing:
+      image = erase(draws[20:25], image)
+    if flip == 0:
+      return {'image': image} | _moved(points, output_to_input)
+    mirrored = _mirrored(_moved(points, output_to_input), flipped, flip_order, flip_poses)
+    return {'image': image} | mirrored
+
+  def views_of(key, image, points):
+    if views == 1:
+      return one_view(key, image, points)
+    return jax.vmap(one_view, (0, None, None))(jax.random.split(key, views), image, points)
+
+  def neighbours_of(key, images):
+    keys = jax.random.split(jax.random.fold_in(key, 2), len(images))
+    return jax.vmap(one_view, (0, 0, None))(keys, images, {})['image']
+
+  def augment(keys, batch):
+    points = {name: batch[name] for name in MOVED if name in batch}
+    if flip:
+      _check_flips(points, flip_order, flip_poses)
+    seen = jax.vmap(views_of)(keys, batch['image'], points)
+    if 'neighbour_image' in batch:
+      seen['neighbour_image'] = jax.vmap(neighbours_of)(keys, batch['neighbour_image'])
+    return batch | seen
+
+  return augment
+
+
+def _check(limits, flip, perspective, erasing, views):
+  for name, (low, high) in limits.items():
     if not 0 < low <= high:
       raise InputError(f'config.augment.{name}={(low, high)}: give (low, high), 0 < low <= high')
-  if crop_scale[1] > 1:
-    raise InputError(
-      f'config.augment.crop_scale={tuple(crop_scale)}: a crop is at most the picture'
-    )
+  if limits['crop_scale'][1] > 1:
+    given = tuple(limits['crop_scale'])
+    raise InputError(f'config.augment.crop_scale={given}: a crop is at most the picture')
   for name, value in {'flip': flip, 'erasing': erasing}.items():
     if not 0 <= value <= 1:
       raise InputError(f'config.augment.{name}={value} lies outside 0..1')
@@ -100,82 +139,71 @@ def make(
   if views < 1:
     raise InputError(f'config.augment.views={views}: at least one view')
 
-  def one_view(key, image, points):
-    draws = jax.random.uniform(key, (25,), dtype)
-    flip_draw, zoom_draw, angle_draw, area_draw, ratio_draw = draws[:5]
-    flipped, one = flip_draw < flip, jnp.ones((), dtype)
-    output_to_input = homography.scaling(jnp.where(flipped, -one, one), one)
-    if tuple(scale) != (1.0, 1.0):
-      zoom = 1 / _between(zoom_draw, scale)
-      output_to_input = homography.compose(homography.scaling(zoom, zoom), output_to_input)
-    if rotation:
-      radians = jnp.deg2rad(_between(angle_draw, (-rotation, rotation)))
-      output_to_input = homography.compose(homography.rotation(radians), output_to_input)
-    if translation:
-      x, y = 2 * _between(draws[5:7], (-translation, translation))
-      output_to_input = homography.compose(homography.translation(x, y), output_to_input)
-    if perspective:
-      inwards = homography.perspective(perspective * draws[7:15].reshape(4, 2))
-      back = homography.inverse(inwards)
-      output_to_input = homography.compose(back, output_to_input)
-    if crop_scale[0] < 1:
-      area, ratio = _between(area_draw, crop_scale), _log_between(ratio_draw, crop_ratio)
-      width = jnp.minimum(jnp.sqrt(area * ratio), 1)
-      height = jnp.minimum(jnp.sqrt(area / ratio), 1)
-      x, y = (2 * draws[15:17] - 1) * (1 - jnp.stack([width, height]))
-      crop = homography.compose(homography.translation(x, y), homography.scaling(width, height))
-      output_to_input = homography.compose(crop, output_to_input)
-    output_to_input = homography.in_pixels(output_to_input, *image.shape[:2])
-    image = bilinear.warp(image.astype(dtype), output_to_input) / 255
-    image = _jitter(draws[17:20], image, brightness, contrast, saturation)
-    image = (image - jnp.array(MEAN, dtype)) / jnp.array(STDDEV, dtype)
-    if erasing:
-      image = _erase(draws[20:25], image, erasing, erasing_scale, erasing_ratio)
-    seen = {'image': image}
-    if 'landmarks' in points:
-      input_to_output = homography.inverse(output_to_input)
-      seen['landmarks'] = homography.apply(input_to_output, points['landmarks'].astype(dtype))
-      if flip:
-        mirrored = seen['landmarks'][flip_order]
-        seen['landmarks'] = jnp.where(flipped, mirrored, seen['landmarks'])
-    if 'landmark_graph' in points:
-      graph = points['landmark_graph']
-      mirrored = landmark_graph.reorder(graph, flip_order) if flip else graph
-      seen['landmark_graph'] = jnp.where(flipped, mirrored, graph)
-    if 'pose' in points:
-      pose = points['pose']
-      seen['pose'] = (
-        jnp.where(flipped & (pose >= 0), jnp.asarray(flip_poses)[pose], pose) if flip else pose
-      )
-    return seen
 
-  def augment(keys, batch):
-    moved = ('landmarks', 'landmark_graph', 'pose')
-    points = {name: batch[name] for name in moved if name in batch}
-    if points.keys() - {'pose'} and flip and flip_order is None:
-      raise InputError('landmarks cannot be flipped without flip_order: set config.augment.flip=0')
-    if 'pose' in points and flip and flip_poses is None:
-      raise InputError('poses cannot be flipped without flip_poses: set config.augment.flip=0')
+def _check_flips(points, flip_order, flip_poses):
+  if points.keys() - {'pose'} and flip_order is None:
+    raise InputError('landmarks cannot be flipped without flip_order: set config.augment.flip=0')
+  if 'pose' in points and flip_poses is None:
+    raise InputError('poses cannot be flipped without flip_poses: set config.augment.flip=0')
 
-    def example(key, image, points):
-      if views == 1:
-        return one_view(key, image, points)
-      return jax.vmap(one_view, (0, None, None))(jax.random.split(key, views), image, points)
 
-    def neighbours(key, images):
-      keys = jax.random.split(jax.random.fold_in(key, 2), len(images))
-      return jax.vmap(one_view, (0, 0, None))(keys, images, {})['image']
+def _output_to_input(
+  flip, scale, rotation, translation, perspective, crop_scale, crop_ratio, draws
+):
+  """f[3, 3] in normalised coordinates, which maps points of the view to those of the picture, and
+  bool[], whether it is flipped; of draws f[25] from [0, 1). What is off is not computed."""
+  flip_draw, zoom_draw, angle_draw, area_draw, ratio_draw = draws[:5]
+  flipped, one = flip_draw < flip, jnp.ones((), draws.dtype)
+  matrix = homography.scaling(jnp.where(flipped, -one, one), one)
+  if tuple(scale) != (1.0, 1.0):
+    zoom = 1 / _between(zoom_draw, scale)
+    matrix = homography.compose(homography.scaling(zoom, zoom), matrix)
+  if rotation:
+    radians = jnp.deg2rad(_between(angle_draw, (-rotation, rotation)))
+    matrix = homography.compose(homography.rotation(radians), matrix)
+  if translation:
+    x, y = 2 * _between(draws[5:7], (-translation, translation))
+    matrix = homography.compose(homography.translation(x, y), matrix)
+  if perspective:
+    inwards = homography.perspective(perspective * draws[7:15].reshape(4, 2))
+    matrix = homography.compose(homography.inverse(inwards), matrix)
+  if crop_scale[0] < 1:
+    area, ratio = _between(area_draw, crop_scale), _log_between(ratio_draw, crop_ratio)
+    width = jnp.minimum(jnp.sqrt(area * ratio), 1)
+    height = jnp.minimum(jnp.sqrt(area / ratio), 1)
+    x, y = (2 * draws[15:17] - 1) * (1 - jnp.stack([width, height]))
+    crop = homography.compose(homography.translation(x, y), homography.scaling(width, height))
+    matrix = homography.compose(crop, matrix)
+  return matrix, flipped
 
-    seen = jax.vmap(example)(keys, batch['image'], points)
-    if 'neighbour_image' in batch:
-      seen['neighbour_image'] = jax.vmap(neighbours)(keys, batch['neighbour_image'])
-    return batch | seen
 
-  return augment
+def _moved(points, output_to_input):
+  """The points of one picture at their places in the view; what has no place is left as it is."""
+  if 'landmarks' not in points:
+    return points
+  input_to_output = homography.inverse(output_to_input)
+  landmarks = points['landmarks'].astype(output_to_input.dtype)
+  return points | {'landmarks': homography.apply(input_to_output, landmarks)}
+
+
+def _mirrored(points, flipped, flip_order, flip_poses):
+  """The points of one view; where it is flipped, in the order of the mirrored face, in which the
+  left eye is what was the right one."""
+  points = dict(points)
+  if 'landmarks' in points:
+    landmarks = points['landmarks']
+    points['landmarks'] = jnp.where(flipped, landmarks[flip_order], landmarks)
+  if 'landmark_graph' in points:
+    graph = points['landmark_graph']
+    points['landmark_graph'] = jnp.where(flipped, landmark_graph.reorder(graph, flip_order), graph)
+  if 'pose' in points:
+    pose = points['pose']
+    points['pose'] = jnp.where(flipped & (pose >= 0), jnp.asarray(flip_poses)[pose], pose)
+  return points
 
 
 def _between(draw, limits):
-  """Draws from [0, 1) carried over to [low, high)."""
+  """Draws from [0, 1), moved to [low, high)."""
   return limits[0] + (limits[1] - limits[0]) * draw
 
 
@@ -183,7 +211,7 @@ def _log_between(draw, limits):
   return jnp.exp(_between(draw, np.log(limits)))
 
 
-def _jitter(draws, image, brightness, contrast, saturation):
+def _jitter(brightness, contrast, saturation, draws, image):
   grey_weights = jnp.array([0.299, 0.587, 0.114], image.dtype)
   if brightness:
     image = jnp.clip(image * _between(draws[0], (1 - brightness, 1 + brightness)), 0, 1)
@@ -198,7 +226,7 @@ def _jitter(draws, image, brightness, contrast, saturation):
   return image
 
 
-def _erase(draws, image, probability, area_range, ratio_range):
+def _erase(probability, area_range, ratio_range, draws, image):
   height, width = image.shape[:2]
   area, ratio = _between(draws[0], area_range), _log_between(draws[1], ratio_range)
   box_width = jnp.minimum(jnp.sqrt(area * ratio), 1) * width

@@ -1,23 +1,25 @@
 """Losses of faces: pure functions, row by row.
 
 A loss is `name(logits or embedding, label, *, ..., where=None) -> f[b]`: unreduced, in float64 for
-float64 and in float32 for any narrower float; rows outside `where` give 0, enter nothing of the
-others, and may hold anything, NaN too. Take `.mean()` of it, or divide its sum by `where.sum()`.
-Labels lie within 0..C-1: under `jax.jit` nothing can check it, and a loss of others means nothing.
-Those that keep or learn something are a `StatefulLoss`.
+float64 and in float32 for any narrower float. Rows outside `where` give 0, do not change the
+others, and may hold anything, also NaN. Take `.mean()` of it, or divide its sum by `where.sum()`.
+Labels lie within 0..C-1; under `jax.jit` nothing can check that, and the loss of another label
+means nothing. A loss that keeps or learns something is a `StatefulLoss`.
 
 - `cross_entropy`: `softmax_cross_entropy` (there `cross_entropy`), `label_smoothing`, `focal`.
 - `noise_robust`: `generalised_cross_entropy`, `symmetric_cross_entropy`.
 - `divergence`: `distribution_divergence`; there also `kl_divergence`, `jensen_shannon`, and
   LDL-ALSG's `neighbour_guidance`.
-- `class_centers`: `center`, `island`; with centres that follow, `centers`, `islands`.
+- `class_centers`: `center`, `island`; with centres that follow the batches, `centers`, `islands`.
 - `margin`: `cosface`, `arcface`, of `cosines`; with class weights, `cosface_head`, `arcface_head`.
-- `contrastive`: `supervised_contrastive`; there also LA-Net's `cross_view_contrast`.
+- `contrastive`: `supervised_contrastive`.
 - `triplet`: `batch_hard_triplet`, `semi_hard_triplet`; there also DML-Net's masks of a nuisance.
 - `pairs`: `contrastive_pair`.
 - `gaussian`: `gaussian_manifold` (SGM).
-- `label_distribution`, `landmarks`, `spatial_invariance`: parts of LA-Net, landmark heads and HRL.
-- `weighting`: how the terms of a loss are weighted.
+
+Losses that one method alone uses are in its folder: LA-Net's label distributions, landmark errors
+and contrast in `methods/lanet/` (`estimation`, `landmarks`, `contrast`), HRL's spatial invariance
+in `methods/hrl/sifl`. How the terms of a loss are weighted is in `terms/weighting`.
 
 Modules and functions have different names, so that `losses.triplet` is always the module. What
 optax has is taken from there: `optax.losses` for regression (`huber_loss`), NT-Xent (`ntxent`),

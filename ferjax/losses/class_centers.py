@@ -37,7 +37,7 @@ def center(embedding: Array, label: Array, centers: Array, *, where: Array | Non
   if centers.ndim != 2 or centers.shape[1] != embedding.shape[1]:
     raise InputError(
       f'a loss got centres {list(centers.shape)} for embeddings {list(embedding.shape)}: give '
-      f'f32[C, {embedding.shape[1]}], a row a class'
+      f'f32[C, {embedding.shape[1]}], a row for each class'
     )
   return rows.counted(jnp.square(embedding - centers[label]).sum(-1) / 2, where)
 

@@ -72,7 +72,7 @@ def distribution_divergence(
   if logits.ndim != 2 or distribution.shape != logits.shape:
     raise InputError(
       f'a loss got distributions {list(distribution.shape)} for logits {list(logits.shape)}: give '
-      'both as f32[b, C], a row a face'
+      'both as f32[b, C], a row for each face'
     )
   if where is not None:
     rows.check_where(where, len(logits))

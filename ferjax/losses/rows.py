@@ -28,7 +28,9 @@ def take(x: Array, label: Array, where: Array | None = None) -> tuple[Array, Arr
   """
   x, label = jnp.asarray(x), jnp.asarray(label)
   if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.floating):
-    raise InputError(f'a loss got {_named(x)}: give logits or an embedding f32[b, d], a row a face')
+    raise InputError(
+      f'a loss got {_named(x)}: give logits or an embedding f32[b, d], a row for each face'
+    )
   if label.shape != x.shape[:1] or not jnp.issubdtype(label.dtype, jnp.integer):
     raise InputError(
       f'a loss got labels {_named(label)} for {_named(x)}: give class numbers i32[{len(x)}]'

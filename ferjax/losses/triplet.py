@@ -22,8 +22,8 @@ REDUCTIONS = ('sum', 'mean')
 def squared_distances(embedding: Array, where: Array | None = None) -> Array:
   """Squared Euclidean distances of all pairs (DML-Net, equation 1).
 
-  They are told from products of the embeddings with their mean taken away: of the embeddings as
-  they are, products round at the size of their distance from 0.
+  They are computed from products of the embeddings minus their mean: without that, the rounding
+  error of the products grows with the embeddings' distance from 0.
 
   Args:
     embedding: f[B, d].

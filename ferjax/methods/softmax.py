@@ -11,32 +11,38 @@ from ferjax.losses.cross_entropy import cross_entropy
 
 
 class Classifier(nn.Module):
-  """A network, global average pooling and a linear layer."""
+  """A network, global average pooling and a linear layer.
+
+  Attributes:
+    model: pictures f[b, h, w, 3], train -> feature maps of every stage.
+    num_classes: C.
+    dtype: Type of everything after the model.
+  """
 
   model: nn.Module
   num_classes: int
   dtype: Any
-  param_dtype: Any
 
   @nn.compact
   def __call__(self, image, train, delta=None):
+    """`logits` f[b, C], `embedding` f[b, d], and with `delta`, which is added to it, `last_map`."""
     last_map = self.model(image, train)[-1]
     if delta is not None:
       last_map = last_map + delta
-    embedding = last_map.mean((1, 2), dtype=self.param_dtype)
-    logits = nn.Dense(self.num_classes, dtype=self.param_dtype, param_dtype=self.param_dtype)
+    embedding = last_map.mean((1, 2), dtype=self.dtype)
+    logits = nn.Dense(self.num_classes, dtype=self.dtype, param_dtype=self.dtype)
     outputs = {'logits': logits(embedding), 'embedding': embedding}
     return outputs if delta is None else outputs | {'last_map': last_map}
 
 
 def make(model: nn.Module, *, num_classes: int) -> Method:
-  """Factory.
+  """Factory. Term: `cross_entropy`, the mean over the examples.
 
   Args:
     model: pictures f[b, h, w, 3], train -> feature maps of every stage.
     num_classes: C.
   """
-  network = Classifier(model, num_classes, model.dtype, model.param_dtype)
+  network = Classifier(model, num_classes, model.param_dtype)
 
   def init(rng, batch, table):
     variables = jax.jit(network.init, static_argnums=2)(rng, batch['image'], False)

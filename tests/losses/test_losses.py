@@ -296,7 +296,7 @@ EXAMPLES = [
   *(f'losses.{module.name}' for module in pkgutil.iter_modules(losses.__path__)),
 ]
 EXAMPLES += ['methods.hrl.sifl', 'methods.lanet.contrast', 'methods.lanet.estimation']
-EXAMPLES += ['methods.lanet.landmark_losses', 'terms.weighting']
+EXAMPLES += ['methods.lanet.landmarks', 'terms.weighting']
 
 
 @pytest.mark.parametrize('module', EXAMPLES)

@@ -1,11 +1,12 @@
-"""Both heads with weights set by hand: maps of zeros, so that the biases are what they predict."""
+"""Errors of landmarks by hand, and both heads with weights set by hand: maps of zeros, so that the
+biases are what they predict."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ferjax.methods.lanet import landmark_losses as losses
+from ferjax.methods.lanet import landmarks
 from ferjax.methods.lanet.landmarks import CoordinateHead, HeatmapHead
 
 HEIGHT, WIDTH = 20, 40  # not square, so that x and y cannot be taken for each other
@@ -32,7 +33,7 @@ def test_coordinates_are_shares_of_width_and_height():
 def test_heatmaps_have_their_peaks_where_the_points_lie():
   """Stride 4: pixel centre x lies at cell (x + 0.5) / 4 - 0.5."""
   cells = jnp.array([[2.0, 0.75], [7.0, 3.25], [12.125, 0.375]])
-  target = losses.gaussian_heatmaps(cells, HEIGHT // 4, WIDTH // 4, 1.5)
+  target = landmarks.gaussian_heatmaps(cells, HEIGHT // 4, WIDTH // 4, 1.5)
   # A path that is as wide as there are cells lets the last layer write any map.
   count = (HEIGHT // 4) * (WIDTH // 4)
   one_hot = jnp.eye(count).reshape(1, HEIGHT // 4, WIDTH // 4, count)
@@ -55,3 +56,54 @@ def test_heatmaps_have_their_peaks_where_the_points_lie():
   params['lateral2']['bias'] = jnp.ones(count)  # the coarser map reaches the path
   embedding, _ = head.apply({'params': params}, maps, POINTS, (HEIGHT, WIDTH))
   np.testing.assert_allclose(embedding, jnp.full((1, count), 1 / count + 1), rtol=1e-6)
+
+
+def test_points_outside_the_picture_are_not_visible():
+  points = jnp.array([[0.0, 0.0], [-0.6, 3.0], [19.4, 9.4], [19.6, 0.0], [3.0, 9.6]])
+  assert landmarks.visible(points, 10, 20).tolist() == [True, False, True, False, False]
+
+
+def test_coordinate_error_by_hand():
+  target = jnp.array([[[0.5, 0.5], [0.2, 0.2]], [[0.0, 0.0], [0.0, 0.0]]])
+  predicted = target + jnp.array([[[0.1, 0.3], [9.0, 9.0]], [[1.0, 1.0], [1.0, 1.0]]])
+  seen = jnp.array([[True, False], [False, False]])
+  error = landmarks.coordinate_error(predicted, target, seen)
+  np.testing.assert_allclose(error, [(0.01 + 0.09) / 2, 0], rtol=1e-5)
+  gradient = jax.grad(lambda p: landmarks.coordinate_error(p, target, seen).sum())(predicted)
+  np.testing.assert_allclose(gradient[0, 0], [0.1, 0.3], rtol=1e-5)
+  assert not gradient[0, 1].any() and not gradient[1].any()
+
+
+def test_gaussians_peak_at_their_points():
+  maps = landmarks.gaussian_heatmaps(jnp.array([[3.0, 1.0], [0.5, 2.0]]), 4, 6, 1.5)
+  assert maps.shape == (2, 4, 6) and maps[0, 1, 3] == 1
+  np.testing.assert_allclose(maps[0, 2, 4], np.exp(-2 / 4.5), rtol=1e-6)
+  np.testing.assert_allclose(maps[1, 2, 0], maps[1, 2, 1], rtol=1e-6)
+
+
+def test_adaptive_wing_by_hand_and_continuous():
+  """target 0: 14 ln(1 + 0.3^2.1); the branches meet at theta in value and slope."""
+  np.testing.assert_allclose(landmarks.adaptive_wing(0.3, 0.0), 14 * np.log1p(0.3**2.1), rtol=1e-5)
+  with jax.enable_x64(True):
+    for target in (0.0, 0.4, 1.0):
+      near, far = (landmarks.adaptive_wing(target + 0.5 + d, target) for d in (-1e-7, 1e-7))
+      np.testing.assert_allclose(near, far, atol=1e-4)
+      slope = jax.grad(landmarks.adaptive_wing)
+      np.testing.assert_allclose(
+        slope(target + 0.5 - 1e-7, target), slope(target + 0.5 + 1e-7, target), rtol=1e-4
+      )
+  assert jax.grad(landmarks.adaptive_wing)(0.0, 0.0) == 0
+  assert np.isfinite(jax.grad(landmarks.adaptive_wing)(1e4, 1.0))
+
+
+def test_heatmap_error_weighs_what_is_near_ten_times():
+  points, seen = jnp.array([[[2.0, 2.0], [0.0, 0.0]]]), jnp.array([[True, False]])
+  target = landmarks.gaussian_heatmaps(points, 5, 5, 1.5)
+  exact = jnp.moveaxis(target, 1, -1)
+  np.testing.assert_allclose(landmarks.heatmap_error(exact, points, seen), [0], atol=1e-6)
+  zeros = jnp.zeros((1, 5, 5, 2))
+  one = target[0, 0]
+  weight = np.where(one >= 0.2, 10, 1)
+  expected = (weight * landmarks.adaptive_wing(jnp.zeros((5, 5)), one)).mean()
+  np.testing.assert_allclose(landmarks.heatmap_error(zeros, points, seen), [expected], rtol=1e-5)
+  assert landmarks.heatmap_error(zeros, points, jnp.zeros((1, 2), bool)) == 0

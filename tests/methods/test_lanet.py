@@ -13,7 +13,7 @@ from ferjax.assembly import restore
 from ferjax.errors import InputError
 from ferjax.losses.divergence import jensen_shannon
 from ferjax.methods import lanet, softmax
-from ferjax.methods.lanet import memory
+from ferjax.methods.lanet import estimation, memory
 from ferjax.models import resnet
 from ferjax.runs import history
 from ferjax.training import loop
@@ -187,14 +187,14 @@ def test_what_carries_gradient():
   """The scores learn from the fresh part of the distributions, unless all of it is detached."""
   batch, outputs = drawn()
   found = {}
-  for what in lanet.STOPS:
+  for what in estimation.STOPS:
     method, params, extra = started(stop_gradient=what, contrastive=False)
 
     def term(params, outputs, method=method, extra=extra):
       return method.loss(params, extra, outputs, batch, 0)[0]['label_distribution']
 
     found[what] = jax.grad(term, (0, 1))(params, outputs)
-  for what in lanet.STOPS:
+  for what in estimation.STOPS:
     for space in ('expression', 'landmark'):
       learns = np.abs(found[what][0][f'{space}_score']['f1']['kernel']).max() > 0
       assert learns == (what != 'targets')
@@ -317,7 +317,7 @@ def test_resumes_to_the_bit_with_bank_and_queue(lanet_config, tmp_path):
 
 def test_bad_input_is_told(lanet_config, tmp_path):
   lanet_config.method.neighbours = 16
-  with pytest.raises(InputError, match='config.batch=16 leaves no 16 other'):
+  with pytest.raises(InputError, match='config.batch=16 leaves each example fewer than 16 others'):
     loop.train(lanet_config, tmp_path / 'a')
   lanet_config.method.update(neighbours=8, queue_size=8)
   with pytest.raises(InputError, match='queue_size=8 is smaller than the batch'):

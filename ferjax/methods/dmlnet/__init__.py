@@ -8,63 +8,15 @@ Reference: Liu et al., "Dynamic multi-channel metric network for joint pose-awar
 identity-invariant facial expression recognition", Information Sciences, 2021.
 """
 
-from typing import Any
+from functools import partial
 
 import flax.linen as nn
-import jax
 
 from ferjax.core import Method
-from ferjax.errors import InputError, nearest
-from ferjax.losses import triplet
 from ferjax.losses.cross_entropy import cross_entropy
+from ferjax.methods.dmlnet import checks, networks
 from ferjax.methods.dmlnet.regions import RegionFeatures
-from ferjax.ops.distances import unit_length
-
-
-class Head(nn.Module):
-  """A hidden layer and scores."""
-
-  classes: int
-  width: int
-  hidden_init: Any
-  scores_init: Any
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x):
-    """f[b, d] -> f[b, classes]."""
-    kinds = {'dtype': self.dtype, 'param_dtype': self.dtype}
-    x = nn.relu(nn.Dense(self.width, kernel_init=self.hidden_init, name='hidden', **kinds)(x))
-    return nn.Dense(self.classes, kernel_init=self.scores_init, name='scores', **kinds)(x)
-
-
-class Networks(nn.Module):
-  """All networks of DML-Net; `pose_head` and `embedding` may be missing."""
-
-  features: nn.Module
-  expression_head: nn.Module
-  pose_head: nn.Module | None
-  embedding: nn.Module | None
-  normalise: bool
-  heads_on: str
-
-  def __call__(self, image, train, delta=None):
-    """`logits`, `embedding` (the features where there is none), `last_map`, and `pose_logits`."""
-    found = self.features(image, train, delta)
-    seen = embedding = found['features']
-    if self.embedding is not None:
-      embedding = self.embedding(seen)
-      embedding = unit_length(embedding) if self.normalise else embedding
-    if self.heads_on == 'embedding':
-      seen = embedding
-    outputs = {
-      'logits': self.expression_head(seen),
-      'embedding': embedding,
-      'last_map': found['last_map'],
-    }
-    if self.pose_head is not None:
-      outputs['pose_logits'] = self.pose_head(seen)
-    return outputs
+from ferjax.methods.dmlnet.terms import triplets
 
 
 def make(
@@ -99,13 +51,13 @@ def make(
     model: pictures f[b, h, w, 3], train -> feature maps of every stage.
     num_classes: C.
     num_poses: Pose classes.
-    regions: MFE, networks for eyes and mouth beside the one for the whole face.
+    regions: MFE, networks for eyes and mouth in addition to the one for the whole face.
     pose_head: HPE, a classifier of poses.
     pose_triplets, identity_triplets: JEFL, the two kinds of triplets.
     region_resize: Whether eyes and mouth are enlarged to the size of the picture.
     fusion_width: Of the fusion layers.
     head_width: Of the heads' hidden layers.
-    heads_on: What the heads see: `fused` features, or the `embedding`.
+    heads_on: What the heads get: `fused` features, or the `embedding`.
     embedding_width: Of the embedding.
     normalise: Whether the embedding has length 1.
     pose_margin, identity_margin: m of the two kinds of triplets.
@@ -118,89 +70,43 @@ def make(
     InputError: an unknown name or a number out of range; from the functions: anchors of tuples,
       and a sampler that forms none.
   """
-  for name, value, choices in (
-    ('heads_on', heads_on, ('fused', 'embedding')),
-    ('anchors', anchors, ('all', 'tuple')),
-    ('hinge', hinge, tuple(triplet.HINGES)),
-    ('reduction', reduction, triplet.REDUCTIONS),
-  ):
-    if value not in choices:
-      raise InputError(
-        f"config.method.{name} is '{value}'.{nearest(value, choices)} Use {' or '.join(choices)}"
-      )
-  widths = {'fusion': fusion_width, 'head': head_width, 'embedding': embedding_width}
-  for name, value in widths.items():
-    if value < 1:
-      raise InputError(f'config.method.{name}_width={value}: at least 1')
-  for name, value in {'dense': dense_stddev, 'softmax': softmax_stddev}.items():
-    if value <= 0:
-      raise InputError(f'config.method.{name}_stddev={value}: it must be above 0')
-
+  checks.names(heads_on, anchors, hinge, reduction)
+  checks.widths(fusion_width, head_width, embedding_width)
+  checks.deviations(dense_stddev, softmax_stddev)
+  margins = {'pose': pose_margin} if pose_triplets else {}
+  margins |= {'subject': identity_margin} if identity_triplets else {}
   dtype = model.param_dtype
-  dense_init = nn.initializers.normal(dense_stddev)
-  kinds = {'dtype': dtype, 'param_dtype': dtype}
-
-  def head(classes):
-    return Head(classes, head_width, dense_init, nn.initializers.normal(softmax_stddev), dtype)
-
-  embeds = pose_triplets or identity_triplets or heads_on == 'embedding'
-  network = Networks(
+  dense_init, scores_init = map(nn.initializers.normal, (dense_stddev, softmax_stddev))
+  inits = {'hidden_init': dense_init, 'scores_init': scores_init}
+  head = partial(networks.Head, width=head_width, dtype=dtype, **inits)
+  embedding = nn.Dense(embedding_width, kernel_init=dense_init, dtype=dtype, param_dtype=dtype)
+  network = networks.Networks(
     features=RegionFeatures(model, regions, region_resize, fusion_width, dense_init, dtype),
     expression_head=head(num_classes),
     pose_head=head(num_poses) if pose_head else None,
-    embedding=nn.Dense(embedding_width, kernel_init=dense_init, **kinds) if embeds else None,
+    embedding=embedding if margins or heads_on == 'embedding' else None,
     normalise=normalise,
     heads_on=heads_on,
   )
-  against = {}
-  if pose_triplets:
-    against['pose'] = pose_margin
-  if identity_triplets:
-    against['subject'] = identity_margin
-  needs = frozenset(against) | ({'pose'} if pose_head else set())
-
-  def init(rng, batch, table):
-    variables = jax.jit(network.init, static_argnums=2)(rng, batch['image'], False)
-    return variables['params'], {'batch_stats': variables['batch_stats']}
-
-  def forward(params, extra, batch, keys):
-    variables = {'params': params, **extra}
-    outputs, carry = network.apply(variables, batch['image'], True, mutable=['batch_stats'])
-    del outputs['last_map']
-    return outputs, carry
-
-  def triplet_term(embedding, batch):
-    anchor = None
-    if anchors == 'tuple':
-      if 'role' not in batch:
-        raise InputError('config.method.anchors=tuple needs config.sampler.name=five_tuples')
-      anchor = batch['role'] == 0
-    distance = triplet.squared_distances(embedding)
-    losses = []
-    for nuisance, margin in against.items():
-      masks = triplet.nuisance_masks(batch['label'], batch[nuisance])
-      losses.append(
-        triplet.batch_hard(
-          distance, *masks, margin, hinge=hinge, reduction=reduction, anchor=anchor
-        )
-      )
-    return sum(losses)
 
   def loss(params, extra, outputs, batch, step):
     terms = {'expression': cross_entropy(outputs['logits'], batch['label']).mean()}
     if pose_head:
       terms['pose'] = cross_entropy(outputs['pose_logits'], batch['pose']).mean()
-    if against:
-      terms['triplet'] = triplet_term(outputs['embedding'], batch)
+    if margins:
+      embedding = outputs['embedding']
+      terms['triplet'] = triplets(margins, hinge, reduction, anchors, embedding, batch)
     return terms, None
 
   def update(extra, params, carry, outputs, batch, aux):
     return {'batch_stats': carry['batch_stats']}
 
-  def predict(params, extra, batch, delta=None):
-    outputs = network.apply({'params': params, **extra}, batch['image'], False, delta)
-    if delta is None:
-      del outputs['last_map']
-    return outputs
-
-  return Method(needs, frozenset(), init, forward, loss, update, predict)
+  return Method(
+    needs=frozenset(margins) | ({'pose'} if pose_head else set()),
+    predict_needs=frozenset(),
+    init=partial(networks.init, network),
+    forward=partial(networks.forward, network),
+    loss=loss,
+    update=update,
+    predict=partial(networks.predict, network),
+  )

@@ -1,7 +1,7 @@
 """Landmark-guided graph message propagation (LGMP), and the landmark head that it is compared with.
 
 Every cell of a feature map belongs to the landmark whose features are most like its own, and takes
-in the features of the landmarks that this one is connected with, sampled a learned step beside
+in the features of the landmarks that this one is connected with, sampled a learned step away from
 them. Maps are f[h, w, K]; points are (x, y) in cells of the map, clamped to its border.
 
 Reference: HRL (2022), section 3.2.
@@ -223,7 +223,7 @@ class LandmarkDenseHead(nn.Module):
 
   @nn.compact
   def __call__(self, maps: Sequence[Array], landmarks: Array, size: Sequence[int], graph: Array):
-    """As `LandmarkGraphHead`; there is no graph to look at."""
+    """As `LandmarkGraphHead`; the graph is not used."""
     kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
     merged = Merge(self.reduction, name='merge', **kinds)(maps[-3:])
     points = bilinear.rescale(landmarks, size, merged.shape[1:3])

@@ -31,6 +31,26 @@ def random_transformation(key: Array, flip: float, rotation: float, perspective:
   return homography.compose(homography.inverse(inwards), turned, mirrored)
 
 
+def transform(
+  flip: float, rotation: float, perspective: float, keys: Array, image: Array
+) -> tuple[Array, Array]:
+  """Draws T for each example of a batch, and applies it.
+
+  Args:
+    flip, rotation, perspective: See `random_transformation`.
+    keys: key[b].
+    image: f[b, h, w, 3].
+
+  Returns:
+    T(I) f[b, h, w, 3], and f[b, 3, 3], see `random_transformation`.
+  """
+  draw = jax.vmap(random_transformation, (0, None, None, None, None))
+  output_to_input = draw(keys, flip, rotation, perspective, image.dtype)
+  to_pixels = jax.vmap(homography.in_pixels, (0, None, None))
+  transformed = jax.vmap(bilinear.warp)(image, to_pixels(output_to_input, *image.shape[1:3]))
+  return transformed, output_to_input
+
+
 def back(feature_map: Array, output_to_input: Array) -> tuple[Array, Array]:
   """T^-1 of a map.
 

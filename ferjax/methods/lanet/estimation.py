@@ -4,12 +4,65 @@ Reference: LA-Net (Wu and Cui, "LA-Net: Landmark-Aware Learning for Reliable Fac
 Recognition under Label Noise", ICCV 2023), equations 1 to 6.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from ferjax.core import Batch, PyTree
 from ferjax.errors import InputError
+from ferjax.methods.lanet import memory
+from ferjax.methods.lanet.networks import EMBEDDINGS, Networks
 from ferjax.ops.distances import unit_length
+
+STOPS = ('none', 'neighbours', 'targets')
+
+
+def estimate(
+  network: Networks,
+  spaces: Sequence[str],
+  neighbours: int,
+  decay: float,
+  stop_gradient: str,
+  params: PyTree,
+  bank: Array,
+  outputs: dict[str, Array],
+  batch: Batch,
+) -> Array:
+  """The stored label distributions, moved towards those of the neighbours (LDE, equations 1 to 6).
+
+  Args:
+    network: LA-Net's networks, for the contribution scores.
+    spaces: Where neighbours are searched: `expression`, `landmark`.
+    neighbours: K in each space.
+    decay: omega, the share of the stored distribution that is kept.
+    stop_gradient: One of `STOPS`, see `lanet.make`.
+    params: Of the networks.
+    bank: f[N, C], the stored distributions.
+    outputs: `logits` f[B, C], and the embeddings f[B, d] of the spaces.
+    batch: `index` i32[B], rows of the data set, and `label` i32[B].
+
+  Returns:
+    f[B, C]; the stored distribution of a row that has no neighbour.
+
+  Raises:
+    InputError: the batch is not larger than K.
+  """
+  probabilities, fresh = jax.nn.softmax(outputs['logits']), 0
+  held = lax.stop_gradient if stop_gradient == 'neighbours' else lambda x: x
+  for space in spaces:
+    features = outputs[EMBEDDINGS[space]]
+    found, exists = nearest_neighbours(features, batch['index'], neighbours)
+    score = network.apply(
+      {'params': params}, space, features, held(features)[found], method='score'
+    )
+    shares = held(probabilities)[found]
+    fresh += neighbour_distribution(score, shares, exists) / len(spaces)
+  stored = memory.recall(bank, batch['index'], batch['label'])
+  estimated = decay * stored + (1 - decay) * fresh
+  estimated = jnp.where(exists.any(-1, keepdims=True), estimated, stored)
+  return lax.stop_gradient(estimated) if stop_gradient == 'targets' else estimated
 
 
 def nearest_neighbours(features: Array, index: Array, count: int) -> tuple[Array, Array]:
@@ -28,7 +81,7 @@ def nearest_neighbours(features: Array, index: Array, count: int) -> tuple[Array
   """
   if len(index) <= count:
     raise InputError(
-      f'config.batch={len(index)} leaves no {count} other examples to each: use a batch above '
+      f'config.batch={len(index)} leaves each example fewer than {count} others: use a batch above '
       f'{count}, or a smaller config.method.neighbours'
     )
   unit = unit_length(lax.stop_gradient(features))
