@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 
 from ferjax.core import NO_TERMS
-from ferjax.errors import InputError, nearest
+from ferjax.errors import InputError, choose, nearest
 
 LOGGER = logging.getLogger(__name__)
 
@@ -221,10 +221,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise InputError(f'config.{key}={values[key]}: it must lie within {low}..{high}')
   if config['ema_statistics'] and not config['ema']:
     raise InputError('config.ema_statistics=True needs an average: set config.ema, such as 0.9999')
-  if config['precision'] not in ('float32', 'bfloat16', 'float64'):
-    raise InputError(
-      f"config.precision is '{config['precision']}': use float32, bfloat16 or float64"
-    )
+  choose('config.precision', config['precision'], ('float32', 'bfloat16', 'float64'))
 
 
 def call(factory: Callable, where: str, section: Mapping[str, Any], *args, **kwargs):

@@ -11,7 +11,7 @@ from ferjax.runs.record import check_same_run, read
   'key, value, message',
   [
     ('epoch', 3, "config.epoch. Did you mean 'epochs'"),
-    ('precision', 'fp16', 'float32, bfloat16 or float64'),
+    ('precision', 'fp16', 'float32 or bfloat16 or float64'),
     ('batch', 0, 'config.batch=0: it must lie within 1'),
     ('steps', -5, 'config.steps=-5'),
     ('eval', {'evry': 3}, "config.eval.evry. Did you mean 'every'"),
@@ -35,7 +35,7 @@ def test_a_section_may_only_hold_its_factorys_arguments():
 @pytest.mark.parametrize(
   'section, name, message', [('method', 'softmx', "'softmax'"), ('model', 'resnet19', 'resnet18')]
 )
-def test_unknown_names_are_told_from_known_ones(section, name, message):
+def test_unknown_names_are_refused_with_the_known_ones(section, name, message):
   config = configs.base()
   config[section].name = name
   with pytest.raises(InputError, match=message):

@@ -8,7 +8,7 @@ import numpy as np
 
 from ferjax import files
 from ferjax import labels as label_names
-from ferjax.errors import InputError, nearest
+from ferjax.errors import InputError, choose, nearest
 
 
 def symmetric(label: np.ndarray, rate: float, num_classes: int, seed: int) -> np.ndarray:
@@ -223,8 +223,7 @@ def make(
   Raises:
     InputError: unknown kind, a rate outside 0..1, or kind `file` without `file`.
   """
-  if kind not in ('none', 'symmetric', 'asymmetric', 'file'):
-    raise InputError(f"config.noise.kind is '{kind}': use none, symmetric, asymmetric or file")
+  choose('config.noise.kind', kind, ('none', 'symmetric', 'asymmetric', 'file'))
   if not 0 <= rate <= 1:
     raise InputError(f'config.noise.rate is {rate}: it is a share, between 0 and 1')
   if (kind == 'file') != bool(file):

@@ -11,7 +11,7 @@ from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ferjax.errors import InputError
+from ferjax.errors import InputError, choose
 
 AXIS = 'data'
 UNDER_WAY = 3  # steps that the host may be ahead of the devices
@@ -69,6 +69,7 @@ def make(*, devices: int = 0, backend: str = 'pmap') -> Parallel:
     InputError: more devices than there are, not equally many of every process, or an unknown
       backend.
   """
+  choose('config.parallel.backend', backend, ('pmap', 'shard_map'))
   chosen = _choose(devices)
   mesh = Mesh(np.array(chosen), (AXIS,), axis_types=(AxisType.Auto,))
   replicated, split = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec(AXIS)))
@@ -107,7 +108,7 @@ def make(*, devices: int = 0, backend: str = 'pmap') -> Parallel:
       mapped = jax.pmap(lambda tree, batch: _without_keys(step(_with_keys(tree), batch)), **options)
       return lambda tree, batch: _with_keys(mapped(_without_keys(tree), batch))
 
-  elif backend == 'shard_map':
+  else:
 
     def shard(tree):
       return jax.tree.map(lambda x: jax.make_array_from_process_local_data(split, x), tree)
@@ -121,9 +122,6 @@ def make(*, devices: int = 0, backend: str = 'pmap') -> Parallel:
         check_vma=False,
       )
       return jax.jit(mapped, donate_argnums=donate)
-
-  else:
-    raise InputError(f"config.parallel.backend is '{backend}': use pmap or shard_map")
 
   def agreement():
     if processes == 1:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ferjax.core import Method
-from ferjax.errors import InputError, nearest
+from ferjax.errors import InputError, choose
 from ferjax.losses.divergence import neighbour_guidance
 from ferjax.methods import softmax
 
@@ -37,11 +37,7 @@ def make(model: nn.Module, *, num_classes: int, neighbours: str = 'joint') -> Me
   Raises:
     InputError: another name; from `forward`: the sampler plans no neighbours.
   """
-  if neighbours not in PASSES:
-    raise InputError(
-      f"config.method.neighbours is '{neighbours}'.{nearest(neighbours, PASSES)} "
-      f'Use {" or ".join(PASSES)}'
-    )
+  choose('config.method.neighbours', neighbours, PASSES)
   classifier = softmax.make(model, num_classes=num_classes)
 
   def forward(params, extra, batch, keys):

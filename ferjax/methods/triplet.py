@@ -7,7 +7,7 @@ Reference: Schroff et al., "FaceNet: A Unified Embedding for Face Recognition an
 import flax.linen as nn
 
 from ferjax.core import Method
-from ferjax.errors import InputError, nearest
+from ferjax.errors import choose
 from ferjax.losses import triplet
 from ferjax.methods import sgm
 
@@ -39,10 +39,7 @@ def make(
   Raises:
     InputError: an unknown name or a number out of range; from `init`: see `sgm.make`.
   """
-  if mining not in MINING:
-    raise InputError(
-      f"config.method.mining is '{mining}'.{nearest(mining, MINING)} Use {' or '.join(MINING)}"
-    )
+  choose('config.method.mining', mining, MINING)
   triplet.check(hinge, 'mean')
   base = sgm.make(
     model,

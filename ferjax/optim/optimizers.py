@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from ferjax.errors import InputError
+from ferjax.errors import choose
 from ferjax.optim.rules import (
   EpochRules,
   Rules,
@@ -51,8 +51,7 @@ def learning_rate_schedule(
       lr, {boundary - warmup: decay for boundary in boundaries}
     ),
   }
-  if kind not in kinds:
-    raise InputError(f"config.optimizer.schedule is '{kind}': use {', '.join(kinds)}")
+  choose('config.optimizer.schedule', kind, kinds)
   after = kinds[kind]()
   if not warmup:
     return after
@@ -198,8 +197,7 @@ def make(
       'adamw': [optax.scale_by_adam(), *decayed],
       'sgd': [*decayed, optax.trace(momentum, nesterov)],
     }
-    if name not in kinds:
-      raise InputError(f"config.optimizer.name is '{name}': use {', '.join(kinds)}")
+    choose('config.optimizer.name', name, kinds)
     return kinds[name]
 
   def directions_of(which):

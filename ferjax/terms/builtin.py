@@ -7,7 +7,7 @@ defines; `added.make` says how their arguments are filled.
 import jax.numpy as jnp
 from jax import Array
 
-from ferjax.errors import InputError
+from ferjax.errors import choose
 from ferjax.losses import (
   arcface_head,
   batch_hard_triplet,
@@ -66,8 +66,7 @@ def nuisance_triplet(
   Raises:
     InputError: an unknown name.
   """
-  if against not in ('pose', 'subject'):
-    raise InputError(f"nuisance_triplet against '{against}': use pose or subject")
+  choose('against of nuisance_triplet', against, ('pose', 'subject'))
   distance = triplets.squared_distances(outputs['embedding'])
   masks = triplets.nuisance_masks(batch['label'], batch[against])
   loss = triplets.batch_hard(distance, *masks, margin, hinge=hinge)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ferjax.errors import InputError, nearest
+from ferjax.errors import InputError, choose
 from ferjax.optim import rules
 
 NAMES = ('constant', 'dynamic', 'uncertainty')
@@ -91,10 +91,7 @@ def make(
     >>> print({name: float(penalty) for name, penalty in penalties.items()})
     {'cross_entropy': 0.0, 'contrastive': 0.0}
   """
-  if name not in NAMES:
-    raise InputError(
-      f"config.weighting.name is '{name}'.{nearest(name, NAMES)} Use {' or '.join(NAMES)}"
-    )
+  choose('config.weighting.name', name, NAMES)
   if total < 0 or temperature <= 0 or window < 1:
     raise InputError(
       f'config.weighting: total={total} must be at least 0, temperature={temperature} above 0, '

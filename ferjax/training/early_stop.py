@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ferjax.errors import InputError
+from ferjax.errors import InputError, choose
 
 Lines = Iterable[Mapping[str, Any]]
 
@@ -35,8 +35,7 @@ def make(
     InputError: a name or number that cannot be; from the function: no line has such a metric.
   """
   split, _, name = metric.partition('/')
-  if mode not in ('min', 'max'):
-    raise InputError(f"config.early_stop.mode is '{mode}': use min or max")
+  choose('config.early_stop.mode', mode, ('min', 'max'))
   if not name:
     raise InputError(f"config.early_stop.metric is '{metric}': give SPLIT/NAME, such as val/loss")
   if patience < 0 or min_delta < 0:

@@ -438,5 +438,5 @@ def test_triplets_against_a_nuisance_are_the_means_of_the_batch():
   masks = triplets.nuisance_masks(batch['label'], batch['subject'])
   found = made('nuisance_triplet', against='subject', margin=0.5)(outputs, batch)
   np.testing.assert_allclose(found, triplets.batch_hard(distance, *masks, 0.5), rtol=1e-6)
-  with pytest.raises(InputError, match="against 'person': use pose or subject"):
+  with pytest.raises(InputError, match="is 'person'. Use pose or subject"):
     made('nuisance_triplet', against='person')(outputs, batch)
