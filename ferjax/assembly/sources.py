@@ -1,6 +1,5 @@
 """The data of a run, from its config: one data set or several joined, and what is tested on."""
 
-import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -205,28 +204,26 @@ def _check_class_map(pairs, data, tests):
 
 
 def make_sampler(config: ml_collections.ConfigDict, table: dataset.Table) -> samplers.Plan:
-  """The sampler that a config names.
+  """The sampler of `config.sampler`.
 
-  Its factory is told the table of the training rows, the picture size and the folder of graphs
-  where it has such arguments.
+  Args:
+    config: The config.
+    table: The training rows, of which a sampler of `samplers.OF_GRAPHS` builds its graphs.
 
   Raises:
-    InputError: no such sampler, a key that it does not take, or rows that it cannot work with.
+    InputError: no such sampler, a key that it does not have, or rows that it cannot work with.
   """
   make = configs.named(samplers, config.sampler.name, 'sampler')
-  known = {
-    'table': table,
-    'image_size': config.data.image_size,
-    'folder': graphs.folder(config.data.dir),
-  }
-  known = {k: v for k, v in known.items() if k in inspect.signature(make).parameters}
-  return configs.call(make, 'sampler', configs.without_name(config.sampler), **known)
+  options = configs.without_name(config.sampler)
+  if not uses_graphs(config):
+    return configs.call(make, 'sampler', options)
+  folder, size = graphs.folder(config.data.dir), config.data.image_size
+  return configs.call(make, 'sampler', options, table=table, image_size=size, folder=folder)
 
 
 def uses_graphs(config: ml_collections.ConfigDict) -> bool:
-  """Whether the sampler that a config names builds graphs of neighbours."""
-  make = configs.named(samplers, config.sampler.name, 'sampler')
-  return 'graphs' in inspect.signature(make).parameters
+  """Whether the sampler of a config builds graphs of neighbours."""
+  return config.sampler.name in samplers.OF_GRAPHS
 
 
 def example_batch(

@@ -19,6 +19,7 @@ from ferjax.errors import InputError
 LOGGER = logging.getLogger(__name__)
 
 ROLES = ('anchor', 'pose_positive', 'pose_negative', 'identity_positive', 'identity_negative')
+OF_GRAPHS = ('neighbour_groups',)  # samplers that are also given `table`, `image_size` and `folder`
 MOST_SHUFFLES = 10  # without a single tuple, before it is given up
 
 Plan = Callable[[int, int, int, Mapping[str, np.ndarray], int], dict[str, np.ndarray]]

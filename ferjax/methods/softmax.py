@@ -29,12 +29,13 @@ class Classifier(nn.Module):
     return outputs if delta is None else outputs | {'last_map': last_map}
 
 
-def make(model: nn.Module, *, num_classes: int) -> Method:
+def make(model: nn.Module, *, num_classes: int, num_poses: int = 0) -> Method:
   """Factory.
 
   Args:
     model: pictures f[b, h, w, 3], train -> feature maps of every stage.
     num_classes: C.
+    num_poses: Not used.
   """
   network = Classifier(model, num_classes, model.dtype, model.param_dtype)
 
