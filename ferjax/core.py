@@ -113,6 +113,48 @@ def example_outputs(
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), found)
 
 
-def _dressed(method: Method, *functions: Callable) -> Method:
-  """The method with functions in the place of its own of the same names; what it lacks stays so."""
+def inside(
+  method: Method,
+  params_of: Callable[[PyTree], PyTree],
+  extra_of: Callable[[PyTree], PyTree],
+  with_extra: Callable[[PyTree, PyTree], PyTree],
+) -> Method:
+  """A method inside of a wrapper that keeps more in `params` and `extra`: every function but `init`
+  gets the method's own part of them, and what it changes is put back. A wrapper replaces what it
+  does in another way; functions that the method lacks stay None.
+
+  Args:
+    method: Any method.
+    params_of: (params) -> the method's own.
+    extra_of: (extra) -> the method's own.
+    with_extra: (extra, inner) -> extra with `inner` as the method's own.
+  """
+
+  def forward(params, extra, batch, keys):
+    return method.forward(params_of(params), extra_of(extra), batch, keys)
+
+  def loss(params, extra, outputs, batch, step):
+    return method.loss(params_of(params), extra_of(extra), outputs, batch, step)
+
+  def update(extra, params, carry, outputs, batch, aux):
+    inner = method.update(extra_of(extra), params_of(params), carry, outputs, batch, aux)
+    return with_extra(extra, inner)
+
+  def predict(params, extra, batch, delta=None):
+    return method.predict(params_of(params), extra_of(extra), batch, delta)
+
+  def refresh(epoch, params, extra, table, embed):
+    inner = method.refresh(epoch, params_of(params), extra_of(extra), table, embed)
+    return with_extra(extra, inner)
+
+  def estimates(extra, label):
+    return method.estimates(extra_of(extra), label)
+
+  def enroll(params, extra, table, embed):
+    return with_extra(extra, method.enroll(params_of(params), extra_of(extra), table, embed))
+
+  def columns(extra):
+    return method.columns(extra_of(extra))
+
+  functions = (forward, loss, update, predict, refresh, estimates, enroll, columns)
   return method._replace(**{f.__name__: f for f in functions if getattr(method, f.__name__)})
