@@ -22,7 +22,7 @@ class Within(NamedTuple):
   high: float
 
 
-# Every key with its default; a section's keys are arguments of the factory named beside it.
+# Every key with its default; a section's keys are arguments of the factory in its comment.
 KEYS = {
   'seed': Within(0, 0, 2**32 - 1),
   'precision': 'float32',  # float32 | bfloat16 | float64

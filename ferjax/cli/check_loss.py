@@ -1,9 +1,9 @@
-"""`ferjax check-loss my_losses.island`: tries a loss on what training may bring it.
+"""`ferjax check-loss my_losses.island`: tries a loss on inputs that can occur in training.
 
-The loss is a function `f(outputs, batch) -> f[b]`, or one that makes a `StatefulLoss`, as
-`config.terms` has them: a path, or the name of one of `ferjax.terms`. Its further arguments are
-flags: `--margin=0.2`. It is tried with invented embeddings, scores and labels, on the CPU or
-whatever JAX finds; what fails is told with the input on which it fails, and the exit code is 1.
+The loss is a function `f(outputs, batch) -> f[b]`, or one that makes a `StatefulLoss`. It is given
+as in `config.terms`: by its path, or by the name of a built-in term. Its further arguments are
+flags: `--margin=0.2`. It is tried on random embeddings, scores and labels, on the device that JAX
+finds. Each check that fails is printed with its input, and the exit code is then 1.
 """
 
 import argparse
@@ -23,13 +23,11 @@ from ferjax.terms import added
 from ferjax.terms.check import ROWS, Sizes, _start, _step, _typed, check, drawn
 
 COSTS = (32, 128, 512)  # rows
-
-
-REPEATS = 7  # of a measured time, whose median counts
+REPEATS = 7  # of each time, of which the median is given
 
 
 def costs(term: added.Term, sizes: Sizes, rows: Iterable[int] = COSTS) -> dict[str, list]:
-  """By batch size, of the loss and its gradient in float32: time, FLOPs, and temporary memory."""
+  """Time, FLOPs and temporary memory of the loss and its gradient in float32, by batch size."""
   triple = added.stateful(term)
   table = {'rows': [], 'ms': [], 'MFLOP': [], 'MiB': []}
   for count in rows:
@@ -89,21 +87,21 @@ def parse(argv: list[str]) -> tuple[str, Sizes, dict[str, Any]]:
 
 
 def _shapes(text: str) -> dict[str, tuple[int, ...]]:
-  told = f'--outputs is {text}: give shapes by name, such as "{{\'pose_logits\': (5,)}}"'
+  message = f'--outputs is {text}: give shapes by name, such as "{{\'pose_logits\': (5,)}}"'
   try:
     shapes = {str(name): tuple(map(int, shape)) for name, shape in ast.literal_eval(text).items()}
   except (SyntaxError, ValueError, TypeError, AttributeError) as error:
-    raise InputError(told) from error
+    raise InputError(message) from error
   if any(size < 1 for shape in shapes.values() for size in shape):
-    raise InputError(told)
+    raise InputError(message)
   return shapes
 
 
 def main(argv: list[str]) -> bool:
-  """Checks a loss and prints what came of it; whether everything passed.
+  """Checks a loss and prints the results; returns whether every check passed.
 
   Raises:
-    InputError: there is no such loss, it lacks an argument, or it does not return f[b].
+    InputError: there is no such loss, an argument is missing, or it does not return f[b].
   """
   name, sizes, options = parse(argv)
   path = '.' in name
@@ -126,7 +124,7 @@ def main(argv: list[str]) -> bool:
   failed = sum(bool(result.failure) for result in results)
   print(f'\n{failed} of {len(results)} checks failed\n' if failed else '\nall checks passed\n')
   if any(result.failure for result in results if result[:2] == ('finite, float32', 'random')):
-    print('What it costs is not measured, as it fails on random outputs')
+    print('Its costs are not measured, as it fails on random outputs')
   else:
     print('Loss and gradient on this machine:\n')
     print(measure.markdown(costs(term, sizes)))

@@ -226,9 +226,9 @@ def test_a_gradient_may_be_stopped_and_is_then_told():
   for function in (plain_log_softmax, whitened):
     assert of_gradient(function) == [('random', '', ''), ('random, times 0.05', '', '')]
   for function, hint in (
-    (stopped_in_a_branch, 'inside of a loop, a branch or jax.checkpoint is not looked at)'),
-    (stopped_in_a_checkpoint, 'inside of a loop, a branch or jax.checkpoint is not looked at)'),
-    (whitened_beside_a_stop, 'stops in solve and inv is taken for a stop of the loss)'),
+    (stopped_in_a_branch, 'inside a loop, a branch or jax.checkpoint is not looked at)'),
+    (stopped_in_a_checkpoint, 'inside a loop, a branch or jax.checkpoint is not looked at)'),
+    (whitened_beside_a_stop, 'in solve and inv of jax.numpy.linalg counts as one of the loss)'),
   ):
     (_, failure, _), _ = of_gradient(function)
     assert failure.endswith(hint)
@@ -311,7 +311,7 @@ def test_the_example_passes_and_mistakes_are_told_in_a_line(capsys, monkeypatch)
   monkeypatch.setattr(check_loss, 'costs', None)
   assert not check_loss.main(['my_loss.island'])
   text = capsys.readouterr().out
-  assert '1 of 1 checks failed' in text and 'What it costs is not measured' in text
+  assert '1 of 1 checks failed' in text and 'Its costs are not measured' in text
   command = [sys.executable, '-m', 'ferjax', 'check-loss']
   result = subprocess.run([*command, 'my_loss.island'], capture_output=True, text=True, cwd='/')
   assert result.returncode == 1 and 'Traceback' not in result.stderr
