@@ -1,10 +1,10 @@
-"""Configs: every key with its default, and the checks that stand between a typo and a run."""
+"""Configs: every key with its default and limits, and the checks before a run."""
 
 import inspect
 import json
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 
@@ -14,163 +14,161 @@ from ferjax.errors import InputError, choose, nearest
 LOGGER = logging.getLogger(__name__)
 
 
-LIMITS = {
-  'seed': (0, 2**32 - 1),
-  'epochs': (1, 10**9),
-  'steps': (0, 10**12),
-  'batch': (1, 10**9),
-  'log_every': (1, 10**9),
-  'ema': (0, 1),
-  'model.width': (1, 10**6),
-  'data.image_size': (8, 10**5),
-  'data.val_fraction': (0, 0.9),
-  'data.seed': (0, 2**32 - 1),
-  'noise.seed': (0, 2**32 - 1),
-  'optimizer.clip_norm': (0, 10**9),
-  'eval.every': (0, 10**12),
-  'eval.limit': (0, 10**12),
-  'eval.batch': (1, 10**9),
-  'eval.seed': (0, 2**32 - 1),
-  'eval.heatmaps': (0, 100),
-  'eval.tsne': (0, 10**5),
-  'checkpoint.every': (0, 10**12),
-  'checkpoint.keep': (1, 10**6),
-  'reading.threads': (1, 1000),
-  'reading.workers': (0, 1000),
-  'reading.prefetch': (1, 10**6),
-  'parallel.devices': (0, 10**6),
+class Within(NamedTuple):
+  """A number of a config: its default, and the least and the largest value that it may have."""
+
+  default: float
+  low: float
+  high: float
+
+
+# Every key with its default; a section's keys are arguments of the factory in its comment.
+KEYS = {
+  'seed': Within(0, 0, 2**32 - 1),
+  'precision': 'float32',  # float32 | bfloat16 | float64
+  'epochs': Within(8, 1, 10**9),
+  'steps': Within(0, 0, 10**12),  # instead of epochs, when above 0
+  'batch': Within(32, 1, 10**9),  # over all devices
+  'log_every': Within(20, 1, 10**9),  # steps
+  'ema': Within(0.0, 0, 1),  # optim.ema: largest decay; 0 for none
+  'ema_statistics': False,  # of BatchNorm's statistics too
+  'terms': {},  # assembly.terms.with_terms: {term: {'weight': 0.1, ...}}, added to the method's
+  'weights': {},  # assembly.terms.make_weights: {term: weight, or {'schedule': 'linear', ...}}
+  'weighting': {  # terms.weighting.make
+    'name': 'constant',  # constant | dynamic | uncertainty
+    'total': 0.0,  # of the weights of all terms, added ones included; 0 for their number
+    'temperature': 2.0,
+    'window': 5,
+    'clip': (0.1, 10.0),
+    'off': (),
+  },
+  'method': {'name': 'softmax'},  # methods.<name>.make
+  'model': {  # models.<name>
+    'name': 'resnet18',
+    'width': Within(64, 1, 10**6),
+    'output_stride': 32,
+    'weights': '',  # a file of PyTorch weights that training starts from: models.pretrained.read
+  },
+  'data': {  # data.dataset.load, of every one of `sets`
+    'name': 'synthetic_faces',
+    'path': '',
+    'sets': (),  # instead of name and path: train on several, ('raf_db', 'manifest:FILE.csv')
+    'dir': '',
+    'manual_dir': '',
+    'protocol': '',
+    'fold': 0,
+    'options': {
+      'raf_db': {'images': 'aligned'},
+      'fer_plus': {'rule': 'argmax'},
+      'sfew': {'images': 'aligned'},
+      'multi_pie': {'illuminations': (7,)},
+      'oulu_casia': {'camera': 'VL', 'light': 'Strong', 'images': 'original'},
+      'synthetic_faces': {
+        'num': 5000,
+        'size': 112,
+        'seed': 0,
+        'difficulty': 0.5,
+        'ict_face_model': '',
+      },
+    },
+    'image_size': Within(64, 8, 10**5),
+    'classes': (),
+    'class_map': (),  # such as (('smile', 'happiness'), ('scream', 'fear'))
+    'landmarks': (),
+    'poses': (),
+    'val_fraction': Within(0.1, 0, 0.9),
+    'seed': Within(0, 0, 2**32 - 1),
+    'skip_bad': False,
+    'allow_shared_subjects': False,
+  },
+  'noise': {  # data.noise.make
+    'kind': 'none',
+    'rate': 0.0,
+    'seed': Within(0, 0, 2**32 - 1),
+    'file': '',
+    'label_order': (),
+    'first_label': 0,
+  },
+  'sampler': {'name': 'natural'},  # data.samplers.<name>
+  'augment': {  # images.augment.make
+    'flip': 0.5,
+    'crop_scale': (0.75, 1.0),
+    'crop_ratio': (3 / 4, 4 / 3),
+    'rotation': 0.0,
+    'scale': (1.0, 1.0),
+    'translation': 0.0,
+    'perspective': 0.0,
+    'brightness': 0.0,
+    'contrast': 0.0,
+    'saturation': 0.0,
+    'erasing': 0.0,
+    'erasing_scale': (0.02, 0.2),
+    'erasing_ratio': (0.3, 3.3),
+  },
+  'optimizer': {  # optim.optimizers.make
+    'name': 'adam',
+    'lr': 1e-3,
+    'schedule': 'linear',
+    'warmup_epochs': 0.0,
+    'boundaries': (),
+    'decay': 0.1,
+    'momentum': 0.9,
+    'nesterov': False,
+    'weight_decay': 0.0,
+    'weight_decay_rules': (),
+    'lr_rules': (),
+    'freeze_rules': (),
+    'clip_norm': Within(0.0, 0, 10**9),
+  },
+  'eval': {
+    'every': Within(0, 0, 10**12),  # steps; 0 for an epoch
+    'limit': Within(0, 0, 10**12),  # rows of a split; 0 for all
+    'batch': Within(64, 1, 10**9),
+    'distortions': (),  # rotation perspective occlusion: images.distort; the test split once more
+    'seed': Within(0, 0, 2**32 - 1),  # of the distortions
+    'sheets': True,  # the report's pictures of rows: mistakes, searches, label distributions
+    'heatmaps': Within(6, 0, 100),  # rows of the report's heatmaps
+    'tsne': Within(1000, 0, 10**5),  # points of its t-SNE; 0 for none
+    'sets': (),  # further data sets to test the final model on, named as in data.sets
+    'groups': (),  # averages over some of them, such as (('lab', ('ck_plus', 'jaffe')),)
+    'embeddings': True,  # neighbours, clusters of the final model: metrics.embeddings.measure
+  },
+  'early_stop': {  # training.early_stop.make
+    'metric': 'val/loss',
+    'mode': 'min',
+    'patience': 0,  # evaluations; 0 to never stop
+    'min_delta': 0.0,
+  },
+  'checkpoint': {
+    'every': Within(0, 0, 10**12),  # steps; 0 for only after evaluations
+    'keep': Within(2, 1, 10**6),
+  },
+  'reading': {  # data.pipeline.batches
+    'threads': Within(4, 1, 1000),
+    'workers': Within(0, 0, 1000),
+    'prefetch': Within(4, 1, 10**6),
+  },
+  'parallel': {  # distributed.parallel.make
+    'devices': Within(0, 0, 10**6),
+    'backend': 'pmap',  # pmap | shard_map
+  },
+  'profile': {'start': 0, 'stop': 0},  # steps traced by jax.profiler
 }
 
 
 def base() -> ml_collections.ConfigDict:
-  """The defaults of every run; a section's keys are arguments of the factory named beside it."""
-  return ml_collections.ConfigDict(
-    {
-      'seed': 0,
-      'precision': 'float32',  # float32 | bfloat16 | float64
-      'epochs': 8,
-      'steps': 0,  # instead of epochs, when above 0
-      'batch': 32,  # over all devices
-      'log_every': 20,  # steps
-      'ema': 0.0,  # wrap.ema: largest decay; 0 for none
-      'ema_statistics': False,  # of BatchNorm's statistics too
-      'terms': {},  # build.with_terms: {term: {'weight': 0.1, ...}}, beside the method's own
-      'weights': {},  # build.make_weights: {term: weight, or {'schedule': 'linear', ...}}
-      'weighting': {  # losses.weighting.make
-        'name': 'constant',  # constant | dynamic | uncertainty
-        'total': 0.0,  # of the weights of all terms, added ones among them; 0 for their number
-        'temperature': 2.0,
-        'window': 5,
-        'clip': (0.1, 10.0),
-        'off': (),
-      },
-      'method': {'name': 'softmax'},  # methods/<name>.py: make
-      'model': {  # models.<name>
-        'name': 'resnet18',
-        'width': 64,
-        'output_stride': 32,
-        'weights': '',  # a file of PyTorch weights that training starts from: weights.read
-      },
-      'data': {  # data.dataset.load, of every one of `sets`
-        'name': 'synthetic_faces',
-        'path': '',
-        'sets': (),  # instead of name and path: train on several, ('raf_db', 'manifest:FILE.csv')
-        'dir': '',
-        'manual_dir': '',
-        'protocol': '',
-        'fold': 0,
-        'options': {
-          'raf_db': {'images': 'aligned'},
-          'fer_plus': {'rule': 'argmax'},
-          'sfew': {'images': 'aligned'},
-          'multi_pie': {'illuminations': (7,)},
-          'oulu_casia': {'camera': 'VL', 'light': 'Strong', 'images': 'original'},
-          'synthetic_faces': {
-            'num': 5000,
-            'size': 112,
-            'seed': 0,
-            'difficulty': 0.5,
-            'ict_face_model': '',
-          },
-        },
-        'image_size': 64,
-        'classes': (),
-        'class_map': (),  # such as (('smile', 'happiness'), ('scream', 'fear'))
-        'landmarks': (),
-        'poses': (),
-        'val_fraction': 0.1,
-        'seed': 0,
-        'skip_bad': False,
-        'allow_shared_subjects': False,
-      },
-      'noise': {  # data.noise.make
-        'kind': 'none',
-        'rate': 0.0,
-        'seed': 0,
-        'file': '',
-        'label_order': (),
-        'first_label': 0,
-      },
-      'sampler': {'name': 'natural'},  # data.samplers.<name>
-      'augment': {  # data.augment.make
-        'flip': 0.5,
-        'crop_scale': (0.75, 1.0),
-        'crop_ratio': (3 / 4, 4 / 3),
-        'rotation': 0.0,
-        'scale': (1.0, 1.0),
-        'translation': 0.0,
-        'perspective': 0.0,
-        'brightness': 0.0,
-        'contrast': 0.0,
-        'saturation': 0.0,
-        'erasing': 0.0,
-        'erasing_scale': (0.02, 0.2),
-        'erasing_ratio': (0.3, 3.3),
-      },
-      'optimizer': {  # optim.make
-        'name': 'adam',
-        'lr': 1e-3,
-        'schedule': 'linear',
-        'warmup_epochs': 0.0,
-        'boundaries': (),
-        'decay': 0.1,
-        'momentum': 0.9,
-        'nesterov': False,
-        'weight_decay': 0.0,
-        'weight_decay_rules': (),
-        'lr_rules': (),
-        'freeze_rules': (),
-        'clip_norm': 0.0,
-      },
-      'eval': {
-        'every': 0,  # steps; 0 for an epoch
-        'limit': 0,  # rows of a split; 0 for all
-        'batch': 64,
-        'distortions': (),  # rotation perspective occlusion: data.distort, of the test split too
-        'seed': 0,  # of the distortions
-        'sheets': True,  # the report's pictures of rows: mistakes, searches, label distributions
-        'heatmaps': 6,  # rows of the report's heatmaps
-        'tsne': 1000,  # points of its t-SNE; 0 for none
-        'sets': (),  # further data sets to test the final model on, named as in data.sets
-        'groups': (),  # averages over some of them, such as (('lab', ('ck_plus', 'jaffe')),)
-        'embeddings': True,  # neighbours, clusters: embeddings.measure, of the final model
-      },
-      'early_stop': {  # early_stop.make
-        'metric': 'val/loss',
-        'mode': 'min',
-        'patience': 0,  # evaluations; 0 to never stop
-        'min_delta': 0.0,
-      },
-      'checkpoint': {'every': 0, 'keep': 2},  # steps (0: only after evaluations)
-      'reading': {'threads': 4, 'workers': 0, 'prefetch': 4},  # data.pipeline.batches
-      'parallel': {'devices': 0, 'backend': 'pmap'},  # parallel.make
-      'profile': {'start': 0, 'stop': 0},  # steps traced by jax.profiler
-    }
-  )
+  """The defaults of every run; see `KEYS`."""
+  return ml_collections.ConfigDict(_defaults(KEYS))
+
+
+def _defaults(keys):
+  if isinstance(keys, Within):
+    return keys.default
+  return {k: _defaults(v) for k, v in keys.items()} if isinstance(keys, Mapping) else keys
 
 
 def smoke() -> ml_collections.ConfigDict:
-  """What every `:smoke` begins with: ten steps of a narrow network on some 200 pictures."""
+  """The start of every `:smoke`: ten steps of a narrow network on some 200 pictures."""
   config = base()
   config.steps = 10
   config.batch = 16
@@ -184,7 +182,7 @@ def smoke() -> ml_collections.ConfigDict:
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses unknown keys and impossible values; the sections of factories are checked by `call`.
+  """Refuses unknown keys and impossible values; `call` checks the sections of factories.
 
   Raises:
     InputError: names the key, and the nearest one that exists.
@@ -216,19 +214,22 @@ def check(config: ml_collections.ConfigDict) -> None:
         f'config.terms.{name}: give path, of a function of yours, or name, of one of ferjax.terms'
       )
   values = flat(config.to_dict())
-  for key, (low, high) in LIMITS.items():
-    if key in values and not low <= values[key] <= high:
-      raise InputError(f'config.{key}={values[key]}: it must lie within {low}..{high}')
+  for key, number in flat(KEYS).items():
+    if isinstance(number, Within) and key in values:
+      if not number.low <= values[key] <= number.high:
+        raise InputError(
+          f'config.{key}={values[key]}: it must lie within {number.low}..{number.high}'
+        )
   if config['ema_statistics'] and not config['ema']:
     raise InputError('config.ema_statistics=True needs an average: set config.ema, such as 0.9999')
   choose('config.precision', config['precision'], ('float32', 'bfloat16', 'float64'))
 
 
 def call(factory: Callable, where: str, section: Mapping[str, Any], *args, **kwargs):
-  """factory(*args, **section, **kwargs), with an error for people where a key fits no argument.
+  """factory(*args, **section, **kwargs), with a readable error for a key that is no argument.
 
   Raises:
-    InputError: a key of the section is no argument of the factory; names the nearest.
+    InputError: a key of the section is no keyword argument of the factory; names the nearest.
   """
   accepted = {
     name
@@ -269,7 +270,7 @@ def without_name(section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """A config as JSON has it: dicts, lists, numbers and strings."""
+  """A config in the types of JSON: dicts, lists, numbers and strings."""
   return json.loads(json.dumps(config.to_dict()))
 
 

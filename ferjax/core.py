@@ -1,4 +1,4 @@
-"""What a method is, what changes in training, and the one training step."""
+"""What a method is, and the state that changes in training."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -13,22 +13,22 @@ from ferjax.distributed.parallel import AXIS, example_keys
 PyTree = Any
 Batch = dict[str, Array]
 
-LEARNED = 'weighting'  # where learned weights stand among the parameters
+LEARNED = 'weighting'  # key of learned weights in the parameters
 
-# What a line of metrics.jsonl says of a training step, other than the terms of its loss.
+# Keys of a training step in metrics.jsonl other than the terms of its loss.
 NO_TERMS = {'step', 'split', 'loss', 'acc', 'l2_grads', 'l2_params', 'l2_updates'}
 NO_TERMS |= {'lr', 'images_per_s'}
 
 
 class Method(NamedTuple):
-  """Pure functions over explicit state; `extra` is whatever the method itself moves.
+  """Pure functions over explicit state; `extra` is what only the method itself changes.
 
   Attributes:
     needs: Features it trains on, beyond image and label; checked before anything is built.
     predict_needs: Features it needs at inference.
-    predict_uses: Features that it predicts better with, where the data set has them.
-    derived: {name: (table) -> array of n rows}: further features, made on the host from a split's
-      table where that has all that the method needs; they travel with the batch.
+    predict_uses: Features with which it predicts better, where the data set has them.
+    derived: {name: (table) -> array of n rows}: further features that come with the batch. They are
+      made on the host from a split's table, where that has all that the method needs.
     init: (rng, batch, table) -> params, extra. `table` holds host columns of the training rows,
       label noise applied.
     forward: (params, extra, batch, keys) -> outputs, carry. Runs the networks on this device's
@@ -48,7 +48,7 @@ class Method(NamedTuple):
     columns: (extra) -> {name: array of N rows}. What the sampler's table has besides the columns
       of the training rows.
     estimates: (extra, label) -> f32[N, C]. The label distributions that it estimated for its
-      training rows, whose given labels are i32[N]; None where it estimates none.
+      training rows, whose labels are i32[N]; None where it estimates none.
     views: How many augmented views of each picture it trains on; above 1, `image` and `landmarks`
       have them as their second axis.
   """
@@ -71,7 +71,7 @@ class Method(NamedTuple):
 
 @flax.struct.dataclass
 class TrainState:
-  """All that changes in training, hence all that is saved."""
+  """All that changes in training, and so all that is saved."""
 
   step: Array  # i32[]
   params: PyTree
@@ -113,6 +113,48 @@ def example_outputs(
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), found)
 
 
-def _dressed(method: Method, *functions: Callable) -> Method:
-  """The method with functions in the place of its own of the same names; what it lacks stays so."""
+def inside(
+  method: Method,
+  params_of: Callable[[PyTree], PyTree],
+  extra_of: Callable[[PyTree], PyTree],
+  with_extra: Callable[[PyTree, PyTree], PyTree],
+) -> Method:
+  """A method inside of a wrapper that keeps more in `params` and `extra`: every function but `init`
+  gets the method's own part of them, and what it changes is put back. A wrapper replaces what it
+  does in another way; functions that the method lacks stay None.
+
+  Args:
+    method: Any method.
+    params_of: (params) -> the method's own.
+    extra_of: (extra) -> the method's own.
+    with_extra: (extra, inner) -> extra with `inner` as the method's own.
+  """
+
+  def forward(params, extra, batch, keys):
+    return method.forward(params_of(params), extra_of(extra), batch, keys)
+
+  def loss(params, extra, outputs, batch, step):
+    return method.loss(params_of(params), extra_of(extra), outputs, batch, step)
+
+  def update(extra, params, carry, outputs, batch, aux):
+    inner = method.update(extra_of(extra), params_of(params), carry, outputs, batch, aux)
+    return with_extra(extra, inner)
+
+  def predict(params, extra, batch, delta=None):
+    return method.predict(params_of(params), extra_of(extra), batch, delta)
+
+  def refresh(epoch, params, extra, table, embed):
+    inner = method.refresh(epoch, params_of(params), extra_of(extra), table, embed)
+    return with_extra(extra, inner)
+
+  def estimates(extra, label):
+    return method.estimates(extra_of(extra), label)
+
+  def enroll(params, extra, table, embed):
+    return with_extra(extra, method.enroll(params_of(params), extra_of(extra), table, embed))
+
+  def columns(extra):
+    return method.columns(extra_of(extra))
+
+  functions = (forward, loss, update, predict, refresh, estimates, enroll, columns)
   return method._replace(**{f.__name__: f for f in functions if getattr(method, f.__name__)})

@@ -1,7 +1,6 @@
 """From a config to the parts of a run; below here no function sees a config."""
 
 import importlib
-import inspect
 import logging
 import pkgutil
 
@@ -28,12 +27,14 @@ PRECISIONS = {  # type of the computation, type of the parameters
 def make_method(
   config: ml_collections.ConfigDict, num_classes: int, num_poses: int = 0
 ) -> core.Method:
-  """The method that a config names, around the model that it names.
+  """The method of `config.method`, around the network of `config.model`.
 
-  Its factory is told the number of poses where it has such an argument.
+  Args:
+    config: The config.
+    num_classes, num_poses: What every method's `make` is given; 0 poses where they are unknown.
 
   Raises:
-    InputError: no such method or model, or a key that neither takes.
+    InputError: no such method or network, or a key that neither has.
   """
   model = make_model(config)
   name = config.method.name
@@ -45,16 +46,15 @@ def make_method(
   make = importlib.import_module(f'ferjax.methods.{name}').make
   options = configs.without_name(config.method)
   counts = {'num_classes': num_classes, 'num_poses': num_poses}
-  counts = {k: v for k, v in counts.items() if k in inspect.signature(make).parameters}
   method = configs.call(make, 'method', options, model, **counts)
   return ema(method, config.ema, config.ema_statistics) if config.ema else method
 
 
 def make_model(config: ml_collections.ConfigDict) -> nn.Module:
-  """The network that a config names.
+  """The network of `config.model`.
 
   Raises:
-    InputError: no such network, or a key that it does not take.
+    InputError: no such network, or a key that it does not have.
   """
   dtype, param_dtype = PRECISIONS[config.precision]
   make = configs.named(models, config.model.name, 'model')
@@ -85,7 +85,7 @@ def picture_dtype(config: ml_collections.ConfigDict):
 
 
 def in_precision(config: ml_collections.ConfigDict, extra: core.PyTree) -> core.PyTree:
-  """`extra` with float64 for float32 in a float64 run: Flax starts BatchNorm's statistics as
-  float32, whatever their first step makes of them."""
+  """`extra` of a new run in its precision: Flax starts the statistics of BatchNorm as float32; in a
+  float64 run they become float64 here."""
   dtype = picture_dtype(config)
   return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, extra)

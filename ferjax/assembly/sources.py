@@ -1,6 +1,5 @@
-"""The data of a run, from its config: one data set or several joined, and what is tested on."""
+"""The data of a run, from its config: the training data, one set or several joined, and tests."""
 
-import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -23,9 +22,9 @@ class Data(NamedTuple):
 
   Attributes:
     data: The data set, or several joined to one.
-    tests: Where there are several sets: by name, what each is tested on, its only split `test`.
-    groups: Names of tests by the group that their average is of; `all` is of `config.eval.sets`,
-      or else of every test.
+    tests: Where there are several sets: the test data of each by name, with the only split `test`.
+    groups: {group: names of its tests, which are averaged}; `all` is those of `config.eval.sets`,
+      or every test where that is empty.
   """
 
   data: dataset.Dataset
@@ -39,17 +38,17 @@ def load(
   """Loads every data set that a config names.
 
   Several training sets have the classes that all of them know, unless `config.data.classes` says
-  which; the sets that are tested on have those of the training sets. All go by their names.
+  which; the test sets have those of the training sets. Classes are matched by name.
 
   Args:
     config: The config.
-    classes: Of a trained model, instead of `config.data.classes`.
-    needs_every_class: See `dataset.load`; several sets need not know every one.
+    classes: Those of a trained model, instead of `config.data.classes`.
+    needs_every_class: See `dataset.load`; of several sets, none needs to know every class.
 
   Raises:
-    InputError: what `sets.parse` and `dataset.load` raise, with the set's name; one set is named as
-      well as several, or twice; a group names a set that is not tested on; a class of
-      `config.data.class_map` is unknown to all sets.
+    InputError: an error of `sets.parse` or `dataset.load`, with the set's name; both one set and
+      several are named, or one is named twice; a group names a set that is no test; no set knows a
+      class of `config.data.class_map`.
   """
   several = config.data.sets
   own = several or (_spec(config.data),)
@@ -73,9 +72,7 @@ def load(
     if split:
       tests[name[spec]] = data._replace(name=name[spec], splits={'test': split})
     elif spec in wanted:
-      raise InputError(
-        f"config.eval.sets names '{spec}', which is trained on and has no test rows beside"
-      )
+      raise InputError(f"config.eval.sets names '{spec}', which is trained on and has no test rows")
   section |= {'classes': data.classes, 'poses': (), 'val_fraction': 0.0, 'fold': 0}
   for spec in further:
     one = _load_one(section, spec, 'eval.sets', name[spec], test_only=True)
@@ -92,11 +89,11 @@ def load(
 def fit(
   method: core.Method, tests: Mapping[str, dataset.Dataset], poses: Sequence[int]
 ) -> dict[str, dataset.Dataset]:
-  """Data sets to test on, with the model's pose classes; it is said what the method would look at
-  and one of them does not have.
+  """Data sets to test on, with the model's pose classes. Logs what the method would use and a set
+  does not have, and classes without rows.
 
   Raises:
-    InputError: one lacks what the method needs to predict.
+    InputError: a set lacks what the method needs to predict.
   """
   tests = {name: derive(method, data) for name, data in tests.items()}
   for name, data in tests.items():
@@ -118,7 +115,7 @@ def _join(section, specs, name):
 
 
 def _load_one(section, spec, key, name, **options):
-  """The set that a spec of `config.<key>` names, under the name that it goes by."""
+  """The set that a spec of `config.<key>` names, with the name that a run uses for it."""
   which = sets.parse(spec, key)
   LOGGER.info('%s of config.%s: %s', name, key, spec)
   try:
@@ -141,8 +138,8 @@ def _spec(section):
 
 
 def _as_trained_on(spec, own):
-  """The spec by which a set is trained on, if it is; a test on its other rows would be of rows that
-  are trained on."""
+  """The spec by which the run trains on this set, if it does. A spec with another protocol is
+  refused: it would test on rows that the run trains on."""
   for one in own:
     if sets.place(one) == sets.place(spec):
       if sets.parts(spec)[2] not in ('', sets.parts(one)[2]):
@@ -175,8 +172,8 @@ def _check_sets(config, several, wanted):
 
 
 def _groups(groups, name):
-  """{group: names of its sets}, from pairs of the group and its sets, as they were named or as they
-  go by."""
+  """{group: names of its sets}, from pairs of a group and its sets, named as in the config or
+  as in the run."""
   names, found = name | {known: known for known in name.values()}, {}
   for pair in groups:
     if isinstance(pair, str) or len(pair) != 2 or isinstance(pair[1], str) or not pair[1]:
@@ -204,35 +201,33 @@ def _check_class_map(pairs, data, tests):
 
 
 def make_sampler(config: ml_collections.ConfigDict, table: dataset.Table) -> samplers.Plan:
-  """The sampler that a config names.
+  """The sampler of `config.sampler`.
 
-  Its factory is told the table of the training rows, the picture size and the folder of graphs
-  where it has such arguments.
+  Args:
+    config: The config.
+    table: The training rows, of which a sampler of `samplers.OF_GRAPHS` builds its graphs.
 
   Raises:
-    InputError: no such sampler, a key that it does not take, or rows that it cannot work with.
+    InputError: no such sampler, a key that it does not have, or rows that it cannot work with.
   """
   make = configs.named(samplers, config.sampler.name, 'sampler')
-  known = {
-    'table': table,
-    'image_size': config.data.image_size,
-    'folder': graphs.folder(config.data.dir),
-  }
-  known = {k: v for k, v in known.items() if k in inspect.signature(make).parameters}
-  return configs.call(make, 'sampler', configs.without_name(config.sampler), **known)
+  options = configs.without_name(config.sampler)
+  if not uses_graphs(config):
+    return configs.call(make, 'sampler', options)
+  folder, size = graphs.folder(config.data.dir), config.data.image_size
+  return configs.call(make, 'sampler', options, table=table, image_size=size, folder=folder)
 
 
 def uses_graphs(config: ml_collections.ConfigDict) -> bool:
-  """Whether the sampler that a config names builds graphs of neighbours."""
-  make = configs.named(samplers, config.sampler.name, 'sampler')
-  return 'graphs' in inspect.signature(make).parameters
+  """Whether the sampler of a config builds graphs of neighbours."""
+  return config.sampler.name in samplers.OF_GRAPHS
 
 
 def example_batch(
   config, split: dataset.Split, columns: tuple[str, ...], sampler: samplers.Plan
 ) -> core.Batch:
-  """One row as a batch of one, its picture normalised: what a method is initialised with. Where
-  terms are added, whose functions see all that travels with a row, with what the sampler plans."""
+  """One row as a batch of one, its picture normalised, to initialise a method with. If terms are
+  added, it also has what the sampler plans, as their functions see all of a batch."""
   plan = pipeline.in_order(1, 1)
   if config.terms:
     plan = sampler(0, 1, config.seed, split.table, config.batch)
@@ -254,7 +249,7 @@ def corrupt_labels(config: ml_collections.ConfigDict, data: dataset.Dataset) -> 
 
 
 def derive(method: core.Method, data: dataset.Dataset) -> dataset.Dataset:
-  """The data set with the columns that a method makes of others; those that are there stay."""
+  """The data set with the columns that a method derives from others; columns that exist stay."""
   splits = {name: with_derived(method, split) for name, split in data.splits.items()}
   return data._replace(splits=splits)
 

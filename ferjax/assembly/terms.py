@@ -21,11 +21,11 @@ def with_terms(
   num_classes: int,
   num_poses: int = 0,
 ) -> core.Method:
-  """The method with the terms of `config.terms` beside its own, each tried on shapes; it needs the
-  columns of the training rows that they read, too.
+  """The method with the terms of `config.terms` added to its own. Each term is tried on shapes, and
+  the columns of the training rows that it reads are added to the method's `needs`.
 
   Raises:
-    InputError: see `added_terms`.
+    InputError: see `added.make` and `added.check`.
   """
   if not config.terms:
     return method
@@ -49,10 +49,10 @@ def with_terms(
 def make_weights(
   config: ml_collections.ConfigDict, steps_per_epoch: int
 ) -> dict[str, schedules.Weight]:
-  """{term: its weight, a number or a schedule of the step} of `config.weights` and `config.terms`.
+  """{term: its weight} of `config.weights` and `config.terms`: a number, or a schedule by step.
 
   Raises:
-    InputError: a weight that is neither, or that both sections give; see `schedules`.
+    InputError: a weight that is neither, or that is in both sections; see `schedules`.
   """
   made = {
     name: _weight(f'weights.{name}', value, steps_per_epoch)

@@ -100,9 +100,8 @@ def data(
   Raises:
     InputError: no such data set, its folder is not as expected, or Apache Beam is not installed.
   """
-  given = {'path': path, 'skip_bad': skip_bad, 'refresh': True}
-  given |= {'manual_dir': manual_dir, 'protocol': protocol}
-  builder = catalogue.make_builder(name, dir or None, given, options or {})
+  source = catalogue.Source(path, manual_dir, protocol, skip_bad=skip_bad, refresh=True)
+  builder = catalogue.make_builder(name, dir or None, source, options or {})
   catalogue.prepare(builder, beam.parse_options(beam_options) if beam_options else None)
   loaded = dataset.load(
     name=name,

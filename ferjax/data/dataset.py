@@ -26,7 +26,7 @@ from ferjax.data.splits import (
   with_pose,
   with_rows,
 )
-from ferjax.datasets.catalogue import make_builder, prepare
+from ferjax.datasets.catalogue import Source, make_builder, prepare
 from ferjax.errors import InputError, nearest
 from ferjax.images.files import decode, rescale, resize
 
@@ -103,7 +103,7 @@ def load(
   """Prepares a data set on first use and loads its tables.
 
   Args:
-    name: A package of `ferjax.data` that holds `<name>_dataset_builder.py`.
+    name: A package of `ferjax.datasets` that holds `<name>_dataset_builder.py`.
     path: For `manifest`: the CSV file.
     dir: Where prepared data sets lie; TFDS's default when empty.
     manual_dir: For data sets that were handed out: the folder that holds `<name>`, needed until
@@ -138,9 +138,8 @@ def load(
     raise InputError(f'config.data.classes names a class twice: {classes}')
   wanted = classes or (labels.CLASSES if becomes else ())
   wanted = (*wanted, *(theirs for theirs in becomes if theirs not in wanted))
-  given = {'path': path, 'classes': wanted, 'skip_bad': skip_bad}
-  given |= {'manual_dir': manual_dir, 'protocol': protocol}
-  builder = make_builder(name, dir or None, given, dict((options or {}).get(name, {})))
+  source = Source(path, manual_dir, protocol, wanted, skip_bad)
+  builder = make_builder(name, dir or None, source, dict((options or {}).get(name, {})))
   if not (Path(builder.data_path) / 'dataset_info.json').exists():
     LOGGER.info('preparing %s in %s', name, builder.data_path)
   prepare(builder)

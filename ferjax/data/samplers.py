@@ -1,8 +1,9 @@
-"""Samplers: pure functions that lay down which rows an epoch visits, and in what order.
+"""Samplers: pure functions that decide which rows an epoch visits, and in what order.
 
-A sampler's factory takes its own settings and returns
-`plan(epoch, epochs, seed, table, batch) -> {'index': int[steps, batch], ...}` with
-steps = rows // batch whatever the sampler, so that step -> epoch is always defined.
+A sampler's factory takes its settings and returns
+`plan(epoch, epochs, seed, table, batch) -> {'index': int[steps, batch], ...}`. Every sampler plans
+steps = rows // batch, so that the epoch of a step is always defined. The samplers named in
+`OF_GRAPHS` are also given the training rows `table`, the `image_size` and a `folder` for graphs.
 """
 
 import logging
@@ -19,13 +20,14 @@ from ferjax.errors import InputError
 LOGGER = logging.getLogger(__name__)
 
 ROLES = ('anchor', 'pose_positive', 'pose_negative', 'identity_positive', 'identity_negative')
-MOST_SHUFFLES = 10  # without a single tuple, before it is given up
+OF_GRAPHS = ('neighbour_groups',)
+MOST_SHUFFLES = 10  # without a single tuple, before an error
 
 Plan = Callable[[int, int, int, Mapping[str, np.ndarray], int], dict[str, np.ndarray]]
 
 
 def _fill(index: np.ndarray, batch: int, steps: int, rng: np.random.Generator) -> np.ndarray:
-  """Cuts rows int[m] to int[steps, batch], refilled by fresh shuffles of themselves when short."""
+  """Rows int[m] as int[steps, batch]: cut, or filled up with new shuffles of the same rows."""
   parts = [index]
   while sum(map(len, parts)) < steps * batch:
     parts.append(rng.permutation(index))
@@ -33,7 +35,7 @@ def _fill(index: np.ndarray, batch: int, steps: int, rng: np.random.Generator) -
 
 
 def natural() -> Plan:
-  """Every row once, shuffled; the remainder rows // batch leaves out differs with each epoch."""
+  """Every row once, shuffled; the rows % batch rows that are left out differ in each epoch."""
 
   def plan(epoch, epochs, seed, table, batch):
     rng = np.random.default_rng((seed, epoch))
@@ -46,7 +48,7 @@ def natural() -> Plan:
 def progressively_balanced() -> Plan:
   """Class counts move from natural to uniform: (1 - t) n_c + t N / C, t = epoch / epochs.
 
-  Rows of a class are taken in shuffled rounds, so none comes twice before each came once.
+  Rows of a class are taken in shuffled rounds, so that each comes once before any comes twice.
   Reference: Kang et al., "Decoupling Representation and Classifier for Long-Tailed Recognition",
   ICLR 2020, equation 3.
   """
@@ -69,20 +71,20 @@ def progressively_balanced() -> Plan:
 
 
 def five_tuples() -> Plan:
-  """Tuples of five rows that are used together: an anchor; a row of the same label and another
-  pose; of another label and the same pose; of the same label and another subject; of another label
-  and the same subject.
+  """Tuples of five rows that are used together: an anchor; a row with the same label and another
+  pose; one with another label and the same pose; one with the same label and another subject; one
+  with another label and the same subject.
 
-  In shuffled order, each row that is still free becomes an anchor if the other four can be found,
-  distinct, each the first that fits; the five are then no longer free. Rows left over are logged.
-  A short plan goes on with tuples of a fresh shuffle.
+  In shuffled order, each free row becomes an anchor if four other free rows are found, each the
+  first that fits; the five are then no longer free. The share of rows that are used is logged. If
+  the tuples are fewer than the plan needs, those of a new shuffle follow.
 
   Reference: DML-Net (Liu et al., 2021), algorithm 1.
 
   Returns:
-    The plan, whose column `role` i32[steps, batch] is the place in `ROLES`; tuples stand side by
-    side. It raises InputError where the batch is no multiple of five, poses or subjects are
-    unknown, or no tuple can be formed.
+    The plan. Its column `role` i32[steps, batch] is the position in `ROLES`; the five rows of a
+    tuple follow each other. It raises InputError where the batch is no multiple of five, poses or
+    subjects are unknown, or no tuple can be formed.
   """
 
   def plan(epoch, epochs, seed, table, batch):
@@ -141,7 +143,7 @@ def _form_tuples(order, label, pose, subject):
     if anchor not in by_label:
       continue
     alike, own = same_pose[key[0], key[1]], same_subject[key[0], key[2]]
-    # None is left: not worth a search, which would pass all rows in vain.
+    # No row is left that differs: a search would go through all rows and find none.
     if alike in (len(by_label), len(by_pose)) or own in (len(by_label), len(by_subject)):
       continue
     chosen = [anchor]
@@ -193,12 +195,12 @@ def neighbour_groups(
 ) -> Plan:
   """Every row once, as the centre of a group: as `natural`, with its neighbours in each graph.
 
-  The batch counts centres, the examples that pay a loss; `neighbours` int[steps, batch, m] are the
+  The batch counts centres, the examples that have a loss; `neighbours` int[steps, batch, m] are the
   other rows of each group, and `affinity` f32[steps, batch, m] the a_ij of LDL-ALSG (CVPR 2020),
   equation 3; m = neighbours x graphs.
 
   Args:
-    table: The training rows, of which the graphs are built.
+    table: The training rows, from which the graphs are built.
     image_size, folder: See `graphs.make`.
     graphs: Any of `au`, `landmarks`.
     neighbours: How many of each graph.
@@ -245,17 +247,19 @@ def neighbour_groups(
 def p_by_k(*, k: int = 32) -> Plan:
   """Batches of P = batch // k groups with k rows each.
 
-  Groups are the classes, or the sub-classes where the table has a column `subclass`. With P groups
-  each is in every batch; with more they take turns, in shuffled rounds; with fewer each stands in a
-  batch as often as the others, or once more. A group's rows come in shuffled rounds too; a group
-  with fewer rows than its places in a batch is drawn with replacement, which is logged. Reference:
+  Groups are the classes, or the sub-classes where the table has a column `subclass`. If there are P
+  groups, each is in every batch; if there are more, they take turns in shuffled rounds; if there
+  are fewer, each is in a batch as often as the others, or once more. A group's rows come in
+  shuffled rounds too; a group with fewer rows than its places in a batch is drawn with replacement,
+  which is logged. Reference:
   Hermans et al., "In Defense of the Triplet Loss for Person Re-Identification", 2017.
 
   Args:
     k: Rows of a group, at least 1.
 
   Returns:
-    The plan. It raises InputError where the batch is no multiple of k, or has room for one group.
+    The plan. It raises InputError where the batch is no multiple of k, or has room for one group
+    only.
 
   Raises:
     InputError: k is below 1.

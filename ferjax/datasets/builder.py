@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 
 from ferjax import labels
 from ferjax.datasets import listing as listings
+from ferjax.datasets.catalogue import Source, refuse_protocol
 from ferjax.datasets.features import face_features
 from ferjax.errors import InputError
 
@@ -175,35 +176,33 @@ def maker(
       each time, and not by the options alone.
   """
   name = builder.__module__.split('.')[-2]
+  keyword = inspect.Parameter.KEYWORD_ONLY
+  known = [p for p in inspect.signature(parse).parameters.values() if p.kind is keyword]
+  defaults = {option.name: option.default for option in known}
 
-  def make(
-    data_dir: str | None = None,
-    *,
-    manual_dir: str = '',
-    skip_bad: bool = False,
-    refresh: bool = False,
-    **options,
-  ):
-    """The builder of one variant of the data set; what is prepared needs no pictures any more.
+  def make(data_dir: str | None, source: Source, **options):
+    """The builder of one variant of the data set; once prepared, it needs no pictures.
 
     Args:
       data_dir: Where prepared data sets lie; TFDS's own default when None.
-      manual_dir: The folder of data sets as they were handed out: `<manual_dir>/<name>`, or the
-        data set's own folder. When empty: `downloads/manual` in `data_dir`.
-      skip_bad: Leave bad rows out instead of refusing the data set.
-      refresh: Parse the folder again, and forget what was prepared of it if that has changed.
+      source: `manual_dir`, `protocol`, `skip_bad` and `refresh` are used.
       **options: Of the parser.
 
     Raises:
       InputError: no such folder, one that does not hold the data set, or an unknown option.
     """
     root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    if 'protocol' not in defaults:
+      refuse_protocol(name, source)
+    elif source.protocol:
+      options['protocol'] = source.protocol
 
     def parsed():
-      return parse(_folder(name, root, manual_dir, builder), **options)
+      return parse(_folder(name, root, source.manual_dir, builder), **options)
 
-    parts = [str(value) for value in (own | options).values()] + ['skip_bad'] * skip_bad
-    found = parsed() if by_content or refresh else None
+    parts = [str(value) for value in (defaults | options).values()]
+    parts += ['skip_bad'] * source.skip_bad
+    found = parsed() if by_content or source.refresh else None
     content = listings.fingerprint(found) if found else ''
     if by_content:
       parts += [found.folder.resolve().name, content]
@@ -211,22 +210,20 @@ def maker(
     prepared = root / name / key / str(builder.VERSION)
     if (prepared / 'dataset_info.json').exists():
       ready = tfds.builder_from_directory(prepared)
-      if not refresh or ready.info.metadata['listing'] == content:
+      if not source.refresh or ready.info.metadata['listing'] == content:
         return ready
       LOGGER.info('%s has changed: %s is prepared again', found.folder, name)
       shutil.rmtree(prepared)
     found = found or parsed()
     content = content or listings.fingerprint(found)
     config = FaceConfig(
-      name=key, description=key, listing=found, fingerprint=content, skip_bad=skip_bad
+      name=key, description=key, listing=found, fingerprint=content, skip_bad=source.skip_bad
     )
     return builder(data_dir=root, config=config)
 
-  keyword = inspect.Parameter.KEYWORD_ONLY
-  options = [p for p in inspect.signature(parse).parameters.values() if p.kind is keyword]
-  own = {option.name: option.default for option in options}
-  mine = [p for n, p in inspect.signature(make).parameters.items() if n != 'options']
-  make.__signature__ = inspect.Signature([*mine, *options])
+  ours = [p for n, p in inspect.signature(make).parameters.items() if n != 'options']
+  own = [option for option in known if option.name != 'protocol']
+  make.__signature__ = inspect.Signature([*ours, *own])
   return make
 
 

@@ -4,22 +4,53 @@ import importlib
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
 from ferjax.errors import InputError, nearest
 
 
+class Source(NamedTuple):
+  """What `config.data` says of any data set; a builder reads what it knows.
+
+  Attributes:
+    path: For `manifest`: the CSV file.
+    manual_dir: For data sets that lie in a folder: `<manual_dir>/<name>`, or the data set's own
+      folder; `downloads/manual` where prepared data sets lie when empty.
+    protocol: Which of the data set's protocols; its first when empty.
+    classes: For `manifest`: class names in label order; see `manifest.parser.parse`.
+    skip_bad: Leave bad rows out instead of refusing the data set.
+    refresh: Read the folder again, and prepare it again if it has changed.
+  """
+
+  path: str = ''
+  manual_dir: str = ''
+  protocol: str = ''
+  classes: tuple[str, ...] = ()
+  skip_bad: bool = False
+  refresh: bool = False
+
+
+def refuse_protocol(name: str, source: Source) -> None:
+  """For data sets without protocols.
+
+  Raises:
+    InputError: a protocol is given.
+  """
+  if source.protocol:
+    raise InputError(f'config.data.protocol={source.protocol!r}: {name} has no protocols')
+
+
 def prepare(builder: tfds.core.DatasetBuilder, beam_options: Any = None) -> None:
-  """Prepares a data set, unless it is.
+  """Prepares a data set, unless that is done.
 
   Args:
     builder: See `make_builder`.
     beam_options: Of Apache Beam, to prepare it there; see `beam.parse_options`.
 
   Raises:
-    InputError: bad rows, its place cannot be written, or it cannot be prepared on Beam.
+    InputError: bad rows, the folder cannot be written, or it cannot be prepared on Beam.
   """
   if beam_options and isinstance(builder, tfds.core.GeneratorBasedBuilder):
     raise InputError(f'{builder.name} is drawn, not read: it cannot be prepared on Beam')
@@ -37,16 +68,15 @@ def names() -> tuple[str, ...]:
 
 
 def make_builder(
-  name: str, data_dir: str | None, given: Mapping[str, Any], options: Mapping[str, Any]
+  name: str, data_dir: str | None, source: Source, options: Mapping[str, Any]
 ) -> tfds.core.DatasetBuilder:
-  """The TFDS builder of a data set.
+  """The TFDS builder of a data set: `make(data_dir, source, **options)` of its builder's module.
 
   Args:
-    name: See `load`.
+    name: One of `names`.
     data_dir: Where prepared data sets lie; TFDS's default when None.
-    given: Keyword arguments for its `make`; those that it does not take are left out, and an empty
-      `protocol`.
-    options: Further ones; they must fit.
+    source: What `config.data` says.
+    options: `config.data.options.<name>`.
 
   Raises:
     InputError: no such data set, or an option or protocol that it does not have.
@@ -56,13 +86,8 @@ def make_builder(
       f"no data set '{name}'.{nearest(name, names())} There are: {', '.join(names())}"
     )
   make = importlib.import_module(f'ferjax.datasets.{name}.{name}_dataset_builder').make
-  accepted = set(inspect.signature(make).parameters) - {'data_dir'}
+  known = set(inspect.signature(make).parameters) - {'data_dir', 'source'}
   for key in options:
-    if key not in accepted or key in given:
-      raise InputError(
-        f'unknown key config.data.options.{name}.{key}.{nearest(key, accepted - set(given))}'
-      )
-  given = {k: v for k, v in given.items() if k != 'protocol' or v}
-  if 'protocol' in given and 'protocol' not in accepted:
-    raise InputError(f'config.data.protocol={given["protocol"]!r}: {name} has no protocols')
-  return make(data_dir, **{k: v for k, v in given.items() if k in accepted}, **options)
+    if key not in known:
+      raise InputError(f'unknown key config.data.options.{name}.{key}.{nearest(key, known)}')
+  return make(data_dir, source, **options)

@@ -21,7 +21,9 @@ from ferjax.methods import softmax
 PASSES = ('joint', 'separate')
 
 
-def make(model: nn.Module, *, num_classes: int, neighbours: str = 'joint') -> Method:
+def make(
+  model: nn.Module, *, num_classes: int, num_poses: int = 0, neighbours: str = 'joint'
+) -> Method:
   """Factory.
 
   Terms: `cross_entropy` (equation 2) and `guidance` (equation 4, of all graphs), both means
@@ -30,6 +32,7 @@ def make(model: nn.Module, *, num_classes: int, neighbours: str = 'joint') -> Me
   Args:
     model: pictures f[b, h, w, 3], train -> feature maps of every stage.
     num_classes: C.
+    num_poses: Not used.
     neighbours: `joint`: they pass the network together with the examples, and BatchNorm sees all
       (the paper's); `separate`: they pass it apart, without gradient, by batch statistics of their
       own, which do not move the running ones. Cheaper.

@@ -35,12 +35,13 @@ class Classifier(nn.Module):
     return outputs if delta is None else outputs | {'last_map': last_map}
 
 
-def make(model: nn.Module, *, num_classes: int) -> Method:
+def make(model: nn.Module, *, num_classes: int, num_poses: int = 0) -> Method:
   """Factory. Term: `cross_entropy`, the mean over the examples.
 
   Args:
     model: pictures f[b, h, w, 3], train -> feature maps of every stage.
     num_classes: C.
+    num_poses: Not used.
   """
   network = Classifier(model, num_classes, model.param_dtype)
 

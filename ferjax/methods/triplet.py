@@ -18,6 +18,7 @@ def make(
   model: nn.Module,
   *,
   num_classes: int,
+  num_poses: int = 0,
   embedding_width: int = 64,
   margin: float = 0.2,
   mining: str = 'semi_hard',
@@ -29,6 +30,7 @@ def make(
   Args:
     model: pictures f[b, h, w, 3], train -> feature maps of every stage.
     num_classes: C.
+    num_poses: Not used.
     embedding_width: d.
     margin: Between squared distances, 0..4.
     mining: `semi_hard` (FaceNet's) or `batch_hard`; see `losses/triplet.py`.

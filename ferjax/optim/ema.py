@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from ferjax.core import Method, _dressed
+from ferjax import core
 
 
-def ema(method: Method, decay: float, statistics: bool = False) -> Method:
+def ema(method: core.Method, decay: float, statistics: bool = False) -> core.Method:
   """Predicts with an exponential moving average of the parameters.
 
   The average moves after each update, with decay min(decay, (1 + t) / (10 + t)) at update t.
@@ -26,12 +26,6 @@ def ema(method: Method, decay: float, statistics: bool = False) -> Method:
     average = jax.tree.map(jnp.copy, averaged(params, extra))
     return params, {'method': extra, 'average': average, 'updates': jnp.zeros((), jnp.int32)}
 
-  def forward(params, extra, batch, keys):
-    return method.forward(params, extra['method'], batch, keys)
-
-  def loss(params, extra, outputs, batch, step):
-    return method.loss(params, extra['method'], outputs, batch, step)
-
   def update(extra, params, carry, outputs, batch, aux):
     t = extra['updates'].astype(jnp.float32)
     rate = jnp.minimum(decay, (1 + t) / (10 + t))
@@ -49,16 +43,10 @@ def ema(method: Method, decay: float, statistics: bool = False) -> Method:
       average, inner = average['params'], inner | {'batch_stats': average['batch_stats']}
     return method.predict(average, inner, batch, delta)
 
-  def refresh(epoch, params, extra, table, embed):
-    return extra | {'method': method.refresh(epoch, params, extra['method'], table, embed)}
-
-  def estimates(extra, label):
-    return method.estimates(extra['method'], label)
-
-  def enroll(params, extra, table, embed):
-    return extra | {'method': method.enroll(params, extra['method'], table, embed)}
-
-  def columns(extra):
-    return method.columns(extra['method'])
-
-  return _dressed(method, init, forward, loss, update, predict, refresh, estimates, enroll, columns)
+  inner = core.inside(
+    method,
+    params_of=lambda params: params,
+    extra_of=lambda extra: extra['method'],
+    with_extra=lambda extra, own: extra | {'method': own},
+  )
+  return inner._replace(init=init, update=update, predict=predict)

@@ -12,10 +12,10 @@ from ferjax.errors import choose
 from ferjax.optim.rules import (
   EpochRules,
   Rules,
-  _names,
   by_rules,
   check_epoch_rules,
   matches,
+  names_of,
   within_epochs,
 )
 
@@ -29,18 +29,18 @@ def learning_rate_schedule(
   boundaries: Sequence[int] = (),
   decay: float = 0.1,
 ) -> optax.Schedule:
-  """Learning rate by step.
+  """The learning rate as a function of the step.
 
   Args:
     lr: The rate after warm-up.
-    kind: `constant`; `linear` or `cosine`, both down to 0 at `steps`; `step`.
+    kind: `constant`, `step`, or `linear` or `cosine`, which both fall to 0 at `steps`.
     steps: Length of the run.
     warmup: Steps of linear warm-up from 0.
-    boundaries: For `step`: where the rate is multiplied by `decay`.
+    boundaries: For `step`: the steps at which the rate is multiplied by `decay`.
     decay: That factor.
 
   Raises:
-    InputError: unknown kind.
+    InputError: an unknown kind.
   """
   rest = max(steps - warmup, 1)
   kinds = {
@@ -73,7 +73,7 @@ def scale_by_tree(factors) -> optax.GradientTransformation:
 
 
 class HeldState(NamedTuple):
-  """Of `held`: the steps seen i32[], and the state of what it holds."""
+  """The steps seen i32[], and the state of the transformation that is held."""
 
   step: Array
   inner: Any
@@ -82,7 +82,10 @@ class HeldState(NamedTuple):
 def held(
   inner: optax.GradientTransformation, when: Callable[[Array], Array]
 ) -> optax.GradientTransformation:
-  """As `inner`, but while `when(step)` its updates are 0 and its state stays as it is."""
+  """As `inner`, but while `when(step)` the updates are 0 and the state stays as it is.
+
+  `optax.conditionally_mask` does the same by `lax.cond`, which XLA compiles to other last bits.
+  """
 
   def init(params):
     return HeldState(jnp.zeros((), jnp.int32), inner.init(params))
@@ -103,10 +106,11 @@ def freeze(
   rules: EpochRules,
   steps_per_epoch: int,
 ) -> optax.GradientTransformation:
-  """A transformation that leaves parameters alone while a rule says so; see `within_epochs`.
+  """A transformation that does not change parameters while a rule freezes them; see
+  `within_epochs`.
 
-  Parameters under the same rules share a transformation of their own, which begins (bias
-  corrections and all) when they first move.
+  Parameters under the same rules share a transformation, whose state stays as it is while they are
+  frozen. It begins, bias corrections included, when they first move.
 
   Args:
     transformation: (which) -> transformation of the parameters where the pytree `which` is True.
@@ -119,18 +123,18 @@ def freeze(
   """
   where = 'config.optimizer.freeze_rules'
   check_epoch_rules(rules, where)
-  names, structure = _names(params)
+  names, structure = names_of(params)
   found = [matches(regex, names, 'parameter', where) for regex, *_ in rules]
   labels = [''.join(str(int(match)) for match in column) for column in zip(*found, strict=True)]
   groups = {}
   for label in sorted(set(labels)):
     spans = [rule[1:] for rule, match in zip(rules, label, strict=True) if match == '1']
 
-    def when(step, spans=spans):
+    def frozen(step, spans=spans):
       return jnp.any(jnp.array([within_epochs(step, steps_per_epoch, *span) for span in spans]))
 
     inner = transformation(structure.unflatten([one == label for one in labels]))
-    groups[label] = held(inner, when) if spans else inner
+    groups[label] = held(inner, frozen) if spans else inner
   return optax.partition(groups, structure.unflatten(labels))
 
 
@@ -153,31 +157,31 @@ def make(
   freeze_rules: EpochRules = (),
   clip_norm: float = 0.0,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-  """Factory: config section `optimizer` -> optax transformation and its learning rate by step.
+  """Factory: config section `optimizer` -> optax transformation, and the learning rate by step.
 
   Args:
     params: The parameters (their names and shapes).
     steps: Length of the run.
     steps_per_epoch: Steps in an epoch.
-    name: `adam`, `sgd` (both with weight decay as an L2 term of the loss, as PyTorch has it), or
-      `adamw` (decoupled).
+    name: `adam` or `sgd`, both with weight decay as an L2 term of the loss, as in PyTorch; or
+      `adamw`, with decoupled weight decay.
     lr: Learning rate.
-    schedule: Its course; see `learning_rate_schedule`.
-    warmup_epochs: Length of the linear warm-up.
+    schedule: How it changes; see `learning_rate_schedule`.
+    warmup_epochs: Length of the linear warm-up, in epochs.
     boundaries: Epochs at which the `step` schedule multiplies the rate by `decay`.
     decay: That factor.
     momentum: Momentum of `sgd`.
     nesterov: Nesterov momentum for `sgd`.
-    weight_decay: Weight decay of parameters that no rule names.
+    weight_decay: Weight decay of the parameters that no rule matches.
     weight_decay_rules: (regex, weight decay) pairs; see `by_rules`.
     lr_rules: (regex, factor on the learning rate) pairs; factor 0 freezes.
-    freeze_rules: (regex, first epoch, last epoch, period): parameters that do not move while
-      first <= epoch < last, where the epoch counts modulo the period when that is above 0. Two
-      rules with a period of 2 alternate two parts of a network.
+    freeze_rules: (regex, first epoch, last epoch, period): parameters that do not change while
+      first <= epoch < last, for the epoch modulo the period when that is above 0. Two rules with a
+      period of 2 train two parts of a network in turn.
     clip_norm: Largest gradient norm; 0 for no clipping.
 
   Raises:
-    InputError: unknown optimizer or schedule, or a rule that matches nothing.
+    InputError: an unknown optimizer or schedule, or a rule that matches no parameter.
   """
   rate = learning_rate_schedule(
     lr,

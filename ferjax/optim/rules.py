@@ -8,21 +8,18 @@ from jax import Array
 
 from ferjax.errors import InputError
 
-Rules = Sequence[tuple[str, float]]
-
-
+Rules = Sequence[tuple[str, float]]  # regex, value
 EpochRules = Sequence[tuple[str, float, float, float]]  # regex, first epoch, last epoch, period
 
 
 def by_rules(params, rules: Rules, default: float, where: str):
-  """A pytree of numbers for the parameters: of the first rule whose regex matches the whole name.
-
-  Names are joined by `/`, such as `model/layer1_0/conv1/kernel`.
+  """A pytree of numbers like the parameters: each has the value of the first rule whose regex
+  matches its whole name, or `default`; see `names_of`.
 
   Raises:
     InputError: a rule matches no parameter, or is no regular expression.
   """
-  names, structure = _names(params)
+  names, structure = names_of(params)
   values = [default] * len(names)
   for regex, value in reversed(list(rules)):
     found = matches(regex, names, 'parameter', where)
@@ -30,7 +27,8 @@ def by_rules(params, rules: Rules, default: float, where: str):
   return jax.tree_util.tree_unflatten(structure, values)
 
 
-def _names(params):
+def names_of(params):
+  """Names of the parameters, such as `model/layer1_0/conv1/kernel`, and the pytree's structure."""
   paths, structure = jax.tree_util.tree_flatten_with_path(params)
   return ['/'.join(str(getattr(k, 'key', k)) for k in path) for path, _ in paths], structure
 
@@ -41,7 +39,7 @@ def matches(regex: str, names: Sequence[str], what: str, where: str) -> list[boo
   Args:
     regex: The regular expression.
     names: The names.
-    what: What is named, for the error.
+    what: What has these names, for the error, such as `parameter`.
     where: Where the rule stands, for the error.
 
   Raises:
@@ -74,7 +72,7 @@ def check_epoch_rules(rules: EpochRules, where: str) -> None:
 def within_epochs(
   step: Array, steps_per_epoch: int, first: float, last: float, period: float
 ) -> Array:
-  """bool[]: whether first <= epoch < last; the epoch taken modulo `period` when that is above 0."""
+  """bool[]: whether first <= epoch < last, for the epoch modulo `period` when that is above 0."""
   if period:
     step = step % max(1, round(period * steps_per_epoch))
   return (round(first * steps_per_epoch) <= step) & (step < round(last * steps_per_epoch))

@@ -1,17 +1,19 @@
-"""From a section of `config.terms` to a loss: found, given its arguments, and tried on shapes."""
+"""From a section of `config.terms` to a loss: it is found, gets its arguments, and is tried."""
 
 import functools
 import hashlib
 import importlib
 import inspect
+import re
 import traceback
 from collections import ChainMap
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.interpreters import partial_eval
 
 from ferjax.datasets import features
 from ferjax.errors import InputError, nearest
@@ -24,11 +26,11 @@ GIVEN = ('outputs', 'batch', 'where')  # never from a config
 
 
 def find(where: str, path: str) -> Term:
-  """What `module.function` names, in the working directory or on PYTHONPATH: a function, anything
-  else that is called like one, or a `StatefulLoss`.
+  """The loss `module.function`, from the working directory or PYTHONPATH: a function, anything else
+  that can be called, or a `StatefulLoss`.
 
   Args:
-    where: What is said of it in errors, such as `config.terms.mine.path`.
+    where: Where it is named, for errors, such as `config.terms.mine.path`.
     path: Such as `my_losses.island`.
 
   Raises:
@@ -58,7 +60,7 @@ def find(where: str, path: str) -> Term:
 
 
 def builtin(where: str, name: str) -> Callable:
-  """The function of `ferjax.terms` of that name.
+  """The loss of that name in `ferjax.terms.builtin`.
 
   Raises:
     InputError: there is none; lists those that exist.
@@ -73,7 +75,8 @@ def builtin(where: str, name: str) -> Callable:
 
 
 def function_of(name: str, section: Mapping[str, Any]) -> Term:
-  """The function, or `StatefulLoss`, that `config.terms.<name>` means: of its `path`, or built in.
+  """The function, or `StatefulLoss`, that `config.terms.<name>` names by its `path`, or by the name
+  of a built-in one.
 
   Raises:
     InputError: see `find` and `builtin`.
@@ -84,30 +87,32 @@ def function_of(name: str, section: Mapping[str, Any]) -> Term:
 
 
 def make(where: str, function: Term, options: Mapping[str, Any], **counts: int) -> Term:
-  """A loss with its arguments, which are filled by their names; a `StatefulLoss` has none.
+  """A loss with its arguments, which are filled by name; a `StatefulLoss` has none.
 
-  `options` and `counts` fill those that they name. Of the others that have no default, `outputs`
-  and `batch` are all outputs of the method and all labels of the batch, and any other is the output
-  or label of that name, such as `embedding` or `label`. Where no such argument is left the function
-  is none of outputs: it makes a `StatefulLoss`, and is called here.
+  `options` and `counts` fill the arguments that they name. The other arguments without a default
+  are filled in training: `outputs` is all outputs of the method, `batch` all labels of the batch,
+  and any other is the output or label of that name, such as `embedding` or `label`. A function with
+  no such argument must make a `StatefulLoss`, and is called here.
 
   Args:
     where: Where the options stand, for errors, such as `config.terms.sgm`.
     function: Such as `island(outputs, batch, margin=1.0)`, `island(embedding, label, margin=1.0)`,
       or `islands(num_classes, rate=0.5)`, which makes a `StatefulLoss`.
     options: Arguments from the config.
-    **counts: Arguments that are given where it has them.
+    **counts: Arguments such as `num_classes`, for functions that have them.
 
   Returns:
     (outputs, batch) -> f[b], or a `StatefulLoss`.
 
   Raises:
-    InputError: an argument that it does not have or may not have, or a function that fails or
-      makes something else.
+    InputError: the function lacks an argument that is given, has one that is not possible, fails,
+      or makes something else.
   """
   if isinstance(function, StatefulLoss):
     for key in options:
-      raise InputError(f'unknown key {where}.{key}. {_name(function)} is made already: it has none')
+      raise InputError(
+        f'unknown key {where}.{key}. {_name(function)} is made already and has no arguments'
+      )
     return function
   try:
     parameters = inspect.signature(function).parameters
@@ -115,7 +120,9 @@ def make(where: str, function: Term, options: Mapping[str, Any], **counts: int) 
     raise InputError(f'{where}: {source(function)} is no Python function') from error
   for name, parameter in parameters.items():
     if parameter.kind is parameter.POSITIONAL_ONLY:
-      raise InputError(f"{where}: {_name(function)} has '{name}' before a /: all go by their names")
+      raise InputError(
+        f"{where}: {_name(function)} has '{name}' before a /: arguments are given by name"
+      )
     if name in RESERVED:
       raise InputError(
         f"{where}: {_name(function)} has an argument '{name}', which is a key of every term: give "
@@ -156,8 +163,8 @@ def make(where: str, function: Term, options: Mapping[str, Any], **counts: int) 
 
 
 def stateful(term: Term) -> StatefulLoss:
-  """A loss as a triple, all of whose numbers are arrays; a plain function keeps nothing. Each call
-  has dicts of its own, so that what it puts there reaches no other term."""
+  """A loss as a `StatefulLoss` whose numbers are all arrays; a plain function has no state. Each
+  call gets its own copy of the dicts, so that no term sees what another one changes in them."""
   if not isinstance(term, StatefulLoss):
     plain = StatefulLoss(
       init=lambda rng, outputs, batch: ({}, ()),
@@ -183,66 +190,81 @@ def check(where: str, function: Term, term: Term, outputs, batch) -> frozenset[s
 
   Args:
     where: Where it stands, for errors.
-    function: Whose loss it is, for errors.
+    function: The function that the loss comes from, for errors.
     term: See `make`.
     outputs, batch: Shapes and types by name, of the same number of rows.
 
   Returns:
-    Which names of `batch` it asks for, with which alone it runs.
+    The names of `batch` that it reads: those on which its loss or state depends. All names, if it
+    does not compute the same with these and `label` alone: it looks at names or shapes.
 
   Raises:
     InputError: it fails, reads what is not there, or does not return one floating number a row; an
       update changes the shape or type of its state; it keeps or learns what training cannot.
   """
   triple = stateful(term)
-  rows = len(batch['label'])
-  asked, missed = set(), set()
 
-  def start(outputs, labels):
-    return triple.init(jax.random.key(0), outputs, _Labels(labels, frozenset(batch), missed.add))
+  def start(outputs, batch):
+    return triple.init(jax.random.key(0), outputs, batch)
 
-  def run(outputs, labels):
-    params, state = start(outputs, labels)
-    labels = _Labels(labels, frozenset(batch), missed.add)
-    losses = triple.apply(params, state, outputs, labels)
-    return losses, (params, state), triple.update(state, outputs, labels)
+  def run(outputs, batch):
+    params, state = start(outputs, batch)
+    losses = triple.apply(params, state, outputs, batch)
+    return losses, (params, state), triple.update(state, outputs, batch)
 
-  while True:
-    error = None
-    try:
-      given = {name: batch[name] for name in asked}
-      losses, kept, moved = jax.eval_shape(run, outputs, given)
-      kept_of_more = jax.eval_shape(start, *_twice_the_rows((outputs, given)))
-    except Exception as raised:  # a user's function may raise anything
-      error = raised
-    if missed <= asked:
-      break
-    asked |= missed
-  if isinstance(error, InputError):
-    raise error
-  if isinstance(error, KeyError):
+  try:
+    losses, kept, moved = jax.eval_shape(run, outputs, batch)
+    kept_of_more = jax.eval_shape(start, *_twice_the_rows((outputs, batch)))
+  except InputError:
+    raise
+  except KeyError as error:
     raise InputError(_lacking(where, function, error, outputs, batch)) from error
-  if error:
-    told = f'{where}: {_failing(function, error)}\n{_seen(outputs, batch)}'
-    raise InputError(told) from error
-  wanted = f'f[{rows}], one number for each of the {rows} rows of the batch'
-  if not (hasattr(losses, 'shape') and losses.shape == (rows,)):
-    hint = ' (leave out its mean or sum)' if getattr(losses, 'shape', None) == () else ''
-    raise InputError(f'{where}: {_name(function)} returns {_shape(losses)}; give {wanted}{hint}')
-  if not jax.numpy.issubdtype(losses.dtype, jax.numpy.floating):
-    raise InputError(
-      f'{where}: {_name(function)} returns {_shape(losses)}: give {wanted}, of a floating type'
-    )
-  _check_kept(f'{where}: {_name(function)}', *kept)
+  except Exception as error:  # a user's function may raise anything
+    message = f'{where}: {_failing(function, error)}\n{_seen(outputs, batch)}'
+    raise InputError(message) from error
+  whose, rows = f'{where}: {_name(function)}', len(batch['label'])
+  _check_losses(whose, losses, rows)
+  _check_kept(whose, *kept)
   of_rows, of_more = (jax.tree.map(_shape, tree) for tree in (kept, kept_of_more))
   if of_rows != of_more:
     raise InputError(
       f'{where}: init of {_name(function)} makes {of_rows} of {rows} rows and {of_more} of '
       f'{2 * rows}: parameters and state must not depend on how many rows a batch has'
     )
-  if (a := of_rows[1]) != (b := jax.tree.map(_shape, moved)):
-    raise InputError(f'{where}: the update of {_name(function)} makes {b} of a state {a}')
-  return frozenset(asked)
+  if (before := of_rows[1]) != (after := jax.tree.map(_shape, moved)):
+    raise InputError(f'{where}: the update of {_name(function)} makes {after} of a state {before}')
+  return _read(run, outputs, batch)
+
+
+def _read(run, outputs, batch) -> frozenset[str]:
+  """The names of `batch` on which a function (outputs, batch) -> ... depends; all, if it does not
+  compute the same when it has these and `label` alone."""
+  program, read = _program(run, outputs, batch)
+  try:
+    alone, _ = _program(run, outputs, {name: batch[name] for name in read | {'label'}})
+  except Exception:  # a user's function may raise anything
+    return frozenset(batch)
+  return read if alone == program else frozenset(batch)
+
+
+def _program(run, outputs, batch) -> tuple[str, frozenset[str]]:
+  """What a function computes, as text without addresses in memory, and the names of `batch` that go
+  into it."""
+  traced = jax.make_jaxpr(run)(outputs, batch).jaxpr
+  program, used = partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))
+  paths = [path for path, _ in jax.tree.leaves_with_path((outputs, batch))]
+  found = [path for path, is_used in zip(paths, used, strict=True) if is_used]
+  text = re.sub('0x[0-9a-f]+', '', str(program))
+  return text, frozenset(name.key for part, name, *_ in found if part.idx == 1)
+
+
+def _check_losses(whose, losses, rows):
+  wanted = f'f[{rows}], one number for each of the {rows} rows of the batch'
+  if not (hasattr(losses, 'shape') and losses.shape == (rows,)):
+    hint = ' (leave out its mean or sum)' if getattr(losses, 'shape', None) == () else ''
+    raise InputError(f'{whose} returns {_shape(losses)}; give {wanted}{hint}')
+  if not jnp.issubdtype(losses.dtype, jnp.floating):
+    raise InputError(f'{whose} returns {_shape(losses)}: give {wanted}, of a floating type')
 
 
 def _twice_the_rows(tree):
@@ -254,13 +276,13 @@ def _check_kept(whose, params, state):
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
       raise InputError(
         f'{whose} learns {_at(path)}{_shape(leaf)}: the optimizer moves floating numbers only. '
-        'Keep others in the state, or make it a float'
+        'Keep other numbers in the state, or make it a float'
       )
   for path, leaf in jax.tree.leaves_with_path(state):
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
       raise InputError(
-        f'{whose} keeps {_at(path)}{_shape(leaf)}: a state is of plain arrays. Keep '
-        'jax.random.key_data(key), and use jax.random.wrap_key_data of it'
+        f'{whose} keeps {_at(path)}{_shape(leaf)}: a state consists of plain arrays. Keep '
+        'jax.random.key_data(key), and make the key again with jax.random.wrap_key_data'
       )
 
 
@@ -269,69 +291,19 @@ def _at(path):
   return name and f"'{name}', "
 
 
-@jax.tree_util.register_pytree_node_class
-class _Labels(MutableMapping):
-  """Some of a batch's labels, which tells of every other one that it is asked for.
-
-  Args:
-    labels: Those that there are.
-    known: The names of all, for all of which whoever goes through the names asks.
-    ask: Called with the name of one that is asked for and not there.
-  """
-
-  def __init__(self, labels, known: frozenset[str], ask: Callable[[str], None]):
-    self.labels, self.known, self.ask = dict(labels), known, ask
-
-  def __getitem__(self, name):
-    if name in self.known and name not in self.labels:
-      self.ask(name)
-    return self.labels[name]
-
-  def __setitem__(self, name, value):
-    self.labels[name] = value
-
-  def __delitem__(self, name):
-    del self.labels[name]
-
-  def __iter__(self):
-    for name in self.known - set(self.labels):
-      self.ask(name)
-    return iter(self.labels)
-
-  def __len__(self):
-    return sum(1 for _ in self)
-
-  def __or__(self, other):
-    return {**self, **other}
-
-  def __ror__(self, other):
-    return {**other, **self}
-
-  def copy(self):
-    return _Labels(self.labels, self.known, self.ask)
-
-  def tree_flatten(self):
-    return tuple(self.labels.values()), (tuple(self.labels), self.known, self.ask)
-
-  @classmethod
-  def tree_unflatten(cls, aux, values):
-    names, *rest = aux
-    return cls(zip(names, values, strict=True), *rest)
-
-
 def _lacking(where, function, error, outputs, batch):
   name = error.args[0] if error.args else ''
-  told = f"{where}: {_name(function)} reads '{name}'{_line(function, error)}, which is "
+  text = f"{where}: {_name(function)} reads '{name}'{_line(function, error)}, which is "
   if name in outputs:
-    told += f"an output of the method: outputs['{name}']"
+    text += f"an output of the method: outputs['{name}']"
   elif name in batch:
-    told += f"a label of the batch: batch['{name}']"
+    text += f"a label of the batch: batch['{name}']"
   else:
-    told += 'no output of the method and no label of the data set.'
-    told += nearest(name, {**outputs, **batch})
+    text += 'no output of the method and no label of the data set.'
+    text += nearest(name, {**outputs, **batch})
   if name not in batch and name in features.COLUMNS:
-    told += f' A manifest brings it by its columns {features.COLUMNS[name]}'
-  return f'{told}\n{_seen(outputs, batch)}'
+    text += f' A manifest has it in its columns {features.COLUMNS[name]}'
+  return f'{text}\n{_seen(outputs, batch)}'
 
 
 def _seen(outputs, batch):
@@ -365,12 +337,12 @@ def _name(function):
 
 
 def source(thing) -> str:
-  """Name of the file that a function or module comes from."""
+  """The name of the file that a function or module comes from."""
   return Path(_file(thing)).name
 
 
 def _file(thing):
-  """Path of the source of a term or module, or what it is where there is none."""
+  """The path of the source of a term or module, or its `str` where there is none."""
   try:
     return inspect.getsourcefile(_code(thing)) or str(thing)
   except TypeError:  # built into Python
@@ -378,7 +350,7 @@ def _file(thing):
 
 
 def _code(thing):
-  """The function, class or module that a term was written as."""
+  """The function, class or module in whose source a term is written."""
   if isinstance(thing, StatefulLoss):
     return _code(thing.apply)
   if isinstance(thing, functools.partial):
@@ -388,8 +360,8 @@ def _code(thing):
 
 
 def sources(section: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-  """{term: its `file` and `sha256`} of the losses in `config.terms` that have a path: of the module
-  that the path names, and of the file that has the function, where that is another."""
+  """{term: {'file', 'sha256'}} of the losses in `config.terms` that have a path. Both are of the
+  module that the path names, together with the function's own file where that is another."""
   found = {}
   for name, options in section.items():
     if 'path' in options:

@@ -1,7 +1,7 @@
-"""The losses that `config.terms` knows by name: any method can have them beside its own terms.
+"""The losses that `config.terms` knows by name: they can be added to the terms of any method.
 
-They are those of `ferjax.losses` that can be told from outputs and labels, and some that this file
-defines; `added.make` says how their arguments are filled.
+They are those of `ferjax.losses` that need outputs and labels only, and `nuisance_triplet`, which
+is defined here; `added.make` says how their arguments are filled.
 """
 
 import jax.numpy as jnp
@@ -50,8 +50,8 @@ __all__ = [
 def nuisance_triplet(
   outputs, batch, *, against: str = 'pose', margin: float = 0.2, hinge: str = 'relu'
 ) -> Array:
-  """DML-Net's triplets against the pose or the person (equations 2 to 5): of each anchor the
-  farthest positive and the nearest negative; see `losses/triplet.py`.
+  """DML-Net's triplets against the pose or the person (equations 2 to 5): each anchor with its
+  farthest positive and its nearest negative; see `losses/triplet.py`.
 
   Args:
     outputs: `embedding` f[b, d].

@@ -27,7 +27,7 @@ class Sizes(NamedTuple):
 
 
 class Result(NamedTuple):
-  """What came of a check: `failure` is empty where it passed; `note` says what to know of it."""
+  """The result of a check: `failure` is empty if it passed; `note` is a remark."""
 
   check: str
   input: str
@@ -36,13 +36,13 @@ class Result(NamedTuple):
 
 
 class Precision(NamedTuple):
-  """What is asked of a loss by the coarsest type it computes in.
+  """How precise a loss must be, by the coarsest type in which it computes.
 
   Attributes:
-    width: Of a difference quotient; 0 where rounding leaves none to compare a gradient with.
-    slope: Relative error of a gradient.
-    rounding: Of a difference quotient, as a share of the sum of all losses.
-    equal: Relative and absolute error of what should be equal.
+    width: The step of a difference quotient; 0 where rounding makes it useless.
+    slope: Largest relative error of a gradient.
+    rounding: Rounding error of a difference quotient, as a share of the sum of all losses.
+    equal: Largest relative and absolute error of results that should be equal.
   """
 
   width: float
@@ -81,7 +81,7 @@ def drawn(sizes: Sizes, rows: int, label: Sequence[int] | None = None, seed: int
 
 
 def inputs(sizes: Sizes) -> dict[str, tuple[dict, dict]]:
-  """By name, outputs and labels of batches that training brings sooner or later."""
+  """By name, outputs and labels of batches that can occur in training."""
   outputs, batch = drawn(sizes, ROWS)
   first = {name: np.repeat(value[:1], ROWS, 0) for name, value in outputs.items()}
   near = {name: value + 1e-6 * outputs[name] for name, value in first.items()}
@@ -144,9 +144,9 @@ def precision_of(triple: StatefulLoss, outputs, batch) -> Precision:
 def gradients(triple: StatefulLoss, outputs, batch, precision: Precision) -> list[Result]:
   """The gradient against finite differences, at outputs drawn at random and near 0.
 
-  A gradient that agrees is right. Where it does not, and the loss stops a gradient, it has to agree
-  with what is not stopped. One that is wrong on other inputs only, such as a batch of one class or
-  large outputs, is not found.
+  A gradient that agrees is right. If it does not agree and the loss stops a gradient, it must agree
+  with the differences of what is not stopped. A gradient that is wrong on other inputs only, such
+  as a batch of one class or large outputs, is not found.
   """
   check, results = 'gradient against finite differences', []
   for name, scale in {'random': 1.0, f'random, times {SMALL}': SMALL}.items():
@@ -171,7 +171,7 @@ def _tried(run: Callable[..., str], *args) -> str:
 
 
 def _typed(outputs, batch, dtype):
-  """As JAX has them in a run of that type: labels in float32 or float64."""
+  """In the types of a run in that precision: labels are float32 or float64."""
   labels = jnp.float64 if dtype == jnp.float64 else jnp.float32
 
   def cast(value, to):
@@ -256,8 +256,8 @@ def _equal(ours, theirs, tolerance) -> bool:
 
 
 def _differences(triple, outputs, batch, precision, held: bool = False) -> str:
-  """Along two random directions in each output and parameter, rows weighted at random; where `held`
-  is True, what goes through a `stop_gradient` stays as it is."""
+  """Compares along two random directions in each output and parameter, with random weights of the
+  rows; if `held`, what goes through a `stop_gradient` stays constant."""
   params, state = _start(triple, outputs, batch)
   state = triple.update(state, outputs, batch)
   rng = np.random.default_rng(1)
@@ -280,13 +280,13 @@ def _differences(triple, outputs, batch, precision, held: bool = False) -> str:
       for w in (precision.width, -precision.width)
     )
     measured = (ahead - behind).sum() / (2 * precision.width)
-    told = sum(jax.tree.leaves(jax.tree.map(lambda g, d: (g * d).sum(), grads, along)))
-    allowed = precision.slope * max(abs(measured), abs(told)) + rounding
-    if not abs(measured - told) <= allowed:  # NaN too
+    expected = sum(jax.tree.leaves(jax.tree.map(lambda g, d: (g * d).sum(), grads, along)))
+    allowed = precision.slope * max(abs(measured), abs(expected)) + rounding
+    if not abs(measured - expected) <= allowed:  # NaN too
       name = jax.tree_util.keystr(path[1:], simple=True, separator='.') or 'the parameters'
       return (
         f'along a direction in {name} the loss changes by {measured:.6g}, the gradient says '
-        f'{told:.6g}{hidden}'
+        f'{expected:.6g}{hidden}'
       )
   return ''
 
@@ -301,9 +301,9 @@ def _flat(triple, outputs, batch) -> str:
 
 
 def _holding_stops(function: Callable, point) -> tuple[Callable, str]:
-  """The function with the results of every `stop_gradient` as they are at a point, and what to say
-  where there are some that it does not reach, or that are a solver's, which passes them by. So does
-  the derivative of a function that has one of its own: those inside of it stay in force."""
+  """The function with the results of every `stop_gradient` held constant at a point, and a remark
+  on those that are not held, or that belong to a solver, whose derivative does not use them. A
+  `stop_gradient` inside a function with a derivative of its own is not held either."""
   leaves, structure = jax.tree.flatten(point)
   with jax.disable_jit():  # calls and loops become one list of equations
     traced = jax.make_jaxpr(lambda *x: function(jax.tree.unflatten(structure, x)))(*leaves)
@@ -320,9 +320,9 @@ def _holding_stops(function: Callable, point) -> tuple[Callable, str]:
   hidden = ''
   inner = [e for e in others if not e.primitive.name.startswith('custom_')]
   if any('stop_gradient' in str(e) for e in inner):
-    hidden += ' (a stop_gradient inside of a loop, a branch or jax.checkpoint is not looked at)'
+    hidden += ' (a stop_gradient inside a loop, a branch or jax.checkpoint is not looked at)'
   if any(e.primitive.name == 'custom_linear_solve' for e in others):
-    hidden += ' (what jax.numpy.linalg stops in solve and inv is taken for a stop of the loss)'
+    hidden += ' (the stop_gradient in solve and inv of jax.numpy.linalg counts as one of the loss)'
   return held, hidden
 
 
@@ -339,7 +339,7 @@ def _permuted(triple, outputs, batch, precision) -> str:
 
 
 def _sharded(triple, outputs, batch, precision, shards) -> str:
-  """As the training step has it: shares of the batch are gathered, and each device has the loss of
+  """As in the training step: shares of the batch are gathered, and each device computes the loss of
   all; the gradients of the shares add up to `shards` times that on one device."""
   params, state = _start(triple, outputs, batch)
 

@@ -1,8 +1,8 @@
-"""Weights of a loss's terms that move with the step, by name; the curves are optax's.
+"""Weights of the terms of a loss that change with the step; the curves are those of optax.
 
 Each function here is a `schedule` of `config.weights` and `config.terms`:
   --config.weights="{'pose': {'schedule': 'linear', 'start': 0.0, 'end': 0.1, 'epochs': 2}}"
-`start` is the weight until epoch `begin`, `end` the weight `epochs` later and from then on.
+The weight is `start` until epoch `begin`, and `end` from `epochs` later on.
 """
 
 import optax

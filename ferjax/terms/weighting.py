@@ -12,7 +12,7 @@ from ferjax.optim import rules
 
 NAMES = ('constant', 'dynamic', 'uncertainty')
 ABSENT = -1e30  # an exponent of 0
-LEAST = 0.01  # what a term counts at least, where an uncertainty is learned
+LEAST = 0.01  # the least value of a term, where an uncertainty is learned
 
 Terms = Mapping[str, Array]
 
@@ -21,12 +21,12 @@ class Weighting(NamedTuple):
   """Pure functions over explicit state.
 
   Attributes:
-    init: (terms) -> learned, state. For terms of these names and types: what the optimizer moves
-      ({} for nothing), and what `update` moves.
+    init: (terms) -> learned, state. For terms of these names and types: what the optimizer changes
+      ({} for nothing), and what `update` changes.
     weigh: (learned, state, terms, step) -> weights, penalties {name: f[]}. A term counts as its
       weight times itself, plus its penalty.
     update: (state, terms) -> state. After a step, with the terms that it had, unweighted.
-    varies: Whether weights change from step to step; where they do not, `init` gives ({}, ()).
+    varies: Whether weights can change from step to step; if not, `init` returns ({}, ()).
   """
 
   init: Callable[[Terms], tuple[dict[str, Array], Any]]
@@ -54,13 +54,14 @@ def make(
 ) -> Weighting:
   """Factory: config section `weighting`. The constants of `config.weights` multiply on top.
 
-  `constant`: every term in force has the weight total / n, n of them being in force. `dynamic`:
-  dynamic weight average, weights total * softmax(omega / temperature), see `descent_rates`.
-  `uncertainty`: a term L counts exp(-s) L + s / 2 with its own learned s = log sigma^2, which
-  starts at 0; `total` is not looked at. The constant of `config.weights` multiplies both parts: of
-  the first alone it would cancel, as s settles at log(2 L). It is meant for losses that are
-  negative log-likelihoods; to s a term below 0.01 counts as 0.01 (ours), which bounds the weight at
-  50, where one at 0 or below would drive s to minus infinity.
+  `constant`: each of the n terms in force has the weight total / n.
+  `dynamic`: dynamic weight average, weights total * softmax(omega / temperature); see
+  `descent_rates`.
+  `uncertainty`: a term L counts as exp(-s) L + s / 2 with its own learned s = log sigma^2, which
+  starts at 0; `total` is not used. The constant of `config.weights` multiplies both parts: if it
+  multiplied the first one only, it would cancel, as s settles at log(2 L). This weighting is meant
+  for losses that are negative log-likelihoods. For s, a term below 0.01 counts as 0.01 (ours): the
+  weight is at most 50, while a term at or below 0 would drive s to minus infinity.
 
   References: Liu et al., "End-to-End Multi-Task Learning with Attention", CVPR 2019; DML-Net (Liu
   et al., 2021), equation 8. Kendall et al., "Multi-Task Learning Using Uncertainty to Weigh Losses
@@ -71,10 +72,10 @@ def make(
     name: `constant`, `dynamic` or `uncertainty`.
     total: K, the sum of the weights; 0 for the number of terms in force.
     temperature: T of `dynamic`; weights become equal as it grows.
-    window: Steps that a mean of `dynamic` goes over.
-    clip: Least and largest descent rate.
-    off: (regex, first epoch, last epoch, period): terms left out while first <= epoch < last; see
-      `rules.within_epochs`. The others share `total`.
+    window: Steps in a mean of `dynamic`.
+    clip: Smallest and largest descent rate.
+    off: (regex, first epoch, last epoch, period): these terms are left out while
+      first <= epoch < last; see `rules.within_epochs`. The others share `total`.
 
   Raises:
     InputError: an unknown name or a number out of range; from the functions: a rule that matches no
@@ -112,43 +113,65 @@ def make(
           on[term] = jnp.where(absent, 0, on[term])
     return on
 
+  if name == 'uncertainty':
+    return _uncertainty(in_force)
+  if name == 'dynamic':
+    return _dynamic(in_force, total, temperature, window, clip)
+  return _constant(in_force, total, varies=bool(off))
+
+
+def _constant(in_force, total, varies) -> Weighting:
+  def weigh(learned, state, terms, step):
+    on = in_force(terms, step)
+    present = sum(on.values())
+    equal = (total or present) / jnp.maximum(present, 1)
+    return {term: value * equal for term, value in on.items()}, _zeros(terms)
+
+  return Weighting(lambda terms: ({}, ()), weigh, lambda state, terms: state, varies)
+
+
+def _dynamic(in_force, total, temperature, window, clip) -> Weighting:
   def init(terms):
-    if name == 'uncertainty':
-      return {term: jnp.zeros((), value.dtype) for term, value in terms.items()}, ()
-    if name == 'dynamic':
-      history = {term: jnp.zeros(2 * window, value.dtype) for term, value in terms.items()}
-      return {}, History(history, jnp.zeros((), jnp.int32))
-    return {}, ()
+    history = {term: jnp.zeros(2 * window, value.dtype) for term, value in terms.items()}
+    return {}, History(history, jnp.zeros((), jnp.int32))
 
   def weigh(learned, state, terms, step):
     on = in_force(terms, step)
-    if name == 'uncertainty':
-      weights = {term: on[term] * jnp.exp(-s) for term, s in learned.items()}
-      missing = {term: jnp.maximum(LEAST - lax.stop_gradient(terms[term]), 0) for term in terms}
-      return weights, {
-        term: on[term] * s / 2 + weights[term] * missing[term] for term, s in learned.items()
-      }
-    none = {term: jnp.zeros(()) for term in terms}
-    present = sum(on.values())
-    shared = total or present
-    if name == 'constant':
-      equal = shared / jnp.maximum(present, 1)
-      return {term: value * equal for term, value in on.items()}, none
+    shared = total or sum(on.values())
     rates = descent_rates(state, window, clip)
     exponents = [jnp.where(on[term] > 0, rates[term] / temperature, ABSENT) for term in terms]
     shares = shared * jax.nn.softmax(jnp.stack(exponents))
-    return {term: on[term] * share for term, share in zip(terms, shares, strict=True)}, none
+    weights = {term: on[term] * share for term, share in zip(terms, shares, strict=True)}
+    return weights, _zeros(terms)
 
   def update(state, terms):
-    if name != 'dynamic':
-      return state
     history = {
       term: jnp.append(past[1:], terms[term].astype(past.dtype))
       for term, past in state.terms.items()
     }
     return History(history, state.seen + 1)
 
-  return Weighting(init, weigh, update, varies=name != 'constant' or bool(off))
+  return Weighting(init, weigh, update, varies=True)
+
+
+def _uncertainty(in_force) -> Weighting:
+  def init(terms):
+    return {term: jnp.zeros((), value.dtype) for term, value in terms.items()}, ()
+
+  def weigh(learned, state, terms, step):
+    on = in_force(terms, step)
+    weights = {term: on[term] * jnp.exp(-s) for term, s in learned.items()}
+    missing = {term: jnp.maximum(LEAST - lax.stop_gradient(terms[term]), 0) for term in terms}
+    penalties = {
+      term: on[term] * s / 2 + weights[term] * missing[term] for term, s in learned.items()
+    }
+    return weights, penalties
+
+  return Weighting(init, weigh, lambda state, terms: state, varies=True)
+
+
+def _zeros(terms) -> dict[str, Array]:
+  return {term: jnp.zeros(()) for term in terms}
 
 
 def descent_rates(history: History, window: int, clip: Sequence[float]) -> dict[str, Array]:
@@ -159,7 +182,7 @@ def descent_rates(history: History, window: int, clip: Sequence[float]) -> dict[
   Args:
     history: See `History`.
     window: Steps of a mean.
-    clip: Least and largest rate.
+    clip: Smallest and largest rate.
   """
   rates = {}
   for term, past in history.terms.items():

@@ -1,4 +1,4 @@
-"""Method -> Method: features that any method can wear."""
+"""Further terms of the loss, for any method."""
 
 import zlib
 from collections.abc import Mapping
@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from ferjax import core
-from ferjax.core import Method, _dressed
+from ferjax.core import Method
 from ferjax.errors import InputError
 from ferjax.images import augment
 from ferjax.terms import added
 
-TERMS = 'terms'  # where parameters and states of added terms stand, in `params` and in `extra`
+TERMS = 'terms'  # key of the parameters and states of added terms, in `params` and in `extra`
 EXAMPLE_ROWS = 16
 
 
@@ -20,8 +20,8 @@ def with_terms(method: Method, terms: Mapping[str, added.Term]) -> Method:
   """Further terms of the loss: means over the global batch of losses of its outputs and labels.
 
   What a `StatefulLoss` learns is under `terms` in `params`, its state under `terms` in `extra`;
-  both are there only where there are any, and prediction passes them by. So the method with no
-  terms at all predicts from the state of one with terms.
+  `terms` is there only where it is not empty, and prediction does not use it: a method that is
+  given no terms here can predict from the state of one that was trained with terms.
 
   Args:
     method: Any method whose `params` and `extra` are dicts.
@@ -47,9 +47,6 @@ def with_terms(method: Method, terms: Mapping[str, added.Term]) -> Method:
       learned[name], states[name] = term.init(key, outputs, seen)
     return params | _under_terms(learned), extra | _under_terms(states)
 
-  def forward(params, extra, batch, keys):
-    return method.forward(own(params), own(extra), batch, keys)
-
   def loss(params, extra, outputs, batch, step):
     values, aux = method.loss(own(params), own(extra), outputs, batch, step)
     learned, states = params.get(TERMS, {}), extra.get(TERMS, {})
@@ -69,25 +66,13 @@ def with_terms(method: Method, terms: Mapping[str, added.Term]) -> Method:
     moved = {name: triples[name].update(state, outputs, batch) for name, state in states.items()}
     return inner | _under_terms(moved)
 
-  def kept(extra):
-    return {TERMS: extra[TERMS]} if TERMS in extra else {}
-
-  def predict(params, extra, batch, delta=None):
-    return method.predict(own(params), own(extra), batch, delta)
-
-  def refresh(epoch, params, extra, table, embed):
-    return method.refresh(epoch, own(params), own(extra), table, embed) | kept(extra)
-
-  def estimates(extra, label):
-    return method.estimates(own(extra), label)
-
-  def enroll(params, extra, table, embed):
-    return method.enroll(own(params), own(extra), table, embed) | kept(extra)
-
-  def columns(extra):
-    return method.columns(own(extra))
-
-  return _dressed(method, init, forward, loss, update, predict, refresh, estimates, enroll, columns)
+  inner = core.inside(
+    method,
+    params_of=own,
+    extra_of=own,
+    with_extra=lambda extra, inner: inner | ({TERMS: extra[TERMS]} if TERMS in extra else {}),
+  )
+  return inner._replace(init=init, loss=loss, update=update)
 
 
 def example(method: Method, params, extra, batch):

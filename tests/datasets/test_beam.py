@@ -25,8 +25,8 @@ root, manifest = Path(sys.argv[1]), sys.argv[2]
 options = on_beam.parse_options(['runner=DirectRunner', 'direct_running_mode=in_memory'])
 found, prepared = [], []
 for name, beam in (('plain', None), ('beam', options)):
-  given = {'path': manifest, 'skip_bad': True}
-  made = dataset.make_builder('manifest', str(root / name), given, {})
+  source = dataset.Source(path=manifest, skip_bad=True)
+  made = dataset.make_builder('manifest', str(root / name), source, {})
   dataset.prepare(made, beam)
   prepared.append(made)
   found.append(dataset.load(name='manifest', path=manifest, dir=str(root / name), skip_bad=True))
@@ -46,12 +46,12 @@ for split, of_plain in found[0].splits.items():
     np.testing.assert_array_equal(column, of_beam.table[key])
   for row in range(len(of_plain.records)):
     assert of_plain.records[row] == of_beam.records[row]
-wrong = dataset.make_builder('manifest', str(root / 'wrong'), given, {})
+wrong = dataset.make_builder('manifest', str(root / 'wrong'), source, {})
 try:
   dataset.prepare(wrong, on_beam.parse_options(['runner=NoRunner']))
 except InputError as error:
   print(str(error).splitlines()[0][:70])
-drawn = dataset.make_builder('synthetic_faces', str(root / 'drawn'), {}, {'num': 50})
+drawn = dataset.make_builder('synthetic_faces', str(root / 'drawn'), dataset.Source(), {'num': 50})
 try:
   dataset.prepare(drawn, options)
 except InputError as error:

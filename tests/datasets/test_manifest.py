@@ -7,6 +7,7 @@ from PIL import Image
 
 from ferjax.data import dataset
 from ferjax.datasets import listing
+from ferjax.datasets.catalogue import Source
 from ferjax.datasets.manifest import manifest_dataset_builder, parser
 from ferjax.errors import InputError
 from ferjax.images import files
@@ -89,7 +90,7 @@ def test_bad_rows_are_reported_with_their_lines_and_can_be_left_out(folder):
     ('../outside.png', 'somewhere', '3', 'nan', ''),
   ]
   path = write(folder, rows, header)
-  builder = manifest_dataset_builder.make(str(folder / 'out'), path=str(path))
+  builder = manifest_dataset_builder.make(str(folder / 'out'), Source(str(path)))
   with pytest.raises(InputError) as error:
     builder.download_and_prepare(file_format='array_record')
   text = str(error.value)
@@ -105,7 +106,7 @@ def test_bad_rows_are_reported_with_their_lines_and_can_be_left_out(folder):
   ):
     assert part in text, text
   assert not list((folder / 'out').rglob('*.array_record*'))
-  kept = manifest_dataset_builder.make(str(folder / 'out'), path=str(path), skip_bad=True)
+  kept = manifest_dataset_builder.make(str(folder / 'out'), Source(str(path), skip_bad=True))
   kept.download_and_prepare(file_format='array_record')
   assert len(kept.as_data_source('train')) == 1
   assert 'lines 3-4' in kept.info.metadata['bad_rows']

@@ -3,6 +3,7 @@
 import re
 
 from ferjax.datasets import builder, listing
+from ferjax.datasets.catalogue import Source, refuse_protocol
 from ferjax.datasets.manifest import parser
 from ferjax.errors import InputError
 
@@ -11,35 +12,28 @@ class Builder(builder.FaceBuilder):
   """Copies a manifest's pictures and labels into ArrayRecord files, in the manifest's order."""
 
 
-def make(
-  data_dir: str | None = None,
-  *,
-  path: str = '',
-  classes: tuple[str, ...] = (),
-  skip_bad: bool = False,
-) -> Builder:
+def make(data_dir: str | None, source: Source) -> Builder:
   """The builder of one manifest; its name changes whenever the manifest or a picture does.
 
   Args:
     data_dir: Where prepared data sets lie; TFDS's own default when None.
-    path: The CSV file.
-    classes: Class names in label order; see `parser.parse`.
-    skip_bad: Leave bad rows out instead of refusing the manifest.
+    source: `path`, `classes` and `skip_bad` are used.
 
   Raises:
     InputError: see `parser.parse`; bad rows are found when the builder prepares its data.
   """
-  if not path:
+  refuse_protocol('manifest', source)
+  if not source.path:
     raise InputError('the manifest data set needs a CSV file: --config.data.path=FILE.csv')
-  manifest = parser.parse(path, tuple(classes))
+  manifest = parser.parse(source.path, tuple(source.classes))
   stem = re.sub(r'[^\w-]', '_', manifest.folder.resolve().name)
-  suffix = '-skip_bad' if skip_bad else ''
+  suffix = '-skip_bad' if source.skip_bad else ''
   content = listing.fingerprint(manifest)
   config = builder.FaceConfig(
     name=f'{stem}-{content}{suffix}',
     description=f'Pictures listed in {manifest.source.name}',
     listing=manifest,
     fingerprint=content,
-    skip_bad=skip_bad,
+    skip_bad=source.skip_bad,
   )
   return Builder(data_dir=data_dir, config=config)

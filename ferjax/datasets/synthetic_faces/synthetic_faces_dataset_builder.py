@@ -7,6 +7,7 @@ import zlib
 
 import tensorflow_datasets as tfds
 
+from ferjax.datasets.catalogue import Source, refuse_protocol
 from ferjax.datasets.features import face_features
 from ferjax.datasets.synthetic_faces.drawing import sample, stream
 from ferjax.datasets.synthetic_faces.drawing.action_units import ACTION_UNITS
@@ -161,6 +162,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 def make(
   data_dir: str | os.PathLike | None = None,
+  source: Source | None = None,
   *,
   num: int = 5000,
   size: int = 112,
@@ -174,6 +176,7 @@ def make(
 
   Args:
     data_dir: Where TFDS keeps its data sets; None for its own default.
+    source: Not used, as these faces are drawn; a protocol is refused.
     num: Pictures in all splits together.
     size: Height and width in pixels.
     seed: Seed of everything random.
@@ -185,6 +188,8 @@ def make(
   Raises:
     InputError: An option is out of range.
   """
+  if source:
+    refuse_protocol('synthetic_faces', source)
   config = faces_config(
     num=num,
     size=size,

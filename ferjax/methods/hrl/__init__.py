@@ -24,6 +24,7 @@ def make(
   model: nn.Module,
   *,
   num_classes: int,
+  num_poses: int = 0,
   sifl: bool = True,
   branch: str = 'lgmp',
   naive: bool = True,
@@ -50,6 +51,7 @@ def make(
   Args:
     model: pictures f[b, h, w, 3], train -> feature maps of every stage.
     num_classes: C.
+    num_poses: Not used.
     sifl: Whether transformed pictures pass the encoder too.
     branch: What uses the landmarks: `lgmp`, `dense` (three fully connected layers) or `none`.
     naive: Whether there is the naive branch.

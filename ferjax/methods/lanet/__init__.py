@@ -22,6 +22,7 @@ def make(
   model: nn.Module,
   *,
   num_classes: int,
+  num_poses: int = 0,
   label_distribution: bool = True,
   landmarks: bool = True,
   contrastive: bool = True,
@@ -46,6 +47,7 @@ def make(
     model: pictures f[b, h, w, 3], train -> feature maps of every stage; can be cloned with `first`
       and `last` to hold some stages only.
     num_classes: C.
+    num_poses: Not used.
     label_distribution: LD, learn from estimated label distributions too.
     landmarks: LM, estimate label distributions with neighbours in landmark space too.
     contrastive: EL, the expression-landmark contrastive loss.

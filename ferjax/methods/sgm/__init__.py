@@ -23,6 +23,7 @@ def make(
   model: nn.Module,
   *,
   num_classes: int,
+  num_poses: int = 0,
   embedding_width: int = 64,
   embedding_gain: float = 1.0,
   normalise: bool = False,
@@ -44,6 +45,7 @@ def make(
   Args:
     model: pictures f[b, h, w, 3], train -> feature maps of every stage.
     num_classes: C.
+    num_poses: Not used.
     embedding_width: d.
     embedding_gain: Factor on the first weights of the embedding's layer. Where the first embeddings
       are many sigma apart, the posterior is 0 or 1 and the loss has next to no gradient.
