@@ -10,7 +10,6 @@ import ml_collections
 
 from ferjax import config as configs
 from ferjax import core, labels
-from ferjax.assembly import build
 from ferjax.assembly.build import picture_dtype
 from ferjax.data import checks, dataset, graphs, noise, pipeline, samplers, sets
 from ferjax.errors import InputError, nearest
@@ -99,7 +98,7 @@ def fit(
   Raises:
     InputError: one lacks what the method needs to predict.
   """
-  tests = {name: build.derive(method, data) for name, data in tests.items()}
+  tests = {name: derive(method, data) for name, data in tests.items()}
   for name, data in tests.items():
     checks.check_features(data, method.predict_needs)
     without = sorted(method.predict_uses.difference(data.splits['test'].table))

@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 from ferjax import files
 from ferjax.data.neighbours import Neighbours, nearest_others
 from ferjax.errors import InputError, nearest
+from ferjax.terminal import progress
 
 LOGGER = logging.getLogger(__name__)
 
@@ -97,8 +98,8 @@ def make(
   found = load(path, digest)
   if found is None:
     LOGGER.info('building the graph of %d rows by %s: %s', len(points), space, path)
-    bar = functools.partial(tfds.core.utils.tqdm, desc=f'Neighbours by {space}')
-    found = nearest_others(points, neighbours, progress=bar)
+    track = functools.partial(progress.track, title=f'Neighbours by {space}', unit='blocks')
+    found = nearest_others(points, neighbours, progress=track)
     try:
       save(path, found, digest)
     except OSError as error:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from ferjax import files
 from ferjax.annotation import detector as detectors
@@ -22,6 +21,7 @@ from ferjax.errors import InputError
 from ferjax.prediction import film as films
 from ferjax.prediction import inputs, overlay, reading
 from ferjax.prediction import predictor as predictors
+from ferjax.terminal.progress import Progress
 
 LOGGER = logging.getLogger(__name__)
 
@@ -184,20 +184,14 @@ def predict(
     if outputs.video:
       film = films.Film(stack.enter_context(files.replacing_path(outputs.video)), classes)
       stack.callback(film.release)
-    detector_pool = queue.SimpleQueue()
-    for _ in range(threads if detection else 0):
-      detector = detectors.Detector(detection.command)
-      stack.callback(detector.close)
-      detector_pool.put(detector)
+    detector_pool = _detectors(stack, detection, threads)
     looks = 'landmarks' in model.needs | model.uses
     wants = (lambda: sheet.wants) if sheet else (lambda: False)
     reader = reading.Reader(model.image_size, looks, detection, detector_pool, wants)
-    bar = stack.enter_context(
-      tfds.core.utils.tqdm(total=len(sources), desc='Predicting', unit=' pictures')
-    )
+    progress = stack.enter_context(Progress('Predicting', len(sources)))
     pool = ThreadPoolExecutor(threads)
     stack.callback(pool.shutdown, cancel_futures=True)
-    todo = reading.tasks(sources, reader, every, film is not None, bar)
+    todo = reading.tasks(sources, reader, every, film is not None, progress)
     parts = reading.batches(reading.ahead(pool, todo), model.sizes[-1])
     table.writerow(header(classes))
     for item, said in predictions(model, parts):
@@ -215,7 +209,7 @@ def predict(
       if sheet:
         _draw(sheet, item, shown)
       items += 1
-      bar.update()
+      progress.update()
     if film:
       film.close()
     if sheet:
@@ -225,6 +219,16 @@ def predict(
   left_out = sheet.left_out if sheet else 0
   faces = sum(by_class.values())
   return Counts(items, len(sources), faces, errors, by_class, seconds, left_out)
+
+
+def _detectors(stack, detection, count) -> queue.SimpleQueue:
+  """Running detectors, closed with the stack; none where faces need not be found."""
+  pool = queue.SimpleQueue()
+  for _ in range(count if detection else 0):
+    detector = detectors.Detector(detection.command)
+    stack.callback(detector.close)
+    pool.put(detector)
+  return pool
 
 
 def _draw(sheet: overlay.Sheet, item: reading.Item, shown: Sequence[overlay.Shown]) -> None:
