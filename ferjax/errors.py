@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend: commands print its message without a traceback."""
+"""The one exception for what a user can correct: commands print its message without a traceback."""
 
 import difflib
 from collections.abc import Iterable

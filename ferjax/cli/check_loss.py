@@ -1,9 +1,9 @@
-"""`ferjax check-loss my_losses.island`: tries a loss on what training may bring it.
+"""`ferjax check-loss my_losses.island`: tries a loss on inputs that training may give it.
 
 The loss is a function `f(outputs, batch) -> f[b]`, or one that makes a `StatefulLoss`, as
 `config.terms` has them: a path, or the name of one of `ferjax.terms`. Its further arguments are
-flags: `--margin=0.2`. It is tried with invented embeddings, scores and labels, on the CPU or
-whatever JAX finds; what fails is told with the input on which it fails, and the exit code is 1.
+flags: `--margin=0.2`. It is tried with invented embeddings, scores and labels, on the device that
+JAX finds. A check that fails is shown with the input on which it fails, and the exit code is 1.
 """
 
 import argparse
@@ -89,18 +89,18 @@ def parse(argv: list[str]) -> tuple[str, Sizes, dict[str, Any]]:
 
 
 def _shapes(text: str) -> dict[str, tuple[int, ...]]:
-  told = f'--outputs is {text}: give shapes by name, such as "{{\'pose_logits\': (5,)}}"'
+  message = f'--outputs is {text}: give shapes by name, such as "{{\'pose_logits\': (5,)}}"'
   try:
     shapes = {str(name): tuple(map(int, shape)) for name, shape in ast.literal_eval(text).items()}
   except (SyntaxError, ValueError, TypeError, AttributeError) as error:
-    raise InputError(told) from error
+    raise InputError(message) from error
   if any(size < 1 for shape in shapes.values() for size in shape):
-    raise InputError(told)
+    raise InputError(message)
   return shapes
 
 
 def main(argv: list[str]) -> bool:
-  """Checks a loss and prints what came of it; whether everything passed.
+  """Checks a loss and prints the results; whether everything passed.
 
   Raises:
     InputError: there is no such loss, it lacks an argument, or it does not return f[b].

@@ -165,7 +165,7 @@ def predict(
     names: Inputs; see `inputs.find`.
     outputs: Where to write.
     detection: How faces are found; None where pictures are faces.
-    every: Of a video, look at every so manieth frame.
+    every: Of a video, look at every Nth frame.
     threads: That read, and processes that find faces.
 
   Raises:
