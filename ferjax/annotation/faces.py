@@ -136,9 +136,9 @@ def check_crop(size: int, margin: float) -> None:
 
 
 def _resume(journal: Path, settings: Mapping, folder: Path, out: Path) -> dict[str, Entry]:
-  """What the journal tells to be done and still holds; a new journal where there is none.
+  """The entries of the journal that still hold; begins a new journal where there is none.
 
-  A line that was broken off is cut from the file.
+  An incomplete last line is cut from the file.
   """
   try:
     if not journal.exists():

@@ -68,9 +68,7 @@ def main(argv: Sequence[str]) -> None:
   """
   options = parse(argv)
   console.keep_programs()
-  inputs.find(
-    options.inputs
-  )  # before the model: an input may be missing
+  inputs.find(options.inputs)  # before the model: an input may be missing
   model = predictors.load(options.workdir, options.checkpoint)
   detection = None
   if options.detect:

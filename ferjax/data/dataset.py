@@ -237,7 +237,7 @@ def _one_fold(splits, folds, fold, name):
 
 
 def _load_table(records, path: Path, split: str) -> Table:
-  """The label columns of all records; scanned once, then kept beside the records.
+  """The label columns of all records; scanned once, then stored next to the records.
 
   Raises:
     InputError: a picture cannot be decoded.

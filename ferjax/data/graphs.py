@@ -39,7 +39,7 @@ class Graph(NamedTuple):
 
 
 def folder(data_dir: str) -> Path:
-  """Where graphs lie: beside the prepared data sets."""
+  """Where graphs are stored: next to the prepared data sets."""
   return Path(data_dir or tfds.core.constants.DATA_DIR).expanduser() / 'graphs'
 
 
@@ -123,7 +123,7 @@ def make(
     if extreme.mean() > 0.95:
       LOGGER.warning(
         'by %s nearly all a_ij are %s: with a median distance of %.3g between neighbours, sigma=%g '
-        'tells nothing apart. Are these the units it expects (%s)?',
+        'separates nothing. Are these the units it expects (%s)?',
         space,
         name,
         np.median(found.distance),
