@@ -15,7 +15,7 @@ COMMANDS = {
   'prepare': 'prepares data sets, graphs of neighbours, annotations, people and poses',
   'album': 'sums up a folder of faces in a few pictures',
   'check-loss': 'checks a loss of your own before you train with it',
-  'benchmark': 'measures speed, with PyTorch beside it if you like',
+  'benchmark': 'measures speed, and that of PyTorch if you like',
 }
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and folders that one command at a time writes in."""
+"""Files that are written whole or not at all, and locks against a second process."""
 
 import contextlib
 import json
@@ -8,51 +8,52 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from ferjax import files
-from ferjax.errors import InputError
+import filelock
 
-try:
-  import fcntl
-except ImportError:  # Windows
-  fcntl = None
+from ferjax.errors import InputError
 
 LOGGER = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def locked(path: Path, busy: str) -> Iterator[None]:
-  """Makes the folder of `path` and keeps others that lock the same file from this block, where
-  platform and file system have locks; a process that dies lets go of it.
+  """Makes the folder of `path`, and locks that file until the block ends or the process dies.
+
+  On a file system without locks the block runs after a warning.
 
   Args:
-    path: The file; it stays.
-    busy: What to say where another process has it.
+    path: The file to lock; it stays there.
+    busy: The message of the error when another process holds the lock.
 
   Raises:
-    InputError: it is locked, or the folder cannot be written.
+    InputError: another process holds the lock, or the folder cannot be written.
   """
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open('w')
+    path.open('a').close()
   except OSError as error:
     raise InputError(f'cannot write in {path.parent}: {error.strerror}') from error
-  with file:
-    try:
-      if fcntl:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise InputError(busy) from error
-    except OSError as error:  # a file system without locks
-      LOGGER.warning('cannot lock %s (%s): let no other command write there', path, error.strerror)
+  # without the library's own fallback, whose lock a killed process would leave behind
+  lock = filelock.FileLock(path, blocking=False, fallback_to_soft=False)
+  try:
+    lock.acquire()
+  except filelock.Timeout as error:
+    raise InputError(busy) from error
+  except OSError as error:
+    LOGGER.warning('cannot lock %s (%s): let no other command write there', path, error.strerror)
+  try:
     yield
+  finally:
+    lock.release()
 
 
 @contextlib.contextmanager
 def replacing(path: Path, mode: str = 'w') -> Iterator[IO]:
-  """Opens a file beside `path`, and renames it into place once it is written without an error.
+  """Opens a temporary file next to `path`; it takes the place of `path` when the block ends without
+  an error.
 
   Args:
-    path: The file to write; an older one stays until the rename.
+    path: The file to write; an older one stays until then.
     mode: `w` for text (UTF-8, line ends as written) or `wb`.
   """
   partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
@@ -67,8 +68,8 @@ def replacing(path: Path, mode: str = 'w') -> Iterator[IO]:
 
 @contextlib.contextmanager
 def replacing_path(path: Path) -> Iterator[Path]:
-  """A path beside `path` with the same ending, for what writes a file by its name; the file there
-  is renamed into place if there is no error."""
+  """A temporary path next to `path` with the same ending, for code that writes a file by name; that
+  file takes the place of `path` when the block ends without an error."""
   partial = path.with_name(f'{path.stem}.{os.getpid()}.partial{path.suffix}')
   try:
     yield partial
@@ -78,6 +79,6 @@ def replacing_path(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value) -> None:
-  """Writes JSON, then renames it into place, so that a half-written file is never seen."""
-  with files.replacing(path) as file:
+  """Writes JSON; a half-written file is never seen."""
+  with replacing(path) as file:
     file.write(json.dumps(value, indent=2, allow_nan=False) + '\n')

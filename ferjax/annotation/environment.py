@@ -53,7 +53,7 @@ LANDMARKER = Requirements('mediapipe==1.2.3', (), ('mediapipe==1.2.3',), (10, 13
 def python(requirements: Requirements, folder: Path) -> Path:
   """The Python of an environment with these packages: made at its first use, then used again.
 
-  It is made in a folder beside its own and renamed once it is whole, so that one which was broken
+  It is made in a folder next to its own and renamed once it is whole, so that one which was broken
   off is never taken for finished. pip downloads the packages; a message says so before.
 
   Args:
@@ -143,9 +143,9 @@ def _make(requirements: Requirements, base: str, home: Path) -> None:
 def _run(command: list[str], requirements: Requirements) -> None:
   done = subprocess.run(command, capture_output=True, text=True, env=clean_environment())
   if done.returncode:
-    said = '\n'.join(f'  {line}' for line in (done.stderr or done.stdout).strip().splitlines()[-8:])
+    log = '\n'.join(f'  {line}' for line in (done.stderr or done.stdout).strip().splitlines()[-8:])
     raise InputError(
-      f'cannot install {requirements.name}:\n{said}\npip needs the network, or an index of its own '
+      f'cannot install {requirements.name}:\n{log}\npip needs the network, or an index of its own '
       '(PIP_INDEX_URL, PIP_FIND_LINKS). Or give a Python that has it with --python=PYTHON'
     )
 

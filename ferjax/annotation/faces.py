@@ -15,8 +15,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import tensorflow_datasets as tfds
-from PIL import Image, ImageOps
 
 from ferjax import files, labels
 from ferjax.annotation import alignment, mesh
@@ -24,7 +22,9 @@ from ferjax.annotation import detector as detectors
 from ferjax.datasets import folders
 from ferjax.datasets.manifest.parser import POSE, SPLITS
 from ferjax.errors import InputError
-from ferjax.images.files import ENDINGS, FORMATS
+from ferjax.images import files as picture_files
+from ferjax.images.files import ENDINGS
+from ferjax.terminal.progress import Progress
 
 LOGGER = logging.getLogger(__name__)
 
@@ -94,20 +94,16 @@ def annotate(
         pool.put(detector)
 
     with journal.open('a', encoding='utf-8') as file, ThreadPoolExecutor(count) as threads:
-      bar = tfds.core.utils.tqdm(
-        total=len(names), initial=len(names) - len(todo), desc='Annotating', unit=' pictures'
-      )
       try:
-        for entry in threads.map(one, todo):
-          file.write(json.dumps(entry) + '\n')
-          file.flush()
-          done[entry['picture']] = entry
-          bar.update()
+        with Progress('Annotating', len(names), done=len(names) - len(todo)) as progress:
+          for entry in threads.map(one, todo):
+            file.write(json.dumps(entry) + '\n')
+            file.flush()
+            done[entry['picture']] = entry
+            progress.update()
       except BaseException:
         threads.shutdown(wait=False, cancel_futures=True)
         raise
-      finally:
-        bar.close()
     entries = [done[name] for name in names]
     _write_manifest(out / 'manifest.csv', entries)
     _write_left_out(out / 'left_out.csv', entries)
@@ -140,9 +136,9 @@ def check_crop(size: int, margin: float) -> None:
 
 
 def _resume(journal: Path, settings: Mapping, folder: Path, out: Path) -> dict[str, Entry]:
-  """What the journal tells to be done and still holds; a new journal where there is none.
+  """The entries of the journal that still hold; begins a new journal where there is none.
 
-  A line that was broken off is cut from the file.
+  An incomplete last line is cut from the file.
   """
   try:
     if not journal.exists():
@@ -192,9 +188,9 @@ def _picture(folder, out, name, detector, size, margin, all_faces) -> Entry:
     return entry | {'reason': 'its name is not UTF-8'}
   try:
     entry['stamp'] = _stamp(folder / name)
-    image = read(folder / name)
-  except Exception as error:  # Pillow's decoders raise many kinds; each means "cannot be read"
-    text = getattr(error, 'strerror', None) or str(error) or type(error).__name__
+    image = picture_files.read(folder / name)
+  except (OSError, InputError) as error:
+    text = getattr(error, 'strerror', None) or str(error)
     return entry | {'reason': f'cannot be read: {text}'}
   try:
     found = detector.find(image, all_faces)
@@ -216,22 +212,6 @@ def _picture(folder, out, name, detector, size, margin, all_faces) -> Entry:
 def printable(name: str) -> str:
   r"""A file's name, with bytes that are not UTF-8 as \udc80 to \udcff."""
   return name.encode('utf-8', 'backslashreplace').decode('utf-8')
-
-
-def read(path: Path) -> np.ndarray:
-  """A picture u8[h, w, 3], RGB, upright; see `images.files.FORMATS`.
-
-  Raises:
-    OSError or an error of the decoder: it cannot be read.
-  """
-  with Image.open(path, formats=FORMATS) as picture:
-    picture.load()
-    if picture.mode in ('I', 'F'):
-      raise OSError(f'{picture.mode} (32-bit) pixels: save it with 8 or 16 bits')
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith('I;16'):
-      picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    return np.asarray(picture.convert('RGB'))
 
 
 def describe(

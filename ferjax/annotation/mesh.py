@@ -1,10 +1,10 @@
 """MediaPipe's face mesh -> the 68 iBUG points, the pose, and estimates of action units.
 
-`landmarks.tsv` beside this says which of the mesh's 478 points lies on which iBUG point, and where
-that point is on the average face: x to the right of the picture, y up, z towards the viewer, in
-distances between the outer corners of the eyes. The average is over the meshes that MediaPipe found
-on 309 rendered faces of people who are not in the test set, turned back by their known poses and
-made symmetric. `right` and `left` are the subject's own.
+`landmarks.tsv` in this folder lists which of the mesh's 478 points lies on which iBUG point, and
+where that point is on the average face: x to the right of the picture, y up, z towards the viewer,
+in distances between the outer corners of the eyes. The average is over the meshes that MediaPipe
+found on 309 rendered faces of people who are not in the test set, turned back by their known poses
+and made symmetric. `right` and `left` are the subject's own.
 """
 
 import csv

@@ -237,14 +237,14 @@ def _libreface(path, stem, options) -> Annotations:
 
 def _pts(path, stem, options) -> Annotations:
   text = '\n'.join(re.sub(r'(//|#).*', '', line) for line in text_lines(path))
-  said = re.search(r'n_?points\s*:\s*(\d+)', text)
+  header = re.search(r'n_?points\s*:\s*(\d+)', text)
   body = re.search(r'\{(.*?)\}', text, re.S)
-  if not said or not body:
+  if not header or not body:
     raise InputError(
       f'{path} is no .pts file. Expected: "version: 1", "n_points: 68", and between braces a line '
       '"x y" for each point'
     )
-  count, wanted = int(said[1]), options['points'] or int(said[1])
+  count, wanted = int(header[1]), options['points'] or int(header[1])
   fields = body[1].split()
   face = {}
   try:

@@ -6,14 +6,14 @@ offers, also estimates of action units. Below the output folder:
   faces/            the crops, in the folders of the pictures
   manifest.csv      a row for each crop, for --config.data.name=manifest
   left_out.csv      the pictures that have none, and why
-  annotate.jsonl    what is done so far: a run that was broken off goes on from there
-  annotate.lock     held while a command runs: a second one on the same folder is refused
+  annotate.jsonl    what is done so far; the same command goes on from there
+  annotate.lock     locked while a command runs, so that a second one is refused
 
 The manifest's further columns are `source`, the picture below FOLDER; `face`, 0 for its largest;
 and `crop_00 ... crop_12`, the 2x3 matrix that carries (x, y, 1) of the upright picture to the crop,
 in pixels whose centres are whole numbers. Landmarks and pose are those of the crop. `split` comes
 from a first folder named train, val or test, else it is train; `label` from the innermost folder
-that is named as a class. The first run makes an environment for MediaPipe with pip.
+with the name of a class. The first run makes an environment for MediaPipe with pip.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   arguments.add_argument('folder', type=Path, help='the folder of pictures')
-  arguments.add_argument('--out', type=Path, help='default: FOLDER_faces, beside FOLDER')
+  arguments.add_argument('--out', type=Path, help='default: FOLDER_faces, next to FOLDER')
   arguments.add_argument('--size', type=int, default=112, help="pixels of a crop's side")
   arguments.add_argument(
     '--margin', type=float, default=0.1, help='share left free on each side of an average face'

@@ -1,18 +1,14 @@
-"""What all commands share: messages, caches, errors in a line."""
+"""What all commands share: messages, caches, memory."""
 
-import contextlib
 import ctypes
 import logging
 import os
 import platform
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 from absl import logging as absl_logging
-
-from ferjax.errors import InputError
 
 
 def cache_folder() -> Path:
@@ -21,8 +17,8 @@ def cache_folder() -> Path:
 
 
 def keep_programs() -> None:
-  """Keeps compiled programs in the cache folder, if no other one is set: small ones too, of which a
-  start has many."""
+  """Keeps compiled programs in the cache folder, unless another one is set; small programs too, as
+  a start has many of them."""
   if not jax.config.jax_compilation_cache_dir:
     jax.config.update('jax_compilation_cache_dir', str(cache_folder() / 'xla'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
@@ -36,33 +32,36 @@ def find_modules_here() -> None:
     sys.path.append(here)
 
 
+class _StandardError(logging.StreamHandler):
+  """Writes to `sys.stderr` as it is now: a progress bar replaces it, to print messages above."""
+
+  @property
+  def stream(self):
+    return sys.stderr
+
+  @stream.setter
+  def stream(self, value):
+    pass
+
+
 def show_messages() -> None:
   """Shows ferjax's own messages as plain lines, and only the errors of the libraries below it."""
   absl_logging.set_verbosity(absl_logging.ERROR)
   logger = logging.getLogger('ferjax')
   if not logger.handlers:
-    handler = logging.StreamHandler()
+    handler = _StandardError()
     handler.setFormatter(logging.Formatter('%(message)s'))
     logger.addHandler(handler)
   logger.setLevel(logging.INFO)
   logger.propagate = False
 
 
-@contextlib.contextmanager
-def told_in_a_line() -> Iterator[None]:
-  """Ends the process, with status 1, where what runs inside raises an `InputError`."""
-  try:
-    yield
-  except InputError as error:
-    sys.exit(f'ferjax: {error}')
-
-
 def keep_freed_memory() -> None:
-  """On a CPU with glibc: freed memory stays with the process, so a step finds its pages mapped.
+  """Keeps freed memory in the process; does something only on a CPU with glibc.
 
-  XLA takes and frees its temporary memory in every step; returned to the system, each page of it
-  faults anew (ResNet-18 at 64 px on 2 cores: 147 to 152 images/s without this, 169 to 185 with it).
-  Call it once, before the first computation; elsewhere it does nothing.
+  XLA takes and frees its temporary memory in every step. Without this, freed pages go back to the
+  system and the next step must map them again (ResNet-18 at 64 px on 2 cores: 147 to 152 images/s
+  without this, 169 to 185 with it). Call it once, before the first computation.
   """
   if jax.default_backend() != 'cpu' or platform.libc_ver()[0] != 'glibc':
     return

@@ -1,4 +1,7 @@
-"""The flag `--config`, of the commands that have it."""
+"""The flag `--config`, and what the commands with absl's flags share: parsing and `--help`."""
+
+import sys
+import textwrap
 
 import ml_collections
 from absl import flags
@@ -6,16 +9,24 @@ from ml_collections import config_flags
 
 from ferjax.errors import InputError
 
-CONFIG = config_flags.DEFINE_config_file('config', None, 'The config: configs/NAME.py[:VARIANT].')
+CONFIG = config_flags.DEFINE_config_file(
+  'config',
+  None,
+  'The config: configs/NAME.py[:VARIANT]. --config.KEY=VALUE sets a key of it, such as '
+  '--config.optimizer.lr=0.01.',
+)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-  """Reads the flags.
+  """Reads the flags; `--help` prints those of the command and ends the process.
 
   Raises:
     InputError: an unknown flag, a value that does not fit, or a `--config.KEY` that the config does
       not have; names the nearest.
   """
+  if {'-h', '-help', '--help'} & set(argv[1:]):
+    print(usage(argv[0]))
+    sys.exit()
   try:
     return flags.FLAGS(argv)
   except flags.Error as error:
@@ -24,6 +35,27 @@ def parse_flags(argv: list[str]) -> list[str]:
     cause = error.args[0]
     text = cause.args[0] if isinstance(cause, KeyError) else cause
     raise InputError(f'the config has no key {text}') from error
+
+
+def usage(program: str) -> str:
+  """What a command does and its own flags, without those of the libraries.
+
+  Args:
+    program: Its name, such as `ferjax train`.
+  """
+  modules = flags.FLAGS.flags_by_module_dict()
+  ours = sorted(name for name in modules if name.startswith('ferjax.') and name != __name__)
+  lines = [f'usage: {program} [FLAGS]']
+  for name in ours:
+    lines += ['', sys.modules[name].__doc__.strip()]
+  lines.append('')
+  for name in (__name__, *ours):
+    for flag in modules[name]:
+      default = f' Default: {flag.default}.' if flag.default else ''
+      text = f'--{flag.name}  {" ".join(flag.help.split())}{default}'
+      lines.append(textwrap.fill(text, 100, initial_indent='  ', subsequent_indent=' ' * 6))
+  lines += ['', 'Further flags, of the libraries: --helpfull']
+  return '\n'.join(lines)
 
 
 def config_flag() -> ml_collections.ConfigDict | None:

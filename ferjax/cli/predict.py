@@ -1,9 +1,9 @@
-"""`ferjax predict --workdir=RUN INPUT... --out=faces.csv`: what a model says of faces.
+"""`ferjax predict --workdir=RUN INPUT... --out=faces.csv`: classifies faces.
 
-INPUT is a picture, a video, a folder (all of them below it), a pattern such as 'faces/**/*.jpg', or
-a manifest (CSV), whose landmarks go to models that look at them. Pictures should be cropped to the
-face as those that the model was trained on; --detect finds, aligns and crops faces as
-`ferjax annotate` does.
+INPUT is a picture, a video, a folder (with all its sub-folders), a pattern such as
+'faces/**/*.jpg', or a manifest (CSV), whose landmarks go to models that use them. Pictures should
+be cropped to the face, like those that the model was trained on; --detect finds, aligns and crops
+faces as `ferjax annotate` does.
 
 The table has a row for each face, picture or frame:
 
@@ -11,11 +11,11 @@ The table has a row for each face, picture or frame:
   frame, time       of a video: the frame's number from 0, and seconds
   x0 y0 x1 y1       with --detect: the face is picture[y0:y1, x0:x1]
   class, p_<class>  the likeliest class, and the probability of each
-  pose              the likeliest pose, yaw in degrees, where the model tells one
+  pose              the likeliest pose, yaw in degrees, where the model has poses
   error             why there is no prediction
 
-A name that is not UTF-8 has its bytes as \\udcff; one that a spreadsheet would take for a formula
-begins with ./
+In a name that is not UTF-8, bytes are written as \\udcff; a name that a spreadsheet would take for
+a formula gets ./ in front.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   add('--sheet', type=Path, help='pictures with their bars: FILE.png, FILE.page2.png ... (or .jpg)')
   add('--sheet_pages', type=int, default=25, help='how many, at most')
   add('--video', type=Path, help=f'one video, annotated, without sound: {" ".join(films.CODECS)}')
-  add('--every', type=int, default=1, help='of a video, look at every so manieth frame')
+  add('--every', type=int, default=1, help='of a video, look at every Nth frame')
   add('--detect', action='store_true', help='find faces, with MediaPipe, as annotate does')
   add('--small_faces', action='store_true', help='look for small faces too: much slower')
   add('--size', type=int, default=112, help="with --detect: pixels of a crop's side")
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
   """
   options = parse(argv)
   console.keep_programs()
-  inputs.find(options.inputs)  # what is not there is told before the model is loaded
+  inputs.find(options.inputs)  # before the model: an input may be missing
   model = predictors.load(options.workdir, options.checkpoint)
   detection = None
   if options.detect:
@@ -93,11 +93,11 @@ def run(argv: Sequence[str]) -> None:
   """The command, in a process of its own."""
   console.show_messages()
   console.keep_freed_memory()
-  os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # damage is told in the table
+  os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # the table names damaged files
   cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
   try:
     main(argv)
   except KeyboardInterrupt:
     sys.exit('ferjax: interrupted')
-  except BrokenPipeError:  # whoever read the table has enough
+  except BrokenPipeError:  # the reader of the table has closed it
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,17 +1,17 @@
-"""Makes ahead what training needs: `ferjax prepare data`, `graphs`, `annotations`, ...
+"""Prepares what training needs: data sets, graphs, annotations, subjects, poses.
 
 `data --name=raf_db --manual_dir=FOLDER` prepares a data set and prints what it holds. With
-`--beam_options=runner=DirectRunner,direct_num_workers=8,direct_running_mode=multi_processing` its
-pictures are checked and stored on Apache Beam (the extra `beam`), where workers may be on other
-machines that see the same folders.
+`--beam_options=runner=DirectRunner,direct_num_workers=8,direct_running_mode=multi_processing`,
+Apache Beam (the extra `beam`) checks and stores its pictures; its workers may be on other machines
+that see the same folders.
 
-`graphs --config=configs/NAME.py` builds the graphs of the config's sampler, beside the prepared
-data; a run that lacks them builds them by itself.
+`graphs --config=configs/NAME.py` builds the graphs of neighbours for the config's sampler, and
+stores them next to the prepared data. A run builds them itself if they are missing.
 
-`annotations --format=openface --annotations=FOLDER --pictures=FOLDER --out=manifest.csv` joins what
-another tool says of faces with pictures, into a manifest. `subjects --manifest=A.csv --out=B.csv
---embeddings=E.npz --threshold=0.6` adds whose face each is, by clustering, and `poses
---manifest=A.csv --out=B.csv` the pose class.
+`annotations --format=openface --annotations=FOLDER --pictures=FOLDER --out=manifest.csv` joins the
+output of another tool with pictures, into a manifest. `subjects --manifest=A.csv --out=B.csv
+--embeddings=E.npz --threshold=0.6` adds the person of each face, found by clustering, and `poses
+--manifest=A.csv --out=B.csv` adds the pose class.
 """
 
 import ast

@@ -29,6 +29,7 @@ from ferjax.data.splits import (
 from ferjax.datasets.catalogue import Source, make_builder, prepare
 from ferjax.errors import InputError, nearest
 from ferjax.images.files import decode, rescale, resize
+from ferjax.terminal import progress
 
 LOGGER = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ def load(
     name: A package of `ferjax.datasets` that holds `<name>_dataset_builder.py`.
     path: For `manifest`: the CSV file.
     dir: Where prepared data sets lie; TFDS's default when empty.
-    manual_dir: For data sets that were handed out: the folder that holds `<name>`, needed until
+    manual_dir: For data sets that are not downloaded: the folder that holds `<name>`, needed until
       they are prepared; see `builder.maker`.
     protocol: Which of the data set's protocols; its first when empty.
     fold: Which fold to test on, where the protocol has folds by subject.
@@ -140,54 +141,22 @@ def load(
   wanted = (*wanted, *(theirs for theirs in becomes if theirs not in wanted))
   source = Source(path, manual_dir, protocol, wanted, skip_bad)
   builder = make_builder(name, dir or None, source, dict((options or {}).get(name, {})))
-  if not (Path(builder.data_path) / 'dataset_info.json').exists():
-    LOGGER.info('preparing %s in %s', name, builder.data_path)
-  prepare(builder)
-  metadata = builder.info.metadata or {}
-  if 'bad_rows' in metadata:
-    LOGGER.warning('left out of %s:\n%s', name, metadata['bad_rows'])
-  if metadata.get('differences'):
-    LOGGER.warning('%s is not as known: %s', name, '; '.join(metadata['differences']))
+  metadata = _prepare(builder, name)
 
-  own = tuple(labels.canonical(name) for name in builder.info.features['label'].names)
+  known = tuple(labels.canonical(name) for name in builder.info.features['label'].names)
   if not needs_mapped_classes:
-    becomes = {theirs: ours for theirs, ours in becomes.items() if theirs in own}
-  check_class_map(name, becomes, own, classes)
-  stored = tuple(becomes.get(theirs) or theirs for theirs in own)
-  in_use = {ours for ours in stored if becomes.get(ours) != ''}
-  classes = classes or tuple(ours for ours in dict.fromkeys((*own, *stored)) if ours in in_use)
-  missing = set(classes) - set(stored)
-  if missing and needs_every_class:
-    raise InputError(
-      f"{name} has no class '{min(missing)}'.{nearest(min(missing), stored)} It has {stored}"
-    )
-  digest = hashlib.sha256(repr(sorted(becomes.items())).encode() if becomes else b'')
-  splits = {}
-  read = {'test'} if test_only and 'test' in builder.info.splits else set(builder.info.splits)
-  left_out = Counter(metadata.get('other_classes'))
-  for split in ('train', 'val', 'test'):
-    if split not in read:
-      continue
-    records = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
-    table = _load_table(records, Path(builder.data_path) / f'table-{split}.npz', split)
-    digest.update(split.encode())
-    for column in sorted(set(table) - {'name', 'height', 'width'}):
-      digest.update(column.encode() + np.ascontiguousarray(table[column]).tobytes())
-    named = np.array(stored)[table['label']]
-    left_out.update(named[~np.isin(named, classes)].tolist())
-    pictures = Pictures(records.data_source)
-    splits[split] = select_classes(
-      Split(pictures, np.arange(len(table['name'])), table), stored, classes
-    )
-  if left_out:
-    LOGGER.warning('left out of %s, rows of classes not in use: %s', name, dict(left_out))
+    becomes = {theirs: ours for theirs, ours in becomes.items() if theirs in known}
+  check_class_map(name, becomes, known, classes)
+  stored, classes = _classes(name, known, becomes, classes, needs_every_class)
+
+  splits = _read(builder, test_only)
+  fingerprint = _fingerprint(splits, becomes)
+  _warn_of_other_classes(name, splits, stored, classes, metadata.get('other_classes'))
+  splits = {k: select_classes(split, stored, classes) for k, split in splits.items()}
   splits, poses = select_poses(splits, tuple(poses), name)
   splits = with_rows(splits, name, classes)
-  folds = metadata.get('folds', 0)
-  if folds and not test_only:
-    LOGGER.info('%s is tested on fold %d of %d', name, fold, folds)
   if not test_only:
-    splits = fold_by_subject(splits, folds, fold, name)
+    splits = _one_fold(splits, metadata.get('folds', 0), fold, name)
   splits = carve_validation(splits, val_fraction, seed)
   check_subjects(splits, allow_shared_subjects)
   scheme, indices = _landmarks(builder, splits, landmarks)
@@ -196,16 +165,78 @@ def load(
     classes=classes,
     splits={k: _at_size(s, image_size, landmarks) for k, s in splits.items()},
     landmark_indices=indices,
-    fingerprint=digest.hexdigest(),
+    fingerprint=fingerprint,
     poses=poses,
-    known=own,
+    known=known,
     action_units=tuple(metadata.get('action_units', ())),
     landmark_scheme=scheme,
   )
 
 
+def _prepare(builder, name) -> Mapping[str, Any]:
+  """Prepares a data set if that is still to do; its metadata."""
+  prepare(builder)
+  metadata = builder.info.metadata or {}
+  if 'bad_rows' in metadata:
+    LOGGER.warning('left out of %s:\n%s', name, metadata['bad_rows'])
+  if metadata.get('differences'):
+    LOGGER.warning('%s is not as known: %s', name, '; '.join(metadata['differences']))
+  return metadata
+
+
+def _classes(name, known, becomes, classes, needs_every_class):
+  """What each class of the data set is called now, and the classes in use, in label order."""
+  stored = tuple(becomes.get(theirs) or theirs for theirs in known)
+  in_use = {ours for ours in stored if becomes.get(ours) != ''}
+  classes = classes or tuple(ours for ours in dict.fromkeys((*known, *stored)) if ours in in_use)
+  missing = set(classes) - set(stored)
+  if missing and needs_every_class:
+    raise InputError(
+      f"{name} has no class '{min(missing)}'.{nearest(min(missing), stored)} It has {stored}"
+    )
+  return stored, classes
+
+
+def _read(builder, test_only) -> dict[str, Split]:
+  """The splits with all their rows; of several only `test`, if that is all that is wanted."""
+  splits = {}
+  names = {'test'} if test_only and 'test' in builder.info.splits else set(builder.info.splits)
+  for name in ('train', 'val', 'test'):
+    if name in names:
+      records = builder.as_data_source(name, decoders={'image': tfds.decode.SkipDecoding()})
+      table = _load_table(records, Path(builder.data_path) / f'table-{name}.npz', name)
+      pictures = Pictures(records.data_source)
+      splits[name] = Split(pictures, np.arange(len(table['name'])), table)
+  return splits
+
+
+def _fingerprint(splits, becomes) -> str:
+  """Of every picture and label, and of the classes that became others."""
+  digest = hashlib.sha256(repr(sorted(becomes.items())).encode() if becomes else b'')
+  for name, split in splits.items():
+    digest.update(name.encode())
+    for column in sorted(set(split.table) - {'name', 'height', 'width'}):
+      digest.update(column.encode() + np.ascontiguousarray(split.table[column]).tobytes())
+  return digest.hexdigest()
+
+
+def _warn_of_other_classes(name, splits, stored, classes, never_stored) -> None:
+  left_out = Counter(never_stored)
+  for split in splits.values():
+    named = np.array(stored)[split.table['label']]
+    left_out.update(named[~np.isin(named, classes)].tolist())
+  if left_out:
+    LOGGER.warning('left out of %s, rows of classes not in use: %s', name, dict(left_out))
+
+
+def _one_fold(splits, folds, fold, name):
+  if folds:
+    LOGGER.info('%s is tested on fold %d of %d', name, fold, folds)
+  return fold_by_subject(splits, folds, fold, name)
+
+
 def _load_table(records, path: Path, split: str) -> Table:
-  """The label columns of all records; scanned once, then kept beside the records.
+  """The label columns of all records; scanned once, then stored next to the records.
 
   Raises:
     InputError: a picture cannot be decoded.
@@ -217,7 +248,7 @@ def _load_table(records, path: Path, split: str) -> Table:
   except (OSError, KeyError, ValueError, zipfile.BadZipFile):
     pass
   columns = {}
-  for record in tfds.core.utils.tqdm(_all(records), f'Reading labels of {split}', len(records)):
+  for record in progress.track(_all(records), f'Reading labels of {split}', len(records)):
     record = dict(record)
     encoded = record.pop('image')
     record['name'] = record['name'].decode()

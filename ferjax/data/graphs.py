@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 from ferjax import files
 from ferjax.data.neighbours import Neighbours, nearest_others
 from ferjax.errors import InputError, nearest
+from ferjax.terminal import progress
 
 LOGGER = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class Graph(NamedTuple):
 
 
 def folder(data_dir: str) -> Path:
-  """Where graphs lie: beside the prepared data sets."""
+  """Where graphs are stored: next to the prepared data sets."""
   return Path(data_dir or tfds.core.constants.DATA_DIR).expanduser() / 'graphs'
 
 
@@ -97,8 +98,8 @@ def make(
   found = load(path, digest)
   if found is None:
     LOGGER.info('building the graph of %d rows by %s: %s', len(points), space, path)
-    bar = functools.partial(tfds.core.utils.tqdm, desc=f'Neighbours by {space}')
-    found = nearest_others(points, neighbours, progress=bar)
+    track = functools.partial(progress.track, title=f'Neighbours by {space}', unit='blocks')
+    found = nearest_others(points, neighbours, progress=track)
     try:
       save(path, found, digest)
     except OSError as error:
@@ -122,7 +123,7 @@ def make(
     if extreme.mean() > 0.95:
       LOGGER.warning(
         'by %s nearly all a_ij are %s: with a median distance of %.3g between neighbours, sigma=%g '
-        'tells nothing apart. Are these the units it expects (%s)?',
+        'separates nothing. Are these the units it expects (%s)?',
         space,
         name,
         np.median(found.distance),

@@ -1,6 +1,6 @@
 """The k nearest other rows of a matrix, by Euclidean distance.
 
-Exact, but for rounding to float32 of squares that are large beside the distances, by blocks of a
+Exact, but for rounding to float32 of squares much larger than the distances, by blocks of a
 distance matrix on the device; approximate on a CPU, where that takes too long,
 by an inverted file (faiss): rows lie in lists around centroids, and a query looks into the lists
 nearest to it, as many as a sample of queries, whose true neighbours are computed, asks for.

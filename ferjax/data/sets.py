@@ -86,8 +86,8 @@ def names(specs: Sequence[str], taken: Collection[str] = ()) -> dict[str, str]:
 
 
 def shared_classes(found: Mapping[str, dataset.Dataset]) -> tuple[str, ...]:
-  """The classes that all of the data sets have, in canonical order, then in that of the first; it
-  is said which others there are.
+  """The classes that all of the data sets have, in canonical order, then in that of the first; a
+  message names the others.
 
   Raises:
     InputError: there is none.
@@ -200,7 +200,7 @@ def tested_on(data: dataset.Dataset, like: dataset.Dataset) -> dataset.Dataset:
 
 
 def _mark(split, columns, number, first_subject, prefix):
-  """A split with the shared columns only, and what tells its rows from those of other sets."""
+  """A split with the shared columns only, and the columns that identify its set."""
   table = {name: column for name, column in split.table.items() if name in columns}
   table['set'] = np.full(len(split.rows), number, np.int32)
   if 'subject' in table:
@@ -221,8 +221,8 @@ def _names_collide(sets):
 
 
 def _shared_columns(found):
-  """The columns that every split of every set has, in one shape; it is said which others there are,
-  and why they are left out."""
+  """The columns that every split of every set has, in one shape; a warning names the others, with
+  the reasons."""
   columns = {}  # {column: {set: shape of a row, or None where it is missing}}
   for name, data in found.items():
     for column in dict.fromkeys(c for split in data.splits.values() for c in split.table):
@@ -246,7 +246,7 @@ def _shared_columns(found):
       reasons.append(f'au (not the same units: {units})')
     else:
       kept.append(column)
-  reasons = [reason for reason in reasons if not reason.startswith('pose ')]  # told as yaw_bin
+  reasons = [reason for reason in reasons if not reason.startswith('pose ')]  # yaw_bin is named
   if reasons:
     LOGGER.warning('columns that not every set has, so left out: %s', '; '.join(reasons))
   return kept

@@ -221,7 +221,7 @@ def _hold_out_people(rng, table, wanted):
 
 
 def check_subjects(splits: Mapping[str, Split], allow_shared: bool) -> None:
-  """Refuses splits that share people, unless told otherwise.
+  """Refuses splits that share people, unless that is allowed.
 
   Raises:
     InputError: a subject stands in two splits and `allow_shared` is False.

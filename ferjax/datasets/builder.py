@@ -1,5 +1,6 @@
 """From a parser to a TFDS builder: rows are checked, then stored as ArrayRecord files in order."""
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -16,6 +17,7 @@ from ferjax.datasets import listing as listings
 from ferjax.datasets.catalogue import Source, refuse_protocol
 from ferjax.datasets.features import face_features
 from ferjax.errors import InputError
+from ferjax.terminal import progress
 
 LOGGER = logging.getLogger(__name__)
 
@@ -65,22 +67,26 @@ class FaceBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     )
 
   def _shard_iterators_per_split(self, dl_manager):
-    checking = functools.partial(self._progress, desc=f'Checking {self.name}')
-    shards = self._shards(lambda listing: listings.check_pictures(listing, checking))
+    track = functools.partial(progress.track, title=f'Checking {self.name}')
+    shards = self._shards(lambda listing: listings.check_pictures(listing, track))
     total = sum(len(rows) for parts in shards.values() for rows in parts)
-    bar = self._progress(total=total, desc=f'Storing {self.name}')
+    storing = self._running.enter_context(progress.Progress(f'Storing {self.name}', total))
     return {
-      split: [functools.partial(self._examples, rows, bar) for rows in parts]
+      split: [functools.partial(self._examples, rows, storing) for rows in parts]
       for split, parts in shards.items()
     }
 
   def _download_and_prepare(self, dl_manager, download_config=None):
-    """With Beam not TFDS's own way, which mixes up the lengths of more than ten files, and makes
-    those of one split again with the next."""
     options = download_config and download_config.beam_options
-    if not options:
-      super()._download_and_prepare(dl_manager, download_config)
+    if options:
+      self._prepare_on_beam(options)
       return
+    with contextlib.ExitStack() as self._running:  # ends the progress of storing
+      super()._download_and_prepare(dl_manager, download_config)
+
+  def _prepare_on_beam(self, options):
+    """TFDS's own way mixes up the lengths of more than ten files, and makes the files of one split
+    again with the next."""
     from ferjax.datasets import beam  # Apache Beam is an extra
 
     scratch = Path(self.data_path)
@@ -120,7 +126,7 @@ class FaceBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
       text = f'{source} has bad rows:\n{listings.report(found.problems)}'
       if not config.skip_bad:
         raise InputError(
-          f'{text}\nMend these rows, or leave them out with --config.data.skip_bad=True '
+          f'{text}\nCorrect these rows, or leave them out with --config.data.skip_bad=True '
           '(ferjax prepare data --skip_bad)'
         )
       LOGGER.warning('%s\nThey are left out (config.data.skip_bad=True).', text)
@@ -142,13 +148,10 @@ class FaceBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
       by_split.setdefault(row['split'], []).append(row)
     return {split: _shards(found.folder, rows) for split, rows in by_split.items()}
 
-  def _examples(self, rows, bar):
+  def _examples(self, rows, storing):
     for pair in listings.examples(self.builder_config.listing.folder, rows, self.info.features):
       yield pair
-      bar.update()
-
-  def _progress(self, *items, **options):
-    return tfds.core.utils.tqdm(*items, unit=' pictures', mininterval=0.5, **options)
+      storing.update()
 
 
 def _shards(folder, rows):

@@ -1,7 +1,10 @@
 """Which data sets there are, and their builders."""
 
+import contextlib
 import importlib
 import inspect
+import io
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +12,8 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 
 from ferjax.errors import InputError, nearest
+
+LOGGER = logging.getLogger(__name__)
 
 
 class Source(NamedTuple):
@@ -43,7 +48,7 @@ def refuse_protocol(name: str, source: Source) -> None:
 
 
 def prepare(builder: tfds.core.DatasetBuilder, beam_options: Any = None) -> None:
-  """Prepares a data set, unless that is done.
+  """Prepares a data set, unless it is prepared already.
 
   Args:
     builder: See `make_builder`.
@@ -54,11 +59,17 @@ def prepare(builder: tfds.core.DatasetBuilder, beam_options: Any = None) -> None
   """
   if beam_options and isinstance(builder, tfds.core.GeneratorBasedBuilder):
     raise InputError(f'{builder.name} is drawn, not read: it cannot be prepared on Beam')
+  if (Path(builder.data_path) / 'dataset_info.json').exists():
+    return
   download_config = tfds.download.DownloadConfig(beam_options=beam_options)
+  tfds.disable_progress_bar()  # ours is shown
   try:
-    builder.download_and_prepare(file_format='array_record', download_config=download_config)
+    with contextlib.redirect_stdout(io.StringIO()):  # where TFDS announces downloads
+      builder.download_and_prepare(file_format='array_record', download_config=download_config)
   except OSError as error:
     raise InputError(f'cannot prepare {builder.name} in {builder.data_path}: {error}') from error
+  total = sum(split.num_examples for split in builder.info.splits.values())
+  LOGGER.info('%s: %d pictures prepared in %s', builder.name, total, builder.data_path)
 
 
 def names() -> tuple[str, ...]:

@@ -159,13 +159,13 @@ def differences(listing: Listing) -> list[str]:
 
 
 def check_pictures(
-  listing: Listing, progress: Callable[..., Iterable] = lambda items, total: items
+  listing: Listing, track: Callable[..., Iterable] = lambda items, total: items
 ) -> Listing:
   """Decodes every picture once; rows of broken ones move to the problems.
 
   Args:
     listing: As parsed.
-    progress: (items, total=n) wraps the iteration over pictures, for a progress bar.
+    track: (items, total=n) -> the same items; called with what goes through the pictures.
   """
 
   def troubles():
@@ -174,7 +174,7 @@ def check_pictures(
       for part in pool.map(functools.partial(picture_troubles, listing.folder), parts):
         yield from part
 
-  return without_broken(listing, progress(troubles(), total=len(listing.rows)))
+  return without_broken(listing, track(troubles(), total=len(listing.rows)))
 
 
 def without_broken(listing: Listing, troubles: Iterable[str]) -> Listing:

@@ -87,45 +87,56 @@ def export(
     )
     LOGGER.info('lowering for %s', ', '.join(programs.PLATFORMS))
     program = programs.lower(model)
-  graph, parity = None, {}
-  if onnx == 'require' or (onnx == 'auto' and _has_onnx()):
-    LOGGER.info('writing ONNX')
-    graph, parity = programs.to_onnx(found, record, features)
-  elif onnx == 'auto':
-    LOGGER.warning("model.onnx is left out: pip install 'ferjax[onnx]' to have it")
-  measured = {}
-  if evaluate:
-    measured = groups(workdir, which, tuple(sorted(model.needs)))
+  graph, parity = _onnx(found, record, features, onnx)
+  measured = groups(workdir, which, tuple(sorted(model.needs))) if evaluate else {}
   step = int(found.state.step)
-  arrays = {k: np.ascontiguousarray(v).reshape(np.shape(v)) for k, v in model.variables.items()}
-  facts = {'classes': json.dumps(record['classes']), 'step': str(step), 'data': record['data']}
-  contents = {
-    reader.PROGRAM: bytes(program.serialize()),
-    reader.PARAMETERS: safetensors.numpy.save(arrays, {'format': 'ferjax', **facts}),
-  }
-  if graph is not None:
-    contents[reader.ONNX] = graph
   description = _description(model, program, found, record, which, step, parity)
   description['without'] = sorted(found.method.predict_uses - model.needs)
   card = write(description, metrics(workdir, step, record['classes']), measured, data_licence)
+  contents = {
+    reader.PROGRAM: bytes(program.serialize()),
+    reader.PARAMETERS: _parameters(model, record, step),
+    **({} if graph is None else {reader.ONNX: graph}),
+    reader.CARD: card.encode(),
+  }
+  description['files'] = {
+    name: {'sha256': hashlib.sha256(content).hexdigest(), 'bytes': len(content)}
+    for name, content in sorted(contents.items())
+  }
+  _write_folder(out, contents, description)
+  LOGGER.info('written to %s in %.1f s', out, time.perf_counter() - start)
+  return description
+
+
+def _onnx(found, record, features, onnx) -> tuple[bytes | None, dict[str, Any]]:
+  """The ONNX file, None where it is left out, and how far its outputs are from JAX's."""
+  if onnx == 'require' or (onnx == 'auto' and _has_onnx()):
+    LOGGER.info('writing ONNX')
+    return programs.to_onnx(found, record, features)
+  if onnx == 'auto':
+    LOGGER.warning("model.onnx is left out: pip install 'ferjax[onnx]' to have it")
+  return None, {}
+
+
+def _parameters(model, record, step) -> bytes:
+  arrays = {k: np.ascontiguousarray(v).reshape(np.shape(v)) for k, v in model.variables.items()}
+  facts = {'classes': json.dumps(record['classes']), 'step': str(step), 'data': record['data']}
+  return safetensors.numpy.save(arrays, {'format': 'ferjax', **facts})
+
+
+def _write_folder(out, contents, description) -> None:
+  """Writes the files into a folder with another name, which then becomes `out`."""
   partial = out.with_name(f'.{out.name}.{os.getpid()}.partial')
   try:
     partial.mkdir(parents=True)
-    contents[reader.CARD] = card.encode()
     for name, content in contents.items():
       (partial / name).write_bytes(content)
-    description['files'] = {
-      name: {'sha256': hashlib.sha256(content).hexdigest(), 'bytes': len(content)}
-      for name, content in sorted(contents.items())
-    }
     files.write_json(partial / reader.DESCRIPTION, description)
     _put(partial, out)
   except OSError as error:
     raise InputError(f'cannot write {out}: {error.strerror or error}') from error
   finally:
     shutil.rmtree(partial, ignore_errors=True)
-  LOGGER.info('written to %s in %.1f s', out, time.perf_counter() - start)
-  return description
 
 
 def _check(out, onnx, overwrite):

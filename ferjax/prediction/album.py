@@ -109,9 +109,11 @@ def summarise(
   medoids = mixtures.medoids(outputs['embedding'], group)
   if len(medoids) < n:
     LOGGER.warning('%d of %d groups are empty: some pictures are too alike', n - len(medoids), n)
-  said = [model.classes[i] for i in outputs['logits'].argmax(-1)]
+  predicted = [model.classes[i] for i in outputs['logits'].argmax(-1)]
   out.mkdir(parents=True, exist_ok=True)
-  _write_csv(out / 'album.csv', split.table['name'], outputs['embedding'], group, medoids, said)
+  _write_csv(
+    out / 'album.csv', split.table['name'], outputs['embedding'], group, medoids, predicted
+  )
   chosen = [(row, f'1 of {(group == name).sum()}', True) for name, row in medoids.items()]
   lines = [chosen[start : start + COLUMNS] for start in range(0, n, COLUMNS)]
   title = f'{folder.resolve().name}: {len(group)} pictures in {len(medoids)}'
@@ -125,7 +127,7 @@ def _write_csv(
   embedding: np.ndarray,
   group: np.ndarray,
   medoids: Mapping[int, int],
-  said: Sequence[str],
+  predicted: Sequence[str],
 ) -> None:
   with files.replacing(path) as file:
     lines = csv.writer(file)
@@ -138,5 +140,5 @@ def _write_csv(
         row = rows[i]
         medoid_here = int(row == medoid)
         lines.writerow(
-          (names[row], number, len(rows), medoid_here, f'{distance[i]:.6g}', said[row])
+          (names[row], number, len(rows), medoid_here, f'{distance[i]:.6g}', predicted[row])
         )

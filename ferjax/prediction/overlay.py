@@ -1,4 +1,4 @@
-"""Pictures of predictions: class and probability bars on frames of a video, and beside pictures."""
+"""Pictures of predictions: class and probability bars on frames of a video or next to pictures."""
 
 import functools
 from collections.abc import Sequence
@@ -175,7 +175,7 @@ class Sheet:
 
 
 def page(cells: Sequence[Cell], classes: Sequence[str]) -> Image.Image:
-  """Cells in lines: the picture, its title above it, and a bar for each class beside it."""
+  """Cells in lines: the picture, its title above it, and a bar for each class next to it."""
   wide, high = THUMB + GAP + WORDS, TITLE + THUMB + GAP
   columns = min(COLUMNS, len(cells))
   lines = -(-len(cells) // columns)

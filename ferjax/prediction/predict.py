@@ -1,4 +1,4 @@
-"""Predicts pictures and videos, and writes what was found as tables, sheets and a video."""
+"""Predicts pictures and videos, and writes the results as tables, sheets and a video."""
 
 import collections
 import contextlib
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from ferjax import files
 from ferjax.annotation import detector as detectors
@@ -22,17 +21,18 @@ from ferjax.errors import InputError
 from ferjax.prediction import film as films
 from ferjax.prediction import inputs, overlay, reading
 from ferjax.prediction import predictor as predictors
+from ferjax.terminal.progress import Progress
 
 LOGGER = logging.getLogger(__name__)
 
 CLASS = 7  # the column of the class
 FORMULA = ('=', '+', '-', '@', '\t', '\r')
 
-Said = tuple[np.ndarray, int | None]  # f32[C], and the pose in degrees
+Prediction = tuple[np.ndarray, int | None]  # f32[C], and the pose in degrees
 
 
-def say(model: predictors.Predictor, batch: Sequence[reading.Item]) -> list[list[Said]]:
-  """For each item, what the model says of each of its faces."""
+def classify(model: predictors.Predictor, batch: Sequence[reading.Item]) -> list[list[Prediction]]:
+  """The prediction for each face of each item."""
   crops = [crop for item in batch for crop in item.crops]
   found = {}
   for has_landmarks in (False, True):
@@ -53,10 +53,11 @@ def say(model: predictors.Predictor, batch: Sequence[reading.Item]) -> list[list
 
 def predictions(
   model: predictors.Predictor, parts: Iterable[list[reading.Item]]
-) -> Iterator[tuple[reading.Item, list[Said]]]:
-  """Items with what the model says; it computes one batch while the next is read.
+) -> Iterator[tuple[reading.Item, list[Prediction]]]:
+  """Items with their predictions; the model computes one batch while the next is read.
 
-  No batch is padded to fewer rows than the first was, which costs less than another compilation.
+  No batch is padded to fewer rows than the first was: padding costs less than another
+  compilation.
   """
   sizes = ()
 
@@ -66,7 +67,7 @@ def predictions(
     if not sizes and faces:
       least = min(faces, model.sizes[-1])
       sizes = tuple(size for size in model.sizes if size >= least)
-    return say(model._replace(sizes=sizes) if sizes else model, batch)
+    return classify(model._replace(sizes=sizes) if sizes else model, batch)
 
   with ThreadPoolExecutor(1) as device:
     former = None
@@ -85,16 +86,23 @@ def header(classes: Sequence[str]) -> list[str]:
   return ['file', 'frame', 'time', 'x0', 'y0', 'x1', 'y1', 'class', *shares, 'pose', 'error']
 
 
-def rows(item: reading.Item, said: Sequence[Said], classes: Sequence[str]) -> Iterator[list[Any]]:
+def rows(
+  item: reading.Item, found: Sequence[Prediction], classes: Sequence[str]
+) -> Iterator[list[Any]]:
   """The rows of an item: one a face, or one with its error."""
   place = [_name(item.file), _or_empty(item.frame)]
   place.append('' if item.time is None else f'{item.time:.3f}')
-  for crop, (shares, pose) in zip(item.crops, said, strict=True):
+  for crop, (shares, pose) in zip(item.crops, found, strict=True):
     if np.isfinite(shares).all():
-      told = [classes[shares.argmax()], *(f'{share:.6g}' for share in shares), _or_empty(pose), '']
+      fields = [
+        classes[shares.argmax()],
+        *(f'{share:.6g}' for share in shares),
+        _or_empty(pose),
+        '',
+      ]
     else:
-      told = [''] * (len(classes) + 2) + ['the scores of the model are not finite numbers']
-    yield [*place, *(crop.box or [''] * 4), *told]
+      fields = [''] * (len(classes) + 2) + ['the scores of the model are not finite numbers']
+    yield [*place, *(crop.box or [''] * 4), *fields]
   if item.error:
     yield [*place, *[''] * (len(classes) + 6), printable(item.error)]
 
@@ -155,17 +163,16 @@ def predict(
   every: int = 1,
   threads: int = 2,
 ) -> Counts:
-  """Predicts what inputs show, and writes it: memory does not grow with their number or length.
+  """Predicts all inputs and writes the results, in memory that does not grow with the inputs.
 
-  A file that cannot be read is a row with its error. What is written takes its place when it is
-  whole.
+  A file that cannot be read becomes a row with its error. Output files appear when they are whole.
 
   Args:
     model: What predicts.
     names: Inputs; see `inputs.find`.
     outputs: Where to write.
     detection: How faces are found; None where pictures are faces.
-    every: Of a video, look at every so manieth frame.
+    every: Of a video, look at every Nth frame.
     threads: That read, and processes that find faces.
 
   Raises:
@@ -184,38 +191,32 @@ def predict(
     if outputs.video:
       film = films.Film(stack.enter_context(files.replacing_path(outputs.video)), classes)
       stack.callback(film.release)
-    detector_pool = queue.SimpleQueue()
-    for _ in range(threads if detection else 0):
-      detector = detectors.Detector(detection.command)
-      stack.callback(detector.close)
-      detector_pool.put(detector)
+    detector_pool = _detectors(stack, detection, threads)
     looks = 'landmarks' in model.needs | model.uses
     wants = (lambda: sheet.wants) if sheet else (lambda: False)
     reader = reading.Reader(model.image_size, looks, detection, detector_pool, wants)
-    bar = stack.enter_context(
-      tfds.core.utils.tqdm(total=len(sources), desc='Predicting', unit=' pictures')
-    )
+    progress = stack.enter_context(Progress('Predicting', len(sources)))
     pool = ThreadPoolExecutor(threads)
     stack.callback(pool.shutdown, cancel_futures=True)
-    todo = reading.tasks(sources, reader, every, film is not None, bar)
+    todo = reading.tasks(sources, reader, every, film is not None, progress)
     parts = reading.batches(reading.ahead(pool, todo), model.sizes[-1])
     table.writerow(header(classes))
-    for item, said in predictions(model, parts):
+    for item, found in predictions(model, parts):
       shown = [
-        overlay.Shown(shares, crop.box) for crop, (shares, _) in zip(item.crops, said, strict=True)
+        overlay.Shown(shares, crop.box) for crop, (shares, _) in zip(item.crops, found, strict=True)
       ]
       if film and item.image is not None:
         film.add(item, shown)
       if item.skipped:
         continue
-      for row in rows(item, said, classes):
+      for row in rows(item, found, classes):
         table.writerow(row)
         seen[row[CLASS]] += 1
         errors += bool(row[-1])
       if sheet:
         _draw(sheet, item, shown)
       items += 1
-      bar.update()
+      progress.update()
     if film:
       film.close()
     if sheet:
@@ -225,6 +226,16 @@ def predict(
   left_out = sheet.left_out if sheet else 0
   faces = sum(by_class.values())
   return Counts(items, len(sources), faces, errors, by_class, seconds, left_out)
+
+
+def _detectors(stack, detection, count) -> queue.SimpleQueue:
+  """Running detectors, closed with the stack; none where faces need not be found."""
+  pool = queue.SimpleQueue()
+  for _ in range(count if detection else 0):
+    detector = detectors.Detector(detection.command)
+    stack.callback(detector.close)
+    pool.put(detector)
+  return pool
 
 
 def _draw(sheet: overlay.Sheet, item: reading.Item, shown: Sequence[overlay.Shown]) -> None:
@@ -271,14 +282,14 @@ def _check_features(model, sources, detection) -> None:
   if others:
     raise InputError(
       f'the model needs {", ".join(sorted(others))} besides pictures, which no input can have: use '
-      '--mode=eval of ferjax.main on a data set that has it'
+      '`ferjax eval` on a data set that has it'
     )
   without = [s for s in sources if s.landmarks is None and not s.error and not detection]
   if without and 'landmarks' in model.needs:
     raise InputError(
       f'the model needs landmarks besides pictures, and {without[0].path} has none: give a '
-      'manifest that has them (columns x_0 ... x_67, y_0 ... y_67), such as `python -m '
-      'ferjax.annotate` writes, or let --detect find them'
+      'manifest that has them (columns x_0 ... x_67, y_0 ... y_67), such as `ferjax '
+      'annotate` writes, or let --detect find them'
     )
   if without and 'landmarks' in model.uses:
     which = '' if len(without) == len(sources) else f' of {len(without)} of {len(sources)} inputs'

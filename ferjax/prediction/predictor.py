@@ -28,7 +28,7 @@ class Predictor(NamedTuple):
 
   Attributes:
     classes: Class names, in the order of the probabilities.
-    poses: Pose classes, yaw in degrees; empty for a model that tells none.
+    poses: Pose classes, yaw in degrees; empty for a model without poses.
     image_size: Pictures are resized to this square, as in evaluation.
     needs: Features besides pictures that it cannot do without, such as `landmarks`.
     uses: Further features that it predicts better with.

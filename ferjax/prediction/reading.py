@@ -8,15 +8,17 @@ import queue
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from ferjax.annotation import detector as detectors
-from ferjax.annotation.faces import NO_FACE, describe, read
+from ferjax.annotation.faces import NO_FACE, describe
+from ferjax.errors import InputError
 from ferjax.images import files
 from ferjax.prediction import inputs, overlay
+from ferjax.terminal.progress import Progress
 
 HELD = 2**26  # bytes of frames that wait to be looked at, and as many to be predicted
 USUAL_FPS = 25.0  # of a video that does not say
@@ -100,10 +102,9 @@ class Reader(NamedTuple):
     if source.error:
       return Item(source.path, error=source.error)
     try:
-      image = read(source.path) if self.detection else files.read(source.path)
-    except Exception as error:  # Pillow's decoders raise many kinds; each means "cannot be read"
-      text = getattr(error, 'strerror', None) or str(error) or type(error).__name__
-      return Item(source.path, error=f'cannot be read: {text}')
+      image = files.read(source.path)
+    except InputError as error:
+      return Item(source.path, error=f'cannot be read: {error}')
     return self._faces(Item(source.path), image, source.landmarks)
 
   def frame(self, item: Item, image: np.ndarray, keep: bool) -> Item:
@@ -158,7 +159,7 @@ Task = tuple[int, Callable[[], Item]]  # bytes that it holds until it is done, a
 
 
 def tasks(
-  sources: Iterable[inputs.Source], reader: Reader, every: int, keep: bool, bar: Any
+  sources: Iterable[inputs.Source], reader: Reader, every: int, keep: bool, progress: Progress
 ) -> Iterator[Task]:
   """What is to be read, in order; frames are decoded here, one after the other.
 
@@ -167,16 +168,16 @@ def tasks(
     reader: What looks at them.
     every: Frames of a video from one that is looked at to the next.
     keep: Whether all frames are wanted for an annotated video.
-    bar: A progress bar, whose total grows by the frames of a video.
+    progress: Its total grows by the frames of a video.
   """
   for source in sources:
     if source.is_video:
-      yield from _frames(source.path, reader, every, keep, bar)
+      yield from _frames(source.path, reader, every, keep, progress)
     else:
       yield HELD // 128, functools.partial(reader.picture, source)
 
 
-def _frames(path, reader, every, keep, bar) -> Iterator[Task]:
+def _frames(path, reader, every, keep, progress) -> Iterator[Task]:
   def failed(number, text):
     return 0, lambda: Item(path, number, error=text)
 
@@ -189,7 +190,7 @@ def _frames(path, reader, every, keep, bar) -> Iterator[Task]:
     promised = video.get(cv2.CAP_PROP_FRAME_COUNT)
     fps = _fps(video)
     if promised > 0:
-      bar.total += math.ceil(promised / every) - 1
+      progress.total += math.ceil(promised / every) - 1
     readable = False
     for number in itertools.count():
       looked_at = number % every == 0

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import rich.progress
-from rich.console import Console
 from tensorboardX import SummaryWriter
 
 from ferjax.distributed import parallel
 from ferjax.runs.history import cut_back, read_lines
+from ferjax.terminal.progress import terminal_bar
 
 LOGGER = logging.getLogger(__name__)
 
@@ -97,19 +96,9 @@ class Logs:
     cut_back(path, start)
     self._file = path.open('a', encoding='utf-8')
     self._events = SummaryWriter(str(workdir / 'events'), purge_step=start + 1 if start else None)
-    console = Console(stderr=True)
-    self._bar = None
-    if console.is_terminal:
-      self._bar = rich.progress.Progress(
-        rich.progress.TextColumn('step'),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.BarColumn(),
-        rich.progress.TextColumn('{task.fields[note]}'),
-        rich.progress.TextColumn('ETA'),
-        rich.progress.TimeRemainingColumn(),
-        console=console,
-      )
-      self._task = self._bar.add_task('train', total=steps, completed=start, note='compiling')
+    self._bar = terminal_bar()
+    if self._bar:
+      self._task = self._bar.add_task('step', total=steps, completed=start, note='compiling')
 
   def __enter__(self):
     if self._enabled and self._bar:

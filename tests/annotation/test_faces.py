@@ -18,6 +18,7 @@ from ferjax.cli.annotate import main
 from ferjax.cli.console import cache_folder
 from ferjax.datasets.manifest import parser
 from ferjax.errors import InputError
+from ferjax.images import files as picture_files
 
 
 def disc(path, *discs, size=(240, 200), colour=(0, 0, 0)):
@@ -181,15 +182,15 @@ def test_a_run_that_was_killed_goes_on(folder, tmp_path, detector_command, monke
 def test_failures_that_passed_and_empty_crops_are_mended(
   folder, tmp_path, detector_command, monkeypatch
 ):
-  out, read = tmp_path / 'out', annotate.read
+  out, read = tmp_path / 'out', picture_files.read
 
   def refuse(path):
     raise PermissionError(13, 'Permission denied')
 
-  monkeypatch.setattr(annotate, 'read', refuse)
+  monkeypatch.setattr(picture_files, 'read', refuse)
   text = annotate.annotate(folder / 'train', out, detector_command)
   assert '0 with a face' in text and 'cannot be read: 2' in text
-  monkeypatch.setattr(annotate, 'read', read)
+  monkeypatch.setattr(picture_files, 'read', read)
   annotate.annotate(folder / 'train', out, detector_command)
   assert len(rows_of(out / 'manifest.csv')) == 2 and not rows_of(out / 'left_out.csv')
   crop = out / rows_of(out / 'manifest.csv')[0]['path']
@@ -300,12 +301,12 @@ def test_the_command_and_its_default_folder(
 def test_pictures_are_read_upright_and_with_8_bits(tmp_path):
   image = Image.fromarray(np.uint16([[0x1234, 0xFF00]]))
   image.save(tmp_path / 'deep.png')
-  assert annotate.read(tmp_path / 'deep.png').tolist() == [[[0x12] * 3, [0xFF] * 3]]
+  assert picture_files.read(tmp_path / 'deep.png').tolist() == [[[0x12] * 3, [0xFF] * 3]]
   turned = Image.new('RGB', (4, 2))
   exif = turned.getexif()
   exif[0x0112] = 6
   turned.save(tmp_path / 'turned.jpg', exif=exif)
-  assert annotate.read(tmp_path / 'turned.jpg').shape == (4, 2, 3)
+  assert picture_files.read(tmp_path / 'turned.jpg').shape == (4, 2, 3)
 
 
 def test_the_script_answers_as_the_detector_asks():

@@ -489,7 +489,7 @@ def test_detected_faces(discs, tmp_path, detector_command):
   for (x0, y0, x1, y1), (x, y) in zip(boxes, ((220, 120), (80, 90)), strict=True):
     assert 0 <= x0 < x < x1 <= 300 and 0 <= y0 < y < y1 <= 200
   detector = detectors.Detector(detector_command)
-  image = annotate.read(discs / 'two.png')
+  image = files.read(discs / 'two.png')
   fields, crop = annotate.describe(image, detector.find(image)[0], 112, 0.1)
   detector.close()
   np.testing.assert_array_equal(seen[0][0], files.resize(crop, 56))

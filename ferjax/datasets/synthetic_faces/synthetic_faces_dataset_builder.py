@@ -13,6 +13,7 @@ from ferjax.datasets.synthetic_faces.drawing import sample, stream
 from ferjax.datasets.synthetic_faces.drawing.action_units import ACTION_UNITS
 from ferjax.errors import InputError
 from ferjax.labels import CLASSES
+from ferjax.terminal import progress
 
 SPLITS = ('train', 'val', 'test')
 
@@ -129,7 +130,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     del dl_manager
     options = self.builder_config
     config = sample.Config(**{name: getattr(options, name) for name in sample.Config._fields})
-    drawn = stream.draw_all(config, processes=self._processes)
+    drawn = progress.track(
+      stream.draw_all(config, processes=self._processes), f'Drawing {self.name}', config.num
+    )
     splits = itertools.groupby(
       drawn, key=lambda pair: sample.split_of(pair[0].subject, config.subjects)
     )

@@ -201,20 +201,8 @@ def _paint_eye(canvas, rng, light):
   canvas[y : y + side, x : x + side] = eye
 
 
-def paint(rng: np.random.Generator) -> Appearance:
-  """Draws a person's look at random."""
-  tone = rng.uniform(0, len(_SKIN) - 1)
-  base = np.array([np.interp(tone, np.arange(len(_SKIN)), _SKIN[:, i]) for i in range(3)])
-  skin = np.clip(base * (1 + rng.normal(0, 0.03) * np.array([1, 0.1, -1])), 20, 255)
-  light = 1 - tone / (len(_SKIN) - 1)
-  age = rng.uniform(0, 1) ** 1.5
-  chances = np.array([0.26, 0.24, 0.16, 0.1, 0.12, 0.05, 0.04 + 0.16 * age, 0.03 + 0.1 * age])
-  chances[3:6] *= light**2
-  hair = _HAIR[rng.choice(len(_HAIR), p=chances / chances.sum())] * rng.uniform(0.85, 1.15)
-  texture = np.zeros((head.TEXTURE[1], head.TEXTURE[0], 3), np.float32)
-  canvas = np.broadcast_to(skin, (*head.SHEET[::-1], 3)).astype(np.float32)
-
-  fine = _noise(rng, 1.2)
+def _paint_skin(canvas, rng, skin, hair, light, fine):
+  """Blotches, blush, shadows, perhaps freckles and a beard; `fine` is noise of the sheet's size."""
   blotches = 0.020 * _noise(rng, 14.0) + 0.018 * _noise(rng, 4.0) + 0.015 * fine
   canvas *= 1 + blotches[..., None]
   blush = rng.uniform(0.1, 0.6) * (0.4 + 0.6 * light)
@@ -233,13 +221,9 @@ def paint(rng: np.random.Generator) -> Appearance:
       _blend(canvas, patch.times(shadow), np.minimum(hair * 0.8, skin * 0.7))
   _blend(canvas, _spot(6.2, -46.2, 2.6, 1.4).times(0.9), skin * 0.16)
   _blend(canvas, _spot(15.5, -41, 1.6, 5).times(0.28), skin * (0.5, 0.4, 0.4))
-  _paint_lids(canvas, rng, skin)
-  _paint_lips(canvas, rng, skin)
-  brow = hair * 0.75 if hair.mean() < 140 else hair * 0.55
-  brow = np.minimum(brow, skin * 0.62)
-  _paint_brows(canvas, rng, brow, fine)
 
-  bald = rng.uniform() < 0.12 + 0.12 * age
+
+def _paint_hair(canvas, rng, hair, age, bald):
   edge = _hair_edge(rng, rng.uniform(0, 1) ** 2 * (0.4 + 0.6 * age))
   long_strands, locks = (
     resample.enlarge(rng.standard_normal(shape, dtype=np.float32), *head.SHEET[::-1])
@@ -256,6 +240,30 @@ def paint(rng: np.random.Generator) -> Appearance:
     _blend(canvas, covered.times(rng.uniform(0, 0.25)), strands)
   else:
     _blend(canvas, covered, strands)
+
+
+def paint(rng: np.random.Generator) -> Appearance:
+  """Draws a person's look at random."""
+  tone = rng.uniform(0, len(_SKIN) - 1)
+  base = np.array([np.interp(tone, np.arange(len(_SKIN)), _SKIN[:, i]) for i in range(3)])
+  skin = np.clip(base * (1 + rng.normal(0, 0.03) * np.array([1, 0.1, -1])), 20, 255)
+  light = 1 - tone / (len(_SKIN) - 1)
+  age = rng.uniform(0, 1) ** 1.5
+  chances = np.array([0.26, 0.24, 0.16, 0.1, 0.12, 0.05, 0.04 + 0.16 * age, 0.03 + 0.1 * age])
+  chances[3:6] *= light**2
+  hair = _HAIR[rng.choice(len(_HAIR), p=chances / chances.sum())] * rng.uniform(0.85, 1.15)
+  texture = np.zeros((head.TEXTURE[1], head.TEXTURE[0], 3), np.float32)
+  canvas = np.broadcast_to(skin, (*head.SHEET[::-1], 3)).astype(np.float32)
+
+  fine = _noise(rng, 1.2)
+  _paint_skin(canvas, rng, skin, hair, light, fine)
+  _paint_lids(canvas, rng, skin)
+  _paint_lips(canvas, rng, skin)
+  brow = hair * 0.75 if hair.mean() < 140 else hair * 0.55
+  brow = np.minimum(brow, skin * 0.62)
+  _paint_brows(canvas, rng, brow, fine)
+  bald = rng.uniform() < 0.12 + 0.12 * age
+  _paint_hair(canvas, rng, hair, age, bald)
   cloth = np.clip(rng.uniform(20, 235, 3) * 0.6 + rng.uniform(20, 235) * 0.4, 0, 255)
   collar = int((surface.TOP - rng.uniform(-162, -146)) * head.TEXELS_PER_MM)
   canvas[collar:] = cloth

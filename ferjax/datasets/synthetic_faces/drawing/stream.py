@@ -1,6 +1,6 @@
 """Many pictures in order, drawn by several processes.
 
-The processes run the module `worker` beside this one: nothing is forked, so threads of the caller
+The processes run the module `worker` of this package: nothing is forked, so threads of the caller
 do no harm, and the caller's own main module is not run again.
 """
 
@@ -118,7 +118,7 @@ def draw_all(
     RuntimeError: A process ended early; what it had to say stands on the standard error.
   """
   rows = sample.rows(config)
-  sample.face_model(config.ict_face_model)  # a wrong folder is told here, not by every process
+  sample.face_model(config.ict_face_model)  # a wrong folder is an error here, not in every process
   if processes is None:
     processes = min(available_processes(), max(len(rows) // _ROWS_PER_PROCESS, 1))
   if processes <= 1:
