@@ -1,4 +1,5 @@
-"""The `manifest` data set: a user's own pictures, listed in a CSV (see README.md beside this)."""
+"""The `manifest` data set: the user's own pictures, listed in a CSV (see README.md in this
+folder)."""
 
 import re
 
@@ -18,16 +19,16 @@ def make(
   classes: tuple[str, ...] = (),
   skip_bad: bool = False,
 ) -> Builder:
-  """The builder of one manifest; its name changes whenever the manifest or a picture does.
+  """The builder of one manifest. Its name changes if the manifest or a picture changes.
 
   Args:
-    data_dir: Where prepared data sets lie; TFDS's own default when None.
+    data_dir: The folder of prepared data sets; None for TFDS's default.
     path: The CSV file.
     classes: Class names in label order; see `parser.parse`.
-    skip_bad: Leave bad rows out instead of refusing the manifest.
+    skip_bad: Whether bad rows are left out. If False, they are an error.
 
   Raises:
-    InputError: see `parser.parse`; bad rows are found when the builder prepares its data.
+    InputError: see `parser.parse`. Bad rows are found when the builder prepares its data.
   """
   if not path:
     raise InputError('the manifest data set needs a CSV file: --config.data.path=FILE.csv')
