@@ -261,7 +261,7 @@ def test_another_program_than_the_one_described_is_refused(copy):
 def test_descriptions_that_do_not_fit_are_refused(copy, monkeypatch):
   text = (copy / 'model.json').read_text()
   for change, said in (
-    (lambda r: r.update(format_version=2), 'has the format 2, this ferjax reads 1'),
+    (lambda r: r.update(format_version=2), 'has format 2, but this ferjax reads 1'),
     (lambda r: r.update(format='other'), 'is not from ferjax export'),
     (lambda r: r.pop('inputs'), 'is damaged'),
     (lambda r: r.update(classes=[1, 2]), 'is damaged'),
@@ -421,7 +421,7 @@ def test_terms_of_the_data_are_those_that_their_builders_state():
     return data_terms({'data': {'name': '', 'sets': []} | section})
 
   assert terms(name='raf_db') == (
-    'raf_db: for non-commercial research only; no picture may be passed on'
+    'raf_db: for non-commercial research only; do not pass on any picture'
   )
   assert terms(name='manifest') == 'not stated: ask the owner of the data'
   both = terms(sets=['fer_plus', 'manifest:faces.csv'])
