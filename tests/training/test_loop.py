@@ -164,7 +164,7 @@ def test_a_trained_model_is_evaluated_on_another_manifest(small_config, tmp_path
   assert header == ['expression', '-45', '0', '30', 'mean'] and lines[2] == ['surprise', *[''] * 4]
 
 
-def test_other_precisions(small_config, tmp_path):
+def test_other_kinds_of_numbers(small_config, tmp_path):
   small_config.steps = 2
   small_config.precision = 'bfloat16'
   summary = loop.train(small_config, tmp_path / 'bfloat16')
