@@ -266,7 +266,7 @@ def test_descriptions_that_do_not_fit_are_refused(copy, monkeypatch):
     (lambda r: r.pop('inputs'), 'is damaged'),
     (lambda r: r.update(classes=[1, 2]), 'is damaged'),
     (lambda r: r.update(classes=r['classes'][1:]), r'is damaged \(6 classes\)'),
-    (lambda r: r.update(classes=['a'] * 7), r'is damaged \(a class twice\)'),
+    (lambda r: r.update(classes=['a'] * 7), r'is damaged \(a class occurs twice\)'),
     (lambda r: r.update(classes='abcdefg'), r'is damaged \(classes\)'),
     (lambda r: r.update(image_size=10**6), r'is damaged \(image_size'),
     (lambda r: r['outputs'].update(logits='none'), 'is damaged'),
