@@ -1,4 +1,4 @@
-"""Class names and landmark schemes: everything here goes by name, never by a bare integer."""
+"""Class names and landmark schemes. Both are identified by name, never by a bare integer."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ SYNONYMS = {
   'afraid': 'fear',
 }
 
-# What a wrong annotator confuses (asymmetric label noise of the LA-Net paper).
+# The class that annotators confuse with each class (asymmetric label noise of the LA-Net paper).
 CONFUSED_WITH = {
   'anger': 'disgust',
   'disgust': 'anger',
@@ -34,12 +34,13 @@ CONFUSED_WITH = {
 
 
 def canonical(label: str) -> str:
-  """The field's name of a class: lower case, `Happy` -> `happiness`; other names pass unchanged."""
+  """The standard name of a class in lower case, such as `happiness` for `Happy`. Other names are
+  returned unchanged."""
   label = label.strip().lower()
   return SYNONYMS.get(label, label)
 
 
-# {scheme: (points, pairs of left and right)}. `ibug68`: 300-W. `aflw19`: AFLW without the ears
+# {scheme: (number of points, left-right pairs)}. `ibug68`: 300-W. `aflw19`: AFLW without the ears
 # (brows, eyes, nose, mouth, chin). `eyes_nose_mouth5`: both eyes, tip of the nose, mouth corners.
 SCHEMES = {
   'ibug68': (
@@ -58,22 +59,23 @@ SCHEMES = {
 
 
 def landmark_scheme(points: int) -> str:
-  """The scheme that has so many points, '' where none has."""
+  """The name of the scheme with this number of points, '' if there is none."""
   return next((name for name, (count, _) in SCHEMES.items() if count == points), '')
 
 
 def mirrored_landmarks(indices: Sequence[int] | None = None, scheme: str = 'ibug68') -> np.ndarray:
-  """Where each landmark's mirror image stands: after a flip, `landmarks[mirrored]` is in order.
+  """The position of each landmark's mirror image: `landmarks[mirrored]` is in order after a flip.
 
   Args:
-    indices: Which points of the scheme are used, in order; all of them when None.
-    scheme: One of `SCHEMES`.
+    indices: The points of the scheme that are used, in order; None for all.
+    scheme: A key of `SCHEMES`.
 
   Returns:
     int[k], positions within `indices`.
 
   Raises:
-    InputError: an index is not one of the scheme's, stands twice, or its mirror image is not used.
+    InputError: an index is not a point of the scheme or occurs twice, or the mirror image of a
+      point is missing.
   """
   count, pairs = SCHEMES[scheme]
   indices = list(range(count) if indices is None else indices)
@@ -92,19 +94,19 @@ def mirrored_landmarks(indices: Sequence[int] | None = None, scheme: str = 'ibug
 
 
 def estimated_mirror(points: np.ndarray) -> np.ndarray | None:
-  """Which landmark is the mirror image of which, from the mean of many faces.
+  """Finds the mirror image of each landmark from the mean of many faces.
 
-  The mean face is symmetric where heads turn to both sides alike; its mirror image is assigned to
-  itself point by point.
+  The mean face is symmetric if heads turn to both sides equally often. Its mirror image is assigned
+  to itself, point by point.
 
   Args:
     points: f[n, k, 2], in pixels.
 
   Returns:
-    int[k] as `mirrored_landmarks`; None where it is doubtful: a point's mirror image is not another
-    whose mirror image it is, or is not twice as near as the next point.
+    int[k] as from `mirrored_landmarks`. None if the assignment is doubtful: it is not mutual, or
+    the distance to some mirror image is more than half the distance to the next point.
   """
-  from scipy.optimize import linear_sum_assignment  # here: its import takes long
+  from scipy.optimize import linear_sum_assignment  # imported here because it is slow to import
 
   shape = points.astype(np.float64)
   shape = shape - shape.mean(1, keepdims=True)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on this machine: installs ferjax on first use, then runs `python -m ferjax.main FLAGS`.
+# Trains on this machine. Installs ferjax on first use, then runs `python -m ferjax.main FLAGS`.
 #   launch/local.sh                                  # LA-Net on the embedded data set
 #   launch/local.sh --config=configs/softmax.py --config.epochs=20
 # PYTHON and FERJAX_EXTRA: see launch/setup.sh.

@@ -1,8 +1,9 @@
 # shellcheck shell=bash
-# Sourced by the other launchers: makes .venv if it is missing, and installs ferjax into it.
-# PYTHON: the interpreter to make it with (default: the first of python3.13 ... python3 that is >= 3.11).
-# FERJAX_EXTRA: extras to install, such as cuda13 or tpu; "none" for none (default: cuda12 when
-# nvidia-smi answers).
+# Sourced by the other launchers: creates .venv if it is missing, and installs ferjax into it.
+# PYTHON: the interpreter for .venv (default: the first of python3, python3.13 ... python3.11 that is
+# 3.11 or newer).
+# FERJAX_EXTRA: extras to install, such as cuda13 or tpu; "none" for none (default: cuda12 if
+# nvidia-smi works).
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
@@ -14,7 +15,7 @@ find_python() {
       return
     fi
   done
-  echo "ferjax needs Python 3.11 or newer; name one with PYTHON=/path/to/python3" >&2
+  echo "ferjax needs Python 3.11 or newer: give one with PYTHON=/path/to/python3" >&2
   return 1
 }
 
@@ -28,7 +29,7 @@ install_ferjax() { # install_ferjax [EXTRA]: extras in addition to the accelerat
   if [ ! -x .venv/bin/python ]; then
     local python
     python=$(find_python)
-    echo "making .venv with $python" >&2
+    echo "creating .venv with $python" >&2
     "$python" -m venv .venv
   fi
   extra=$(printf '%s\n' "${extra/none/}" "${1:-}" | sed '/^$/d' | paste -sd, -)

@@ -4,23 +4,25 @@
   python launch/sweep.py --out=runs/sweep --config=configs/softmax.py --config=configs/lanet.py \\
     --seeds=0,1,2 --set config.optimizer.lr=1e-3,3e-4 -- --config.data.name=ck_plus
 
-Every value of a --set with every value of the others; --case="config.batch=64 config.ema=0.99"
-takes values together instead, and may be given several times. A seed is config.seed and
-config.noise.seed both. Flags after -- go to every run.
+Every value of a --set is combined with every value of the others. --case="config.batch=64
+config.ema=0.99" sets several values together, and may be repeated. A seed sets both config.seed and
+config.noise.seed. Flags after -- go to every run.
 
-A run's folder is OUT/<config>_<overrides>_seed=<seed>, with its output in a .log beside it. Give
-the same command again after a crash: finished runs are passed over, others go on from their
-checkpoint, and a run that another sweep is at is waited for (OUT must allow locks, as local disks,
-NFS 4 and Lustre with -o flock do). A run that fails is named at the end, and the others go on. With
-other flags after -- a finished run is started again: one that they lengthen goes on, and what would
-be another run is refused by ferjax.main. Another --out keeps both.
+The folder of a run is OUT/<config>_<overrides>_seed=<seed>; its output is in a .log next to it.
+After a crash, give the same command again: finished runs are skipped, other runs continue from
+their checkpoints, and the sweep waits for runs that another sweep has started (OUT must support
+file locks, as local disks, NFS 4 and Lustre with -o flock do). If a run fails, the others continue,
+and it is listed at the end. With other flags after --, finished runs are started again: a run
+continues if the flags make it longer, and ferjax.main refuses flags that make it another run. To
+keep both, give another --out.
 
-In an array job of SLURM (SLURM_ARRAY_TASK_ID), a JobSet (JOB_COMPLETION_INDEX) or with --index, one
-run by its number; --list shows the numbers, --table prints what is there. Else --jobs at once on
-this machine, or one on each of --gpus. Each run is one process, also where JAX knows a cluster.
+In an array job of SLURM (SLURM_ARRAY_TASK_ID), in a JobSet (JOB_COMPLETION_INDEX) or with --index,
+one run is started, by its number. --list prints the numbers, --table prints the results so far.
+Otherwise --jobs runs are started at once on this machine, or one on each of --gpus. Each run is one
+process, even if JAX detects a cluster.
 
-Exit code: 0 when all are finished; 1 when one failed; 75 when it was stopped before the end.
-Needs nothing but Python.
+Exit code: 0 if all runs are finished; 1 if one failed; 75 if the sweep was stopped before its end.
+Needs Python only, no packages.
 """
 
 import argparse
@@ -49,12 +51,12 @@ RESULTS = {
   'best_by_val': 'best by validation',
   'best_by_test': 'best by test',
 }
-NO_SHARES = ('loss', 'jensen_shannon')  # metrics that are not shown in percent
+NO_SHARES = ('loss', 'jensen_shannon')  # metrics that are not in percent
 INDICES = ('SLURM_ARRAY_TASK_ID', 'JOB_COMPLETION_INDEX')
 
 
 class Entry(NamedTuple):
-  """One run: a row of the table (config and overrides), a seed, its folder's name, its flags."""
+  """A run: its row of the table (config and overrides), seed, folder name and flags."""
 
   row: str
   seed: int
@@ -63,7 +65,7 @@ class Entry(NamedTuple):
 
 
 class Running(NamedTuple):
-  """A run under way, the file that is locked as long as it is, and where its log begins."""
+  """A running run, its locked file, the first byte of its log, and its GPU."""
 
   entry: Entry
   child: subprocess.Popen
@@ -73,7 +75,7 @@ class Running(NamedTuple):
 
 
 def values(text: str) -> list[str]:
-  """`a,(b,c)` -> ['a', '(b,c)']: splits at commas outside of brackets and quotes."""
+  """`a,(b,c)` -> ['a', '(b,c)']: splits at commas outside brackets and quotes."""
   found, depth, quote = [''], 0, ''
   for letter in text:
     if quote:
@@ -93,7 +95,7 @@ def overrides(sets: Sequence[str], cases: Sequence[str]) -> list[tuple[str, ...]
   """Every combination: ('config.optimizer.lr=1e-3', 'config.batch=64'), ...
 
   Raises:
-    ValueError: one has no `=`, or names no key of the config.
+    ValueError: an override has no `=`, or its key does not begin with `config.`.
   """
   grid = []
   for text in sets:
@@ -111,13 +113,13 @@ def overrides(sets: Sequence[str], cases: Sequence[str]) -> list[tuple[str, ...]
 
 
 def row_name(config: str, changes: Sequence[str]) -> str:
-  """`softmax-smoke_optimizer.lr=1e-3`, which any file system can take."""
+  """A name for any file system, such as `softmax-smoke_optimizer.lr=1e-3`."""
   path, _, variant = config.partition(':')
   stem = Path(path).stem + (f'-{variant}' if variant else '')
-  told = '_'.join([stem, *(change.removeprefix('config.') for change in changes)])
-  plain = re.sub(r'[^\w.=+-]+', '-', told)[:150]
-  digest = hashlib.sha256(told.encode()).hexdigest()[:6]
-  return plain if plain == told else f'{plain}-{digest}'
+  name = '_'.join([stem, *(change.removeprefix('config.') for change in changes)])
+  plain = re.sub(r'[^\w.=+-]+', '-', name)[:150]
+  digest = hashlib.sha256(name.encode()).hexdigest()[:6]
+  return plain if plain == name else f'{plain}-{digest}'
 
 
 def expand(
@@ -129,7 +131,7 @@ def expand(
   """The runs of a sweep, in a fixed order.
 
   Raises:
-    ValueError: two of them would have the same folder.
+    ValueError: two runs would have the same folder.
   """
   found = {}
   for config, change, seed in itertools.product(configs, list(changes), seeds):
@@ -151,8 +153,8 @@ def expand(
 
 
 def is_finished(out: Path, entry: Entry) -> bool:
-  """Whether a run came to its end with the flags that it has now: these are noted at its start, so
-  an older summary is of others."""
+  """Whether a run is finished with its present flags. The flags are recorded at its start, so a
+  summary of other flags does not count."""
   noted, summary = out / f'{entry.name}.lock', out / entry.name / 'summary.json'
   try:
     flags = json.loads(noted.read_text())
@@ -163,8 +165,7 @@ def is_finished(out: Path, entry: Entry) -> bool:
 
 
 def lock(out: Path, entry: Entry) -> IO | None:
-  """The file that stands for a run, locked; None while another sweep, or a run that outlived its
-  sweep, has it."""
+  """The locked file of a run; None if another sweep, or a run that outlived its sweep, holds it."""
   file = (out / f'{entry.name}.lock').open('a+')
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -175,7 +176,7 @@ def lock(out: Path, entry: Entry) -> IO | None:
 
 
 def write_flags(file: IO, flags: Sequence[str]) -> None:
-  """Notes what a run was started with; nothing where it failed."""
+  """Records the flags with which a run was started; empty flags mean that it failed."""
   file.seek(0)
   file.truncate()
   file.write(json.dumps(flags) if flags else '')
@@ -183,7 +184,7 @@ def write_flags(file: IO, flags: Sequence[str]) -> None:
 
 
 def start(out: Path, entry: Entry, held: IO, command: Sequence[str], gpu: str | None) -> Running:
-  """Starts a run, which holds the lock too: it stays locked if the sweep is killed."""
+  """Starts a run. The run holds the lock too, so it stays locked if the sweep is killed."""
   write_flags(held, entry.flags)
   environment = os.environ | {'PYTHONUNBUFFERED': '1'}
   if gpu is not None:
@@ -203,11 +204,11 @@ def start(out: Path, entry: Entry, held: IO, command: Sequence[str], gpu: str | 
 
 
 def last_line(path: Path, start: int) -> str:
-  """The last line of a log that is not empty, after the byte `start`."""
+  """The last non-empty line of a log, after the byte `start`."""
   with path.open('rb') as file:
     file.seek(max(start, file.seek(0, os.SEEK_END) - 2**16))
     lines = file.read().decode(errors='replace').splitlines()
-  return next((line.strip() for line in reversed(lines) if line.strip()), '(it wrote nothing)')
+  return next((line.strip() for line in reversed(lines) if line.strip()), '(no output)')
 
 
 def run(
@@ -217,20 +218,20 @@ def run(
   slots: Sequence[str | None],
   say: Callable[[str], None],
 ) -> tuple[dict[str, str], list[str]]:
-  """Runs what is not finished, as many at once as there are slots.
+  """Runs all runs that are not finished, as many at once as there are slots.
 
   Args:
     out: The sweep's folder.
-    entries: What to run.
-    command: What trains; flags and --workdir are added.
-    slots: The GPU of each, None for no choice.
-    say: Takes a line about the course of things.
+    entries: The runs.
+    command: The training command; flags and --workdir are added.
+    slots: For each slot the GPU, or None to set none.
+    say: Called with each line of progress.
 
   Returns:
-    {name: why} of the runs that failed, and the names of those that were stopped.
+    {name: reason} of the runs that failed, and the names of those that were stopped.
   """
   waiting, running, free = list(entries), [], list(slots)
-  failed, stopped, received, told = {}, [], [], set()
+  failed, stopped, received, announced = {}, [], [], set()
 
   def pass_on(number):
     received.append(number)
@@ -262,22 +263,22 @@ def run(
           settle(one, code)
       for entry in list(waiting):
         if is_finished(out, entry):
-          say(f'{entry.name} is finished already')
+          say(f'{entry.name} is already finished')
           waiting.remove(entry)
           continue
         if not free or received:
           break
         held = lock(out, entry)
         if held is None:
-          if entry.name not in told:
-            say(f'{entry.name} is being run by another sweep: waiting for it')
-            told.add(entry.name)
+          if entry.name not in announced:
+            say(f'{entry.name} is running in another sweep: waiting for it')
+            announced.add(entry.name)
           continue
-        if is_finished(out, entry):  # by another sweep, since the look above
+        if is_finished(out, entry):  # another sweep finished it since the check above
           held.close()
           continue
         gpu = free.pop(0)
-        going_on = ' goes on' if (out / entry.name).exists() else ''
+        going_on = ' continues' if (out / entry.name).exists() else ''
         say(f'{entry.name}{going_on}' + (f' on GPU {gpu}' if gpu is not None else ''))
         running.append(start(out, entry, held, command, gpu))
         waiting.remove(entry)
@@ -288,9 +289,9 @@ def run(
 
 
 def collect(out: Path, entries: Sequence[Entry], metric: str) -> list[list[str]]:
-  """The table's cells: a header, then for each row of the sweep the number of finished seeds, and
-  of each result the mean and, from two seeds, the sample standard deviation; in percent but for
-  NO_SHARES."""
+  """The cells of the table. The first row is the header. Each further row has a name, the number of
+  finished seeds, and for each result the mean and, from two seeds, the sample standard deviation,
+  in percent except for NO_SHARES."""
   header = ['run', 'seeds']
   for title in RESULTS.values():
     header += [title, f'{title}, deviation']
@@ -313,7 +314,7 @@ def collect(out: Path, entries: Sequence[Entry], metric: str) -> list[list[str]]
 
 
 def as_text(lines: Sequence[Sequence[str]], markdown: bool = False) -> str:
-  """Cells as aligned columns or as a Markdown table, with means and deviations in one column."""
+  """The cells as aligned columns or as a Markdown table, with mean and deviation in one column."""
   joined = [[*lines[0][:2], *lines[0][2::2]]]
   for line in lines[1:]:
     pairs = zip(line[2::2], line[3::2], strict=True)
@@ -341,7 +342,8 @@ def write_tables(out: Path, lines: Sequence[Sequence[str]]) -> None:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-  """The flags; `entries` are the runs, `index` which of them, if only one."""
+  """Parses the flags; adds `entries`, the runs. `index` is the number of the run if only one
+  runs."""
   parser = argparse.ArgumentParser(
     prog='launch/sweep.py',
     usage='%(prog)s --out=DIR --config=FILE [FLAGS] [-- FLAGS OF EVERY RUN]',
@@ -355,16 +357,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   add('--seeds', default='0', help='such as 0,1,2')
   add('--set', action='append', default=[], metavar='config.KEY=A,B', help='may be repeated')
   add('--case', action='append', default=[], metavar='"config.KEY=A ..."', help='may be repeated')
-  add('--jobs', type=int, default=1, help='how many at once')
+  add('--jobs', type=int, default=1, help='number of runs at once')
   add('--gpus', help='such as 0,1,2,3: one run at a time on each, instead of --jobs')
   add('--index', type=int, help='run only this one')
-  add('--list', action='store_true', help='print the runs with their numbers, run nothing')
-  add('--table', action='store_true', help='print the table of what is there, run nothing')
-  add('--metric', default='acc', help='of summary.json, such as f1_macro')
+  add('--list', action='store_true', help='print the runs with their numbers; run nothing')
+  add('--table', action='store_true', help='print the table of the results so far; run nothing')
+  add('--metric', default='acc', help='a metric of summary.json, such as f1_macro')
   add(
     '--command',
     default=shlex.join([sys.executable, '-m', 'ferjax.main']),
-    help="what trains, such as 'apptainer exec ferjax.sif python -m ferjax.main'",
+    help="the training command, such as 'apptainer exec ferjax.sif python -m ferjax.main'",
   )
   own, shared = list(argv), []
   if '--' in own:
@@ -374,9 +376,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   args.out = args.out.absolute()
   try:
     if any(re.match('--?workdir', flag) for flag in shared):
-      raise ValueError('no --workdir: each run has its own, below --out')
+      raise ValueError('leave out --workdir: each run has its own below --out')
     if not re.fullmatch(r'\d+(,\d+)*', args.seeds):
-      raise ValueError(f'--seeds={args.seeds!r}: whole numbers, such as 0,1,2')
+      raise ValueError(f'--seeds={args.seeds!r}: give whole numbers, such as 0,1,2')
     seeds = [int(seed) for seed in args.seeds.split(',')]
     args.entries = expand(args.config, seeds, overrides(args.set, args.case), shared)
     found = [os.environ[name] for name in INDICES if name in os.environ]
@@ -384,14 +386,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
       args.index = int(found[0])
     if args.index is not None and not 0 <= args.index < len(args.entries):
       raise ValueError(
-        f'there is no run {args.index}: the sweep has {len(args.entries)}, 0 to '
+        f'there is no run {args.index}: the sweep has {len(args.entries)} runs, 0 to '
         f'{len(args.entries) - 1}'
       )
     if args.jobs < 1:
-      raise ValueError(f'--jobs={args.jobs}: at least 1')
+      raise ValueError(f'--jobs={args.jobs}: give at least 1')
     args.command = shlex.split(args.command)
     if not args.command or not shutil.which(args.command[0]):
-      raise ValueError(f'--command={shlex.join(args.command)}: there is no such program')
+      raise ValueError(f'--command={shlex.join(args.command)}: this program does not exist')
   except ValueError as error:
     parser.error(str(error))
   return args
@@ -418,7 +420,7 @@ def main(argv: Sequence[str]) -> int:
   for name, why in failed.items():
     print(f'failed: {name}: {why} ({args.out / name}.log)')
   if stopped:
-    print(f'not finished: {", ".join(stopped)}\nThe same command goes on with them.')
+    print(f'not finished: {", ".join(stopped)}\nThe same command continues them.')
   return 1 if failed else watch.UNFINISHED if stopped else 0
 
 

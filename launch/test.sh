@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs the tests in a process a core, four at most: installs ferjax and its test tools on first use;
-# arguments go to pytest.
+# Runs the checks and the tests, in one process for each core, at most four. Installs ferjax and its
+# test tools on first use. Arguments go to pytest.
 #   launch/test.sh
-#   launch/test.sh tests/test_train.py -k killed
+#   launch/test.sh tests/launch -k killed
 #   launch/test.sh -n 0 --pdb
 # PYTHON and FERJAX_EXTRA: see launch/setup.sh.
 set -euo pipefail

@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
-# Trains on a slice of a Cloud TPU pod: creates it, installs this commit of ferjax on all its hosts,
-# runs there, copies the run's folder here, and deletes the slice, also after a failure.
+# Trains on a slice of a Cloud TPU pod: creates the slice, installs this commit of ferjax on all its
+# hosts, runs ferjax.main there, copies the run's folder here, and deletes the slice, also after a
+# failure.
 #   launch/tpu_pod.sh --name=faces --zone=us-west4-a --type=v5litepod-16 --dry-run -- --config=configs/lanet.py
-#   --project=P     Google Cloud's project; gcloud's own default without it
-#   --version=V     runtime of the TPU hosts: v2-alpha-tpuv5-lite
-#   --spot          cheaper, and may be taken away
-#   --queued        wait in the queue (queued-resources) until there is a slice
+#   --project=P     the project of Google Cloud; default: gcloud's own default
+#   --version=V     runtime of the TPU hosts; default: v2-alpha-tpuv5-lite
+#   --spot          cheaper, but the slice may be taken away
+#   --queued        wait in the queue (queued-resources) until a slice is free
 #   --setup=COMMAND run on every host before training, in the folder of ferjax: mounts the disk that
 #                   all hosts share, such as 'sudo mkdir -p runs && sudo mount 10.0.0.2:/share runs'
-#   --out=DIR       where the run's folder is copied to, from where you stand: runs
-#   --keep          leave the slice there
+#   --out=DIR       the folder for the copy of the run's folder, from the current folder; default: runs
+#   --keep          do not delete the slice
 #   --dry-run       print the commands and do nothing
-# Flags after -- go to ferjax.main, with --config.parallel.backend=shard_map unless they name one, as
-# pmap turns arrays of a host into those of all, and back, at every step. The workdir (runs/<name>
-# without --workdir) must be on a disk that all hosts share, or they cannot save one checkpoint
-# together: edit --setup for yours. Give the same command again to go on with a run that stopped.
-# Needs gcloud, logged in, and a shell that stays open (tmux).
+# Flags after -- go to ferjax.main. --config.parallel.backend=shard_map is added unless a backend is
+# given, because pmap converts between the arrays of a host and of all hosts at every step. The
+# workdir (runs/<name> without --workdir) must be on a disk that all hosts share, because they save
+# one checkpoint together: mount yours with --setup. To continue a run that stopped, give the same
+# command again. Needs gcloud, logged in, and a shell that stays open (tmux).
 set -euo pipefail
 
 fail() {
@@ -50,7 +51,7 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-[[ $name =~ ^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$ ]] || fail "--name='$name': lower-case letters, digits and -, such as faces-1"
+[[ $name =~ ^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$ ]] || fail "--name='$name': give lower-case letters, digits and -, such as faces-1"
 [[ $zone =~ ^[a-z]+-[a-z]+[0-9]+-[a-z]$ ]] || fail "--zone='$zone': give a zone, such as us-west4-a"
 [[ $type =~ ^v[0-9]+[a-z]*-[0-9]+$ ]] || fail "--type='$type': give an accelerator type, such as v5litepod-16"
 [[ -n $version && -n $out ]] || fail '--version and --out must not be empty'
@@ -60,10 +61,10 @@ for flag in "$@"; do
     --config=*) config=$flag ;;
     --config.parallel.backend*) backend=$flag ;;
     --workdir=*) workdir=${flag#*=} ;;
-    --workdir) fail 'write --workdir=FOLDER in one' ;;
+    --workdir) fail 'write --workdir=FOLDER as one argument' ;;
   esac
 done
-[ -n "$config" ] || fail 'give the flags of ferjax.main after --, with a --config=configs/NAME.py'
+[ -n "$config" ] || fail 'give the flags of ferjax.main after --, including --config=configs/NAME.py'
 if [ -z "$workdir" ]; then
   workdir=runs/$name
   set -- "$@" "--workdir=$workdir"
@@ -93,7 +94,7 @@ created=''
 finish() {
   code=$?
   trap - EXIT
-  trap '' INT TERM HUP # gcloud too leaves a second Ctrl-C alone: the slice costs money
+  trap '' INT TERM HUP # ignore a second Ctrl-C, as gcloud does: the slice costs money until deleted
   rm -rf "$archive"
   if [ -n "$created" ] && [ -z "$keep" ]; then
     if [ -n "$queued" ]; then
@@ -101,9 +102,9 @@ finish() {
     else
       call "${tpu[@]}" tpu-vm delete "$name" "${where[@]}" || code=$?
     fi
-    [ "$code" -eq 0 ] || echo "see that nothing is left: gcloud compute tpus tpu-vm list ${where[*]}" >&2
+    [ "$code" -eq 0 ] || echo "check that nothing is left: gcloud compute tpus tpu-vm list ${where[*]}" >&2
   elif [ -n "$created" ]; then
-    echo "kept, and costs money until it is deleted: $name in $zone" >&2
+    echo "not deleted, and costs money until it is: $name in $zone" >&2
   fi
   exit "$code"
 }
@@ -111,9 +112,9 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-not_made() { # such as a name that is taken: what has that name is somebody's, and stays
+not_made() { # such as if the name is taken: then the slice belongs to somebody else, and is kept
   created=''
-  fail "not created; see what there is: gcloud compute tpus tpu-vm list ${where[*]}"
+  fail "not created; see which slices exist: gcloud compute tpus tpu-vm list ${where[*]}"
 }
 
 created=1
@@ -121,7 +122,7 @@ if [ -n "$queued" ]; then
   call "${tpu[@]}" queued-resources create "$name" --node-id="$name" "${where[@]}" \
     --accelerator-type="$type" --runtime-version="$version" ${spot:+--spot} || not_made
   look=("${tpu[@]}" queued-resources describe "$name" "${where[@]}" '--format=value(state.state)')
-  call "${look[@]}" # until it says ACTIVE
+  call "${look[@]}" # until the state is ACTIVE
   while [ -z "$dry" ]; do
     state=$("${look[@]}")
     case $state in
@@ -142,7 +143,7 @@ on_all 'cd ferjax && . launch/setup.sh && FERJAX_EXTRA=tpu install_ferjax'
 [ -z "$setup" ] || on_all "cd ferjax && $setup"
 code=0
 on_all "cd ferjax && .venv/bin/python launch/watch.py -- .venv/bin/python -m ferjax.main$(printf ' %q' "$@")" || code=$?
-[ "$code" -eq 0 ] || echo "the run ended with exit code $code; what it wrote is copied" >&2
+[ "$code" -eq 0 ] || echo "the run ended with exit code $code; its folder is copied" >&2
 call mkdir -p "$out"
 remote=$workdir
 [[ $remote == /* ]] || remote=ferjax/$remote

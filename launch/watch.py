@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
-"""Runs a command and says why it ended, which JAX cannot: it aborts when a process of a run dies.
+"""Runs a command and reports why it ended. JAX alone aborts all processes when one of them dies.
 
   python launch/watch.py --processes=2 -- python -m ferjax.main --config=... --workdir=RUN
   python launch/watch.py -- srun python -m ferjax.main --config=... --workdir=RUN
 
-With --processes the command is started so many times on this machine, as one run: the flags of
-JAX's coordinator are added, the GPUs are shared out, and every line of output begins with the
-process's number. Without it the command finds the others by itself (SLURM, Kubernetes, TPU), and
-this watches the part of one host. SIGTERM, SIGUSR1 and SIGINT are passed on, and SIGHUP as SIGTERM.
-When a process fails, the others are stopped.
+With --processes=N, the command is started N times on this machine, as one run: watch.py adds the
+flags of JAX's coordinator, divides the GPUs, and puts the process's number before every line of
+output. Without --processes, the command finds the other processes itself (SLURM, Kubernetes, TPU),
+and watch.py handles the processes of one host. SIGTERM, SIGUSR1 and SIGINT are forwarded, and
+SIGHUP as SIGTERM. If a process fails, the others are stopped.
 
-Exit code: 0 when the run is finished (its --workdir holds summary.json); 75 when it stopped before
-its end and the same command goes on, as after a preemption, also where the time for saving ran out
-(SIGKILL after such a signal); else that of the process that failed, with 128 + n for signal n.
-Needs nothing but Python.
+Exit code: 0 if the run is finished (its --workdir holds summary.json); 75 if it stopped before its
+end and the same command continues it, as after a preemption, also if the time for saving was too
+short (SIGKILL after one of these signals); else the exit code of the process that failed, or 128 +
+n for signal n. Needs Python only, no packages.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 UNFINISHED = 75  # EX_TEMPFAIL of sysexits.h
-PASSED_ON = {  # signal: what is sent on
+PASSED_ON = {  # signal: the signal that is forwarded for it
   signal.SIGTERM: signal.SIGTERM,
   signal.SIGUSR1: signal.SIGUSR1,
   signal.SIGINT: signal.SIGINT,
@@ -44,7 +44,7 @@ LAST_LINES = 12
 
 
 class Process(NamedTuple):
-  """One process, the last lines that it wrote to stderr, and the threads that read its output."""
+  """A process, the last lines of its stderr, and the threads that read its output."""
 
   child: subprocess.Popen
   last: collections.deque
@@ -52,25 +52,25 @@ class Process(NamedTuple):
 
 
 def cause(code: int) -> str:
-  """What a return code says, as of `Popen.returncode`: negative for a signal."""
+  """Describes a return code in the form of `Popen.returncode`: negative for a signal."""
   number = -code if code < 0 else code - 128
   try:
     name = signal.Signals(number).name
   except ValueError:
     return f'ended with exit code {code}'
-  told = f'was killed by {name}' if code < 0 else f'ended with exit code {code} ({name})'
+  text = f'was killed by {name}' if code < 0 else f'ended with exit code {code} ({name})'
   if name == 'SIGABRT':
-    told += (
-      ': so JAX ends a process when another one of the run died, or gave no sign within the '
-      'heartbeat time-out; look for what the others say'
+    text += (
+      ': JAX ends a process in this way when another process of the run died, or sent no sign of '
+      'life within the heartbeat time-out; see the messages of the others'
     )
   elif name == 'SIGKILL':
-    told += ': by hand, by the scheduler, or by the kernel because memory ran out'
-  return told
+    text += ': by a person, by the scheduler, or by the kernel because memory ran out'
+  return text
 
 
 def workdir_of(command: Sequence[str]) -> Path | None:
-  """The last --workdir of a command, None where it has none."""
+  """The last --workdir of a command, None if there is none."""
   found = None
   for part, following in zip(command, [*command[1:], ''], strict=True):
     flag, equals, value = part.partition('=')
@@ -80,12 +80,12 @@ def workdir_of(command: Sequence[str]) -> Path | None:
 
 
 def finished(workdir: Path) -> bool:
-  """Whether a run came to its end."""
+  """Whether a run is finished."""
   return (workdir / 'summary.json').is_file()
 
 
 def free_port() -> int:
-  """A TCP port of this machine that nothing listens at."""
+  """A TCP port of this machine that is not in use."""
   with socket.socket() as found:
     found.bind(('127.0.0.1', 0))
     return found.getsockname()[1]
@@ -108,7 +108,7 @@ def commands(command: Sequence[str], processes: int | None) -> list[list[str]]:
 
 
 def gpus() -> list[str]:
-  """NVIDIA's GPUs that a process started here would see, as of CUDA_VISIBLE_DEVICES."""
+  """The NVIDIA GPUs that a process started here would see, as names for CUDA_VISIBLE_DEVICES."""
   if 'CUDA_VISIBLE_DEVICES' in os.environ:
     names = os.environ['CUDA_VISIBLE_DEVICES'].split(',')
     return list(itertools.takewhile(lambda name: name not in ('', '-1', 'NoDevFiles'), names))
@@ -120,10 +120,10 @@ def gpus() -> list[str]:
 
 
 def shares(processes: int | None) -> list[dict[str, str]]:
-  """What each process has in its environment to see its share of the GPUs alone.
+  """For each process, the environment variables that limit it to its share of the GPUs.
 
   Raises:
-    ValueError: they cannot be shared evenly.
+    ValueError: the GPUs cannot be shared evenly.
   """
   found = gpus() if processes and os.environ.get('JAX_PLATFORMS') != 'cpu' else []
   if not found:
@@ -131,8 +131,8 @@ def shares(processes: int | None) -> list[dict[str, str]]:
   each, left = divmod(len(found), processes)
   if left or not each:
     raise ValueError(
-      f'--processes={processes}: {len(found)} GPUs cannot be shared evenly; one process uses them '
-      'all, JAX_PLATFORMS=cpu none'
+      f'--processes={processes}: {len(found)} GPUs cannot be shared evenly. Choose another number: '
+      'one process uses all GPUs; with JAX_PLATFORMS=cpu, none are used'
     )
   parts = [found[number * each : (number + 1) * each] for number in range(processes)]
   return [{'CUDA_VISIBLE_DEVICES': ','.join(part)} for part in parts]
@@ -141,12 +141,12 @@ def shares(processes: int | None) -> list[dict[str, str]]:
 def start(
   command: Sequence[str], variables: Mapping[str, str], prefix: bytes, lock: threading.Lock
 ) -> Process:
-  """Starts a process in a session of its own, so that its workers can be ended with it.
+  """Starts a process in its own session, so that its workers can be ended with it.
 
   Args:
-    command: What to run.
-    variables: Of its environment, besides those here.
-    prefix: What each line of its output begins with; without one, stdout is left alone.
+    command: The command.
+    variables: Environment variables in addition to those of this process.
+    prefix: Text before each line of its output. If it is empty, stdout is not redirected.
     lock: Held while a line is written.
   """
   child = subprocess.Popen(
@@ -161,7 +161,7 @@ def start(
   def read(source, to, kept):
     for line in source:
       kept.append(line.decode(errors='replace').rstrip())
-      with lock, contextlib.suppress(OSError):  # where nobody reads any more, the run goes on
+      with lock, contextlib.suppress(OSError):  # the run continues if the reader is gone
         to.write(prefix + line)
         to.flush()
 
@@ -176,8 +176,8 @@ def start(
 
 @contextlib.contextmanager
 def passing_on(send: Callable[[int], None]) -> Iterator[None]:
-  """Inside, what is to be sent on for a signal goes to `send`; signals that were ignored, as SIGHUP
-  under nohup, still are."""
+  """In this context, `send` is called with the signal to forward. Signals that were ignored, such
+  as SIGHUP under nohup, are still ignored."""
   before = {
     number: signal.signal(number, lambda number, _: send(PASSED_ON[number]))
     for number in PASSED_ON
@@ -191,7 +191,7 @@ def passing_on(send: Callable[[int], None]) -> Iterator[None]:
 
 
 def stop(processes: Sequence[Process], grace: float) -> None:
-  """Ends what still runs: SIGTERM, after `grace` seconds SIGKILL, which goes to workers too."""
+  """Ends the running processes: SIGTERM, and after `grace` seconds SIGKILL, also for workers."""
   running = [process.child for process in processes if process.child.poll() is None]
   for child in running:
     child.terminate()
@@ -216,8 +216,8 @@ def say(text: str) -> None:
 
 
 def stopped_by(received: Sequence[int]) -> set[int]:
-  """Return codes of a process that signals ended before it could save: those that were passed on to
-  it, and the SIGKILL of a scheduler that waited for it in vain."""
+  """The return codes of a process that signals ended before it could save: the forwarded signals,
+  and SIGKILL, which a scheduler sends when the time is over."""
   numbers = {*received, signal.SIGKILL} if received else set()
   return {code for number in numbers for code in (-number, 128 + number)}
 
@@ -229,24 +229,24 @@ def explain(
   received: Sequence[int],
   began: float,
 ) -> int:
-  """Says which process failed and why, and which others are stopped for it.
+  """Reports which process failed and why, and which other processes are stopped.
 
   Args:
-    command: What was to be run.
-    processes: All of them.
-    codes: Their return codes, None for those that still run.
-    received: Signals that were passed on to them.
-    began: When they were started, as of `time.monotonic`.
+    command: The command.
+    processes: All processes.
+    codes: Their return codes, None for running processes.
+    received: The signals that were forwarded to them.
+    began: Their start, in the time of `time.monotonic`.
 
   Returns:
-    Its exit code; UNFINISHED where it was stopped by such signals.
+    The exit code of the failed process; UNFINISHED if it was stopped by these signals.
   """
   failed = [number for number, code in enumerate(codes) if code]
-  # Where several are found dead at once, an abort is not the cause but what came of it.
+  # If several have ended at once, an abort is a consequence and not the cause.
   aborts = (-signal.SIGABRT, 128 + signal.SIGABRT)
   causes = [number for number in failed if codes[number] not in aborts] or failed
   if {codes[number] for number in causes} <= stopped_by(received):
-    say(f'perhaps before it could save, it {cause(codes[causes[0]])}')
+    say(f'it may not have saved: it {cause(codes[causes[0]])}')
     return UNFINISHED
   first = causes[0]
   code, process = codes[first], processes[first]
@@ -271,18 +271,18 @@ def attempt(
   grace: float,
   received: list[int],
 ) -> int:
-  """Runs the processes once, to their end.
+  """Runs the processes once, until they end.
 
   Args:
-    command: What to run.
-    count: How many processes; None for the command as it is.
-    variables: Of the environment of each; see `shares`.
+    command: The command.
+    count: Number of processes; None runs the command without additional flags.
+    variables: Environment variables of each process; see `shares`.
     grace: Seconds that the others have to end after one failed.
-    received: Signals that came are added.
+    received: The signals that arrive are appended.
 
   Returns:
-    0; UNFINISHED where a signal ended them before they could save; or the exit code of the process
-    that failed first, after saying what happened.
+    0; UNFINISHED if a signal ended them before they could save; or the exit code of the process
+    that failed first. Failures are reported on stderr.
   """
   lock, began = threading.Lock(), time.monotonic()
   processes = []
@@ -316,7 +316,8 @@ def attempt(
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-  """The flags before `--`, the `command` after it, and `variables` of each process."""
+  """Parses the flags before `--`; adds the `command` after it, and the `variables` of each
+  process."""
   parser = argparse.ArgumentParser(
     prog='launch/watch.py',
     usage='%(prog)s [FLAGS] -- COMMAND ...',
@@ -324,13 +325,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  parser.add_argument('--processes', type=int, help='how many to start on this machine')
-  parser.add_argument('--restarts', type=int, default=0, help='how often to start all again')
+  parser.add_argument('--processes', type=int, help='number of processes on this machine')
+  parser.add_argument('--restarts', type=int, default=0, help='how often all may be started again')
   parser.add_argument(
-    '--grace', type=float, default=20, help='seconds that the others have to end: 20'
+    '--grace', type=float, default=20, help='seconds that the others have to end; default 20'
   )
   parser.add_argument(
-    '--resume', help='the command that goes on with the run, where it is not this one'
+    '--resume', help='the command that continues the run, if it is not this command'
   )
   own, command = list(argv), []
   if '--' in own:
@@ -338,7 +339,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     own, command = own[:place], own[place + 1 :]
   args = parser.parse_args(own)
   if not command:
-    parser.error('say what to run, after --, such as -- python -m ferjax.main --config=...')
+    parser.error('give a command after --, such as -- python -m ferjax.main --config=...')
   if args.processes is not None and args.processes < 1:
     parser.error(f'--processes={args.processes}: at least 1')
   if (args.processes or args.restarts) and workdir_of(command) is None:
@@ -360,13 +361,13 @@ def main(argv: Sequence[str]) -> int:
     if not code and (workdir is None or finished(workdir)):
       return 0
     if code in (0, UNFINISHED):
-      say(f'stopped before its end; this goes on with it:\n  {again}')
+      say(f'stopped before its end; this command continues it:\n  {again}')
       return UNFINISHED
     if received or not left:
       break
     say(f'starting again from the last checkpoint; restarts left after this one: {left - 1}')
   if workdir:
-    say(f'this goes on from the last checkpoint, if there is one:\n  {again}')
+    say(f'this command continues from the last checkpoint, if there is one:\n  {again}')
   return code
 
 

@@ -11,7 +11,7 @@ def test_mirror_is_its_own_inverse_and_moves_the_outer_eye_corner():
   assert mirrored[36] == 45 and mirrored[48] == 54 and mirrored[27] == 27 and mirrored[0] == 16
 
 
-def test_mirror_of_subsets_counts_within_the_subset():
+def test_mirror_of_a_subset_has_positions_within_the_subset():
   inner = labels.mirrored_landmarks(range(17, 68))
   assert len(inner) == 51 and inner[36 - 17] == 45 - 17
   np.testing.assert_array_equal(labels.mirrored_landmarks((54, 30, 48)), [2, 1, 0])

@@ -1,5 +1,5 @@
-"""How fast ferjax is, and PyTorch beside it: `ferjax benchmark --help`.
+"""Speed of ferjax, compared with PyTorch: `ferjax benchmark --help`.
 
-One file a benchmark: its `run(bench)` times some cases and returns a row for each, and its
-`table(rows)` says what to print of them.
+Each benchmark is a module: `run(bench)` times some cases and returns a row for each, and
+`table(rows)` selects the columns to print.
 """

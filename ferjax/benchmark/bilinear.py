@@ -1,9 +1,9 @@
-"""Bilinear sampling with its gradients, beside `jax.scipy.ndimage.map_coordinates` and PyTorch.
+"""Bilinear sampling with its gradients, compared with JAX's `map_coordinates` and PyTorch.
 
-Maps [b, h, w, c] are sampled at n points each; gradients are those by map and points. All sides
-repeat the border and have pixel centres at integers. `map_coordinates` samples one channel at a
-time, mapped over channels and maps; PyTorch's `grid_sample` gets maps with channels in the second
-place, where it is fastest.
+Maps [b, h, w, c] are sampled at n points each; the gradients are with respect to map and points.
+All sides repeat the border and have pixel centres at integers. `jax.scipy.ndimage.map_coordinates`
+samples one channel at a time and is mapped over channels and maps. PyTorch's `grid_sample` gets
+channels-first maps, for which it is fastest.
 """
 
 import functools
@@ -19,7 +19,7 @@ from ferjax.ops import bilinear
 
 
 class Case(NamedTuple):
-  """Maps and how many points each is sampled at."""
+  """Maps, and the number of points at which each map is sampled."""
 
   batch: int
   side: int
@@ -35,7 +35,7 @@ CASES = (Case(32, 112, 3, 112 * 112), Case(32, 14, 256, 14 * 14), Case(8, 56, 51
 
 
 def by_channel(image: jax.Array, points: jax.Array) -> jax.Array:
-  """`bilinear.sample` by `map_coordinates`: f[h, w, c], f[n, 2] -> f[n, c]."""
+  """`bilinear.sample`, computed by `map_coordinates`: f[h, w, c], f[n, 2] -> f[n, c]."""
   places = [points[:, 1], points[:, 0]]
   sample = functools.partial(map_coordinates, coordinates=places, order=1, mode='nearest')
   return jax.vmap(sample, -1, -1)(image)
@@ -70,7 +70,7 @@ def _row(case, bench):
 
 
 def _arrays(case):
-  """Maps, points and cotangent; `torch_side.py` draws the same."""
+  """Maps, points and cotangent. `torch_side.py` draws the same numbers."""
   rng = np.random.default_rng(0)
   maps = rng.standard_normal((case.batch, case.side, case.side, case.channels), np.float32)
   points = rng.uniform(0, case.side - 1, (case.batch, case.points, 2)).astype(np.float32)
@@ -84,7 +84,7 @@ def _value_and_gradients(sample, maps, points, cotangent):
 
 
 def table(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-  """Columns for a reader; quartiles are of the time, in % of its median."""
+  """Columns for printing. The quartiles are of the time, in % of its median."""
   return {
     'bilinear sampling, forward and backward, ms': [row['case'] for row in rows],
     'map_coordinates': measure.column(rows, 'map_coordinates'),

@@ -1,6 +1,6 @@
-"""Convolutions and max-pooling by shape, forward and backward, beside native XLA and PyTorch.
+"""Convolutions and max-pooling by shape, forward and backward, against native XLA and PyTorch.
 
-The floor is the time that the operations take at the rate of a large matrix product.
+The floor is the time of the same number of operations at the rate of a large matrix product.
 """
 
 import math
@@ -22,7 +22,7 @@ POOL = ((3, 3), (2, 2), ((1, 1), (1, 1)))
 
 
 class Case(NamedTuple):
-  """A convolution, or with no kernel a max-pooling.
+  """A convolution; without a kernel, a max-pooling.
 
   Attributes:
     image: [n, h, w, c].
@@ -51,12 +51,12 @@ class Case(NamedTuple):
 
   @property
   def input_gradient(self) -> bool:
-    """Whether the images have a gradient: pictures have none."""
+    """Whether the images have a gradient. Pictures (three channels) have none."""
     return self.image[3] != 3
 
 
 def network_cases(name: str, size: int, batch: int = BATCH) -> list[Case]:
-  """The distinct convolutions of a network on pictures of so many pixels a side."""
+  """The distinct convolutions of a network for pictures of size x size pixels."""
   found = {}
 
   def record(x, w, strides, padding, *args, feature_group_count=1, **kwargs):
@@ -144,7 +144,7 @@ def _specs(case):
 
 
 def _arrays(case, output):
-  """Images, kernel (None for a pool) and cotangent; `torch_side.py` draws the same."""
+  """Images, kernel (None for pooling) and cotangent. `torch_side.py` draws the same numbers."""
   rng = np.random.default_rng(0)
   shapes = (case.image, case.kernel, output)
   return [shape and jnp.asarray(rng.standard_normal(shape, np.float32)) for shape in shapes]
@@ -164,7 +164,7 @@ def _apply(case, convolve, pool, x, w):
 
 
 def _value_and_gradients(case, convolve, pool):
-  """images, kernel, cotangent -> y, gradients by images (where they have one) and kernel."""
+  """images, kernel, cotangent -> y, gradients of the images (unless pictures) and of the kernel."""
 
   @jax.jit
   def call(x, w, dy):
@@ -180,7 +180,7 @@ def _value_and_gradients(case, convolve, pool):
 
 
 def _flops(case, output):
-  """Of value and gradients, two for a multiplication and an addition; None for a pool."""
+  """FLOPs of value and gradients, two for each multiply-add; None for pooling."""
   if case.kernel is None:
     return None
   products = 3 if case.input_gradient else 2
@@ -188,7 +188,7 @@ def _flops(case, output):
 
 
 def table(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-  """Columns for a reader; times of forward and backward in ms."""
+  """Columns for printing; times of forward and backward in ms."""
   return {
     'batch 32, forward and backward, ms': [row['case'] for row in rows],
     'floor': [row['floor_ms'] for row in rows],

@@ -1,10 +1,10 @@
-"""Numbers of embeddings, beside the same in PyTorch and scikit-learn.
+"""Metrics of embeddings, compared with PyTorch and scikit-learn.
 
-Embeddings of 64 features lie around a mean for each of seven classes. `kNN` classifies as many
-queries by the 11 nearest stored rows; scikit-learn's side is its `KNeighborsClassifier`, PyTorch's
-multiplies blocks of queries with all rows and takes the nearest. `Recall@K` lets every row search
-the others. `NMI` includes ten runs of k-means, which are scikit-learn's, so that it has no
-counterpart.
+Embeddings of 64 features are spread around one mean for each of seven classes. `kNN` classifies
+queries by the 11 nearest stored rows, with as many queries as rows. scikit-learn uses its
+`KNeighborsClassifier`; PyTorch multiplies blocks of queries with all rows and takes the nearest. In
+`Recall@K`, every row searches the others. `NMI` includes ten runs of scikit-learn's k-means, so it
+is not compared.
 """
 
 import tempfile
@@ -23,8 +23,8 @@ CLASSES = 7
 
 
 def run(bench: measure.Bench) -> list[dict[str, Any]]:
-  """A row for each number: the sides `ferjax`, `sklearn` and `torch`, ratios, and `values`, what
-  ferjax found, in which the sides agree."""
+  """A row for each metric: the sides `ferjax`, `sklearn` and `torch`, ratios, and `values`, the
+  metrics from ferjax. All sides must agree in them."""
   stored, label, query, query_label = drawn(bench.rows)
   sides = {
     'kNN': {
@@ -48,7 +48,7 @@ def run(bench: measure.Bench) -> list[dict[str, Any]]:
 
 
 def drawn(rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-  """Stored embeddings f32[rows, 64] and their labels i64[rows], and as many queries and theirs."""
+  """Stored embeddings f32[rows, 64] and labels i64[rows], and as many queries with labels."""
   rng = np.random.default_rng(0)
   means = 0.25 * rng.standard_normal((CLASSES, WIDTH))
 
@@ -60,7 +60,7 @@ def drawn(rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _vote(stored, label, query, query_label):
-  """As `embeddings.measure` does."""
+  """The classification of `embeddings.measure`."""
   found = retrieval.nearest_neighbours(stored, query, USUAL)
   return {'acc': float((retrieval.vote(label[found], CLASSES) == query_label).mean())}
 
@@ -90,7 +90,7 @@ def _row(what, calls, folder, bench):
 
 
 def table(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-  """Columns for a reader; quartiles are of the time, in % of its median."""
+  """Columns for printing. The quartiles are of the time, in % of its median."""
 
   def seconds(side):
     return [ms and ms / 1000 for ms in measure.column(rows, side)]

@@ -1,7 +1,8 @@
-"""Graphs of the 4 nearest neighbours among made-up faces: approximate beside exact search.
+"""Graphs of the 4 nearest neighbours among artificial faces: approximate against exact search.
 
-Landmarks are a 20-dimensional shape and pose and a little noise, action units sparse intensities
-with two decimals. The exact search is timed for a part of the rows, and its time scaled up.
+Landmarks are a 20-dimensional shape and pose with a little noise. Action units are sparse
+intensities with two decimals. The exact search is timed for some of the rows, and the time is
+scaled to all.
 """
 
 import resource
@@ -14,15 +15,15 @@ from ferjax.benchmark import measure
 from ferjax.data import neighbours
 
 K = 4
-EXACT_ROWS = 5000  # queries of the exact search
+EXACT_ROWS = 5000  # number of queries of the exact search
 
 
 def run(bench: measure.Bench) -> list[dict[str, Any]]:
   """A row for each space.
 
-  Each has the sides `ferjax`, which is the approximate search, and `exact`, a ratio, of the
-  approximate search its own estimate `recall` and `true_recall` on the rows of the exact one, and
-  `memory_mb`, the largest memory of the process so far.
+  Each row has the sides `ferjax` (the approximate search) and `exact`, their ratio, the `recall`
+  that the approximate search estimates itself, its `true_recall` on the rows of the exact search,
+  and `memory_mb`, the peak memory of the process so far.
   """
   rows = []
   for space, make in SPACES.items():
@@ -34,7 +35,7 @@ def run(bench: measure.Bench) -> list[dict[str, Any]]:
 
 
 def action_units(rows: int) -> np.ndarray:
-  """f32[rows, 17] within 0..5: three of ten are active."""
+  """f32[rows, 17] within 0..5; three of ten are above 0."""
   rng = np.random.default_rng(0)
   active = rng.random((rows, 17)) < 0.3
   intensity = np.clip(np.round(rng.gamma(1.5, 1.0, (rows, 17)), 2), 0, 5)
@@ -42,8 +43,8 @@ def action_units(rows: int) -> np.ndarray:
 
 
 def landmarks(rows: int) -> np.ndarray:
-  """f32[rows, 136] in pixels at 224: 20 directions of falling deviation, and half a pixel of
-  noise."""
+  """f32[rows, 136] in pixels at 224: 20 directions with falling standard deviations, and noise of
+  half a pixel."""
   rng = np.random.default_rng(0)
   basis = rng.standard_normal((20, 136)) * (7.5 / np.arange(1, 21))[:, None]
   shape = rng.standard_normal((rows, 20)) @ basis
@@ -81,7 +82,7 @@ def _row(points, bench):
 
 
 def table(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-  """Columns for a reader; quartiles are of the time, in % of its median."""
+  """Columns for printing. The quartiles are of the time, in % of its median."""
 
   def seconds(side, key='median_ms'):
     return [ms / 1000 for ms in measure.column(rows, side, key)]

@@ -1,8 +1,9 @@
-"""From files to batches of uint8 pictures, beside PyTorch's DataLoader with Pillow, and to a step.
+"""From files to batches of uint8 pictures, compared with PyTorch's DataLoader with Pillow.
 
-Both sides read the same JPEG files in shuffled order: ours from the record files of a prepared
-manifest, by threads of this process; PyTorch's one by one, by a process a core. A case with a
-network also trains it on what is read, as the demo does, and tells how long it waits for batches.
+Both sides read the same JPEG files in shuffled order. ferjax reads the record files of a prepared
+manifest with threads of this process; PyTorch reads single files with one process for each core. A
+case with a network also trains it on the batches, as the demo does, and measures the time in which
+training waits for batches.
 """
 
 import csv
@@ -30,11 +31,11 @@ from ferjax.training.step import make_train_step
 
 PICTURES = 2000
 QUALITY = 90
-STEPS = 20  # in a turn, more than batches are read ahead
+STEPS = 20  # steps in a turn; more than the number of batches that are read ahead
 
 
 class Case(NamedTuple):
-  """Pictures of `stored` pixels a side, read at `size`; and a network to train on them, or none."""
+  """Pictures of `stored` pixels a side, read at `size` pixels; and a network to train, or none."""
 
   stored: int
   size: int = 112
@@ -53,16 +54,16 @@ CASES = (Case(112), Case(224), Case(112, 64, model='resnet18'))
 def run(bench: measure.Bench, cases: tuple[Case, ...] = CASES) -> list[dict[str, Any]]:
   """A row for each case: the sides `ferjax` and `torch`, and `faster_than_torch`.
 
-  A side has the time of a batch as in `measure.interleave` and `images_per_s`; `bytes` is the mean
-  size of a file. With a network there is the side `step` too, of training steps that read their
-  batches, and `waiting`, which share of their time they wait for them.
+  A side has the time of a batch as in `measure.interleave`, and `images_per_s`. `bytes` is the mean
+  size of a file. With a network, there is also the side `step`, training steps that read their
+  batches, and `waiting`, the share of their time in which they wait for batches.
   """
   return [_row(case, bench) for case in cases if bench.only in case.name]
 
 
 def _row(case, bench):
   with tempfile.TemporaryDirectory() as folder:
-    measure.progress(f'input: {case.name}: writes {PICTURES} files')
+    measure.progress(f'input: {case.name}: writing {PICTURES} files')
     manifest = write(Path(folder), case.stored, PICTURES)
     data = dataset.load(
       name='manifest', path=str(manifest), dir=f'{folder}/prepared', image_size=case.size
@@ -73,11 +74,11 @@ def _row(case, bench):
     if bench.torch:
       bench.torch.ask(do='input', case=case._asdict() | {'folder': folder, 'workers': cores})
       sides['torch'] = bench.torch.turn
-    measure.progress(f'input: {case.name}: reads')
+    measure.progress(f'input: {case.name}: reading')
     timed = measure.interleave(sides, bench)
     waiting = None
     if case.model:
-      measure.progress(f'input: {case.name}: trains')
+      measure.progress(f'input: {case.name}: training')
       step, waiting = _trained(case, read, bench)
       timed['step'] = step
     size = np.mean([path.stat().st_size for path in Path(folder).glob('*.jpg')])
@@ -94,7 +95,7 @@ def _row(case, bench):
 
 
 def write(folder: Path, size: int, pictures: int) -> Path:
-  """Writes JPEG files of smooth shapes with some grain, and a manifest of them."""
+  """Writes JPEG files of smooth shapes with some noise, and a manifest of them."""
   rng = np.random.default_rng(0)
   manifest = folder / 'manifest.csv'
   with manifest.open('w', newline='') as file:
@@ -119,7 +120,7 @@ def _reader(split, case, threads):
 
 
 def _trained(case, read, bench):
-  """The time of a training step that reads its batch, and the share of it that it waits."""
+  """The time of a training step that reads its batch, and the share of it spent waiting."""
   config = base()
   config.model.update(name=case.model, width=case.width)
   devices = parallel.make(devices=1)
@@ -148,7 +149,7 @@ def _trained(case, read, bench):
 
 
 def table(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-  """Columns for a reader; quartiles are of the time, in % of its median."""
+  """Columns for printing. The quartiles are of the time, in % of its median."""
 
   def speed(side):
     return measure.column(rows, side, 'images_per_s')

@@ -1,8 +1,8 @@
-"""Message propagation on a graph of landmarks, beside the same sampled node by node for each cell.
+"""Message propagation on a landmark graph, against sampling every node again for each cell.
 
-Value and gradients by the map and the random walks, alone and with W, which both sides multiply
-every cell by once; graph and clusters are given. The literal side takes its eight nodes in turn,
-which is its form with the least memory.
+Times value and gradients with respect to the map and the random walks, with and without W. Both
+sides multiply each cell by W once; graph and clusters are given. The literal side samples its eight
+nodes one after the other, which needs the least memory.
 """
 
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from ferjax.ops import landmark_graph
 
 
 class Case(NamedTuple):
-  """A map and its landmarks, and whether W follows."""
+  """A map and its landmarks, and whether W is applied."""
 
   side: int
   channels: int = 512
@@ -91,7 +91,7 @@ def _value_and_gradients(send, with_weight):
 
 
 def table(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-  """Columns for a reader."""
+  """Columns for printing."""
   return {
     'forward and backward': [row['case'] for row in rows],
     'literal, ms': [row['literal']['median_ms'] for row in rows],

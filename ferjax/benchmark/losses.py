@@ -1,9 +1,9 @@
-"""What compares all examples of a batch, with gradients, beside the same in PyTorch.
+"""Losses that compare all examples of a batch, with gradients, against PyTorch.
 
-`LDE` is LA-Net's estimate of label distributions in one space (features of a ResNet-18: the nearest
-neighbours, their contribution scores, the weighted mean), `EL` its expression-landmark contrast
-against a full queue, `triplets` the batch-hard triplet loss of embeddings. PyTorch's counterparts
-are written plainly, with matrix products.
+`LDE` is LA-Net's estimate of label distributions in one space (features of a ResNet-18): the
+nearest neighbours, their contribution scores, the weighted mean. `EL` is LA-Net's
+expression-landmark contrast against a full queue. `triplets` is the batch-hard triplet loss of
+embeddings. PyTorch's versions are written plainly, with matrix products.
 """
 
 from typing import Any, NamedTuple
@@ -24,13 +24,13 @@ MARGIN = 0.2
 
 
 class Case(NamedTuple):
-  """A loss on a batch.
+  """A loss of a batch.
 
   Attributes:
     what: `LDE`, `EL` or `triplets`.
     batch: B.
-    width: Of the features or embeddings.
-    queue: Keys that the queue of EL holds.
+    width: Number of features or length of the embeddings.
+    queue: Number of keys in the queue of EL.
   """
 
   what: str
@@ -68,7 +68,7 @@ def _row(case, bench):
 
 
 def _lde_arrays(case, rng):
-  """What has gradients, and what has not; `torch_side.py` draws the same. Likewise below."""
+  """The arrays with gradients, and those without. `torch_side.py` draws the same numbers."""
   normal, half, quarter = rng.standard_normal, case.width // 2, case.width // 4
   features = normal((case.batch, case.width), np.float32)
   logits = normal((case.batch, CLASSES), np.float32)
@@ -132,7 +132,7 @@ LOSSES = {'LDE': lde, 'EL': el, 'triplets': triplets}
 
 
 def table(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-  """Columns for a reader; quartiles are of the time, in % of its median."""
+  """Columns for printing. The quartiles are of the time, in % of its median."""
   return {
     'loss, forward and backward, ms': [row['case'] for row in rows],
     'ferjax': measure.column(rows, 'ferjax'),

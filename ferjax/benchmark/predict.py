@@ -1,9 +1,9 @@
-"""Prediction, beside the same network in PyTorch: from JPEG files, and from pictures in memory.
+"""Prediction from JPEG files and from pictures in memory, against the same network in PyTorch.
 
-Both sides have ResNets with random weights, take uint8 pictures, normalise them and return
-probabilities as NumPy arrays. From files, ferjax does what `ferjax predict` does but write;
-PyTorch's DataLoader reads with Pillow, in a process a core, and its network runs in inference mode
-with channels last.
+Both sides use ResNets with random weights. They take uint8 pictures, normalise them and return
+probabilities as NumPy arrays. From files, ferjax does the work of `ferjax predict` without writing
+results. PyTorch's DataLoader reads with Pillow, with one process for each core; its network runs in
+inference mode with channels last.
 """
 
 import tempfile
@@ -28,7 +28,7 @@ from ferjax.prediction import inputs, predict, predictor, reading
 
 
 class Case(NamedTuple):
-  """A network, its input, and the size of the files: 0 for pictures in memory."""
+  """A network, its input, and the size of the files; 0 means pictures in memory."""
 
   size: int
   stored: int = 0
@@ -81,7 +81,7 @@ def _row(case, bench):
 
 
 def _model(case) -> tuple[predictor.Predictor, int]:
-  """A softmax method with random weights, and how many these are."""
+  """A softmax method with random weights, and the number of its parameters."""
   devices = parallel.make(devices=1)
   network = getattr(models, case.model)(width=case.width)
   method = softmax.make(network, num_classes=case.num_classes)
@@ -116,13 +116,13 @@ def _from_files(model, folder) -> Callable[[], list]:
       tasks = reading.tasks(sources, reader, 1, False, SimpleNamespace(total=0))
       items = reading.ahead(pool, tasks)
       parts = reading.batches(items, model.sizes[-1])
-      return [said[0][0] for _, said in predict.predictions(model, parts)]
+      return [found[0][0] for _, found in predict.predictions(model, parts)]
 
   return call
 
 
 def table(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-  """Columns for a reader; quartiles are of the time, in % of its median."""
+  """Columns for printing. The quartiles are of the time, in % of its median."""
   return {
     'prediction': [row['case'] for row in rows],
     'ferjax, images/s': measure.column(rows, 'ferjax', 'images_per_s'),

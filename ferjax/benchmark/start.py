@@ -1,8 +1,8 @@
-"""How soon a start gets somewhere: imports beside JAX's own, and the first step of training.
+"""Start-up time: imports compared with JAX's own, and the time to the first step of training.
 
-Each start is a fresh process; the kinds take turns. `python -m ferjax.main` with the demo's config
-is ended as soon as it reports its first step, three times in a row: in an empty cache folder, with
-the data set prepared, and with the compiled programs there too.
+Each start is a new process, and the kinds take turns. `python -m ferjax.main` with the demo's
+config is stopped when it reports its first step. This is done three times in a row: with an empty
+cache folder, with the prepared data set, and with the compiled programs too.
 """
 
 import os
@@ -22,7 +22,7 @@ import numpy as np
 from ferjax.benchmark import measure
 
 IMPORTS = ('jax', 'ferjax', 'ferjax.main')
-MOST_STARTS = 3  # rounds of whole starts
+MOST_STARTS = 3  # most rounds of whole starts
 HEAVIEST = 8
 CONFIG = """
 from ferjax.config import base
@@ -39,10 +39,10 @@ FIRST = 'step 1/'
 def run(bench: measure.Bench) -> list[dict[str, Any]]:
   """A row for each kind of start.
 
-  Imports are timed together where `bench.only` is in the name of one, and so are starts. Each row
-  has `start`, its times as in `measure.interleave`, and `compared`, its median over that of
-  the first of its kind. `heaviest`, of the imports, are milliseconds by package, those of what it
-  imports left out.
+  All imports are timed together if `bench.only` is in the name of one of them; likewise all starts.
+  Each row has `start`, its times as in `measure.interleave`, and `compared`, its median divided by
+  that of the first row of its kind. Rows of imports have `heaviest`, milliseconds by package,
+  without the imports inside the package.
   """
   rows = []
   sides = {f'import {name}': _imports(name) for name in IMPORTS}
@@ -77,35 +77,35 @@ def _imports(name):
 
 
 def _timed(command, until, **environment):
-  """Wall and CPU seconds from the start of a process to the line on stderr that begins with a text,
-  or to its end where that is empty."""
-  used, began, said = _cpu_of_children(), time.perf_counter(), []
+  """Wall and CPU seconds from the start of a process to the line on stderr that begins with
+  `until`, or to the end of the process if `until` is empty."""
+  used, began, lines = _cpu_of_children(), time.perf_counter(), []
   streams = {'stdout': subprocess.DEVNULL, 'stderr': subprocess.PIPE, 'text': True}
   with subprocess.Popen(command, **streams, env=os.environ | environment) as process:
     for line in process.stderr:
-      said.append(line)
+      lines.append(line)
       if until and line.startswith(until):
         process.kill()
         break
     wall = time.perf_counter() - began
   if process.returncode != (-signal.SIGKILL if until else 0):
-    raise RuntimeError(f'{" ".join(command)} failed: {"".join(said[-20:])}')
+    raise RuntimeError(f'{" ".join(command)} failed: {"".join(lines[-20:])}')
   return wall, _cpu_of_children() - used
 
 
 def _cpu_of_children():
-  """CPU seconds of the processes that were started here and have ended."""
+  """CPU seconds of all child processes that have ended."""
   used = resource.getrusage(resource.RUSAGE_CHILDREN)
   return used.ru_utime + used.ru_stime
 
 
 def heaviest(name: str) -> dict[str, float]:
-  """The packages that the import of a module spends most time in, in ms, without those that they
-  import in turn; by `python -X importtime`."""
+  """The packages in which the import of a module spends most time, in ms, without the time of the
+  imports inside them; measured by `python -X importtime`."""
   command = [sys.executable, '-X', 'importtime', '-c', f'import {name}']
-  said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+  log = subprocess.run(command, check=True, capture_output=True, text=True).stderr
   spent = Counter()
-  for line in said.splitlines():
+  for line in log.splitlines():
     own, _, module = line.removeprefix('import time:').split('|')
     if own.strip().isdigit():
       spent[module.strip().partition('.')[0]] += int(own) / 1000
@@ -113,7 +113,7 @@ def heaviest(name: str) -> dict[str, float]:
 
 
 def _starts(folder):
-  """Each kind leaves the cache as the next one needs it."""
+  """Turns in which each kind leaves the cache in the state that the next kind needs."""
   config, cache, workdir = folder / 'demo.py', folder / 'cache', folder / 'run'
   config.write_text(CONFIG)
   command = [*TRAINS, f'--config={config}', f'--workdir={workdir}']
@@ -139,7 +139,7 @@ def _starts(folder):
 
 
 def table(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-  """Columns for a reader; quartiles are of the time, in % of its median."""
+  """Columns for printing. The quartiles are of the time, in % of its median."""
   return {
     'start': [row['case'] for row in rows],
     's': [row['start']['median_ms'] / 1000 for row in rows],

@@ -1,18 +1,19 @@
-"""The training step of every method, made of a config as in training: time, memory, compilation.
+"""The training step of every method, built from a config as in training: time, memory, compilation.
 
-uint8 pictures come from the host; they are normalised on the device, and in augmented cases flipped
-and cropped there as by default. Up to `parallel.UNDER_WAY` steps are under way, as in training.
+uint8 pictures come from the host. They are normalised on the device, and in augmented cases flipped
+and cropped there with the default settings. As in training, the host is up to
+`parallel.UNDER_WAY` steps ahead.
 
-Each method runs in turn with softmax on the same network and pictures. Softmax has beside it
-PyTorch with the same network, loss, augmentation and Adam: channels last, in bfloat16 cases under
-autocast, on a GPU compiled. On a CPU it also has XLA's native convolutions beside it, which differ
-from ours there. Our step computes the norms that ferjax logs besides.
+Each method takes turns with softmax on the same network and pictures. Softmax is compared with
+PyTorch: the same network, loss, augmentation and Adam, with channels last, under autocast in
+bfloat16 cases, and compiled on a GPU. On a CPU it is also compared with XLA's native convolutions,
+which differ from ferjax's there. Only ferjax's step computes the norms that are logged.
 
-The device's peak is a measured one: the rate of a large matrix product of the case's precision, in
-turn with its steps. What a data sheet promises may be higher. FLOPs are XLA's count of the step as
-it is written, with native convolutions: what it is compiled to has kernels that XLA cannot count,
-such as cuDNN's, and loops, whose body it counts once. Images are the examples that pay a loss: the
-8 neighbours of each do not count.
+The device's peak is measured: the rate of a large matrix product in the case's precision, which
+takes turns with the steps. A data sheet may give a higher one. FLOPs are XLA's count for the step
+as written, with native convolutions. The compiled step is not counted, because XLA cannot count
+some kernels, such as cuDNN's, and counts the body of a loop once. Images are the examples with a
+loss: the 8 neighbours of each example do not count.
 """
 
 import collections
@@ -40,7 +41,7 @@ from ferjax.optim import optimizers
 from ferjax.training.step import make_train_step
 
 CLASSES, POSES, LANDMARKS, ROWS, NEIGHBOURS = 7, 5, 50, 5000, 8
-STEPS = 10_000  # length of the run that the learning rate is planned for
+STEPS = 10_000  # length of the run for the learning-rate schedule
 METHODS = {  # name of a case's method: config.method
   'softmax': {'name': 'softmax'},
   'lanet': {'name': 'lanet'},
@@ -57,14 +58,14 @@ METHODS = {  # name of a case's method: config.method
 
 
 class Case(NamedTuple):
-  """What trains on what.
+  """A method, a network and its pictures.
 
   Attributes:
     model: A network of `ferjax.models`.
-    size: Pixels of a picture's side.
+    size: Height and width of a picture in pixels.
     batch: Pictures in a step.
     precision: `float32` or `bfloat16`.
-    method: One of `METHODS`.
+    method: A key of `METHODS`.
     augmented: Whether the pictures are flipped and cropped.
     width: Features of the network's first stage.
   """
@@ -85,7 +86,7 @@ class Case(NamedTuple):
 
 
 def all_cases() -> tuple[Case, ...]:
-  """Those that suit the device: small ones on a CPU, of the papers' size elsewhere."""
+  """The cases for this device: small ones on a CPU, the sizes of the papers on others."""
   if jax.default_backend() == 'cpu':
     small, large = Case('resnet18', 64), Case('resnet50', 112, 16)
     networks = [
@@ -106,7 +107,7 @@ def all_cases() -> tuple[Case, ...]:
 
 @contextlib.contextmanager
 def native_convolutions():
-  """Networks traced in this block have XLA's own convolutions and max-pooling."""
+  """In this context, networks are traced with XLA's own convolutions and max-pooling."""
   with (
     mock.patch.object(conv, 'conv_general_dilated', lax.conv_general_dilated),
     mock.patch.object(conv, 'max_pool', nn.max_pool),
@@ -117,13 +118,13 @@ def native_convolutions():
 def run(bench: measure.Bench, cases: Sequence[Case] | None = None) -> list[dict[str, Any]]:
   """A row for each case, `all_cases()` by default: its sides `ferjax`, `native` and `torch`.
 
-  A side has the time of a step as in `measure.interleave`, `images_per_s` and `memory_mib`: what
-  XLA's plan says; for PyTorch what it allocated at most, on a CPU the growth of its process. Ours
-  have `compile_s` (tracing and compilation, without any cache), `flops`, `parameters` and
-  `share_of_peak`.
+  A side has the time of a step as in `measure.interleave`, `images_per_s` and `memory_mib`. The
+  memory is that of XLA's plan; for PyTorch it is the peak of allocated memory, and on a CPU the
+  growth of its process. The sides of ferjax have `compile_s` (tracing and compilation, without any
+  cache), `flops`, `parameters` and `share_of_peak`.
 
   A row compares with PyTorch, with native convolutions, and with softmax: `time_to_softmax`,
-  `flops_to_softmax` and `time_to_flops`, the first over the second.
+  `flops_to_softmax` and `time_to_flops`, the first divided by the second.
   """
   groups = {}
   for case in all_cases() if cases is None else cases:
@@ -137,14 +138,14 @@ def run(bench: measure.Bench, cases: Sequence[Case] | None = None) -> list[dict[
 
 
 def _rows(cases, bench):
-  """Of cases that differ in their method alone, softmax first."""
+  """Rows of cases that differ only in their method; softmax is the first case."""
   softmax = cases[0]
   steps = {}
   for case in cases:
-    measure.progress(f'step: compiles {case.name}')
+    measure.progress(f'step: compiling {case.name}')
     steps[case.method] = compile_step(case)
   if jax.default_backend() == 'cpu':
-    measure.progress(f'step: compiles {softmax.name}, native convolutions')
+    measure.progress(f'step: compiling {softmax.name}, native convolutions')
     with native_convolutions():
       steps['native'] = compile_step(softmax)
   turns = {name: step.turn for name, step in steps.items()}
@@ -195,7 +196,7 @@ class Step(NamedTuple):
   """A compiled training step.
 
   Attributes:
-    turn: Times so many steps, the state going on from one to the next.
+    turn: (calls) -> times this number of steps; each starts from the state of the last one.
     facts: `compile_s`, `flops`, `memory_mib` and `parameters`.
   """
 
@@ -204,7 +205,7 @@ class Step(NamedTuple):
 
 
 def compile_step(case: Case) -> Step:
-  """The training step of a case as `train` makes it, on one device."""
+  """The training step of a case, built as in training, on one device."""
   config = config_of(case)
   devices = parallel.make(devices=1)
   method = build.make_method(config, CLASSES, POSES)
@@ -248,8 +249,8 @@ def compile_step(case: Case) -> Step:
 def written_flops(
   train_step: Callable[..., Any], state: core.PyTree, batch: dict[str, np.ndarray]
 ) -> float:
-  """XLA's count of the FLOPs of a step on one device, before its compiler changes anything; counted
-  on a CPU, with native convolutions."""
+  """XLA's count of the FLOPs of a step on one device before optimisation; counted on a CPU, with
+  native convolutions."""
   whole = jax.vmap(train_step, (None, 0), out_axes=None, axis_name=parallel.AXIS)
   inputs = state, {name: column[None] for name, column in batch.items()}
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs)
@@ -258,7 +259,7 @@ def written_flops(
 
 
 def _product(case):
-  """Turns of a large matrix product in the precision of a case, and the FLOPs of one."""
+  """Turns of a large matrix product in the precision of a case, and the FLOPs of one product."""
   size = 2048 if jax.default_backend() == 'cpu' else 16_384
   dtype, _ = build.PRECISIONS[case.precision]
   a = jax.random.normal(jax.random.key(0), (size, size), dtype)
@@ -267,7 +268,7 @@ def _product(case):
 
 
 def config_of(case: Case) -> ml_collections.ConfigDict:
-  """The config that a case trains by."""
+  """The training config of a case."""
   config = configs.base()
   config.method = METHODS[case.method]
   config.model.update(name=case.model, width=case.width)
@@ -288,7 +289,7 @@ def _augmentation(case, config, method):
 
 
 def host_batch(case: Case, method: core.Method) -> dict[str, np.ndarray]:
-  """Pictures and labels drawn at random: what a method trains on, as it comes from the host."""
+  """Random pictures and labels, as a method gets them from the host."""
   rng = np.random.default_rng(0)
   picture, group = (case.size, case.size, 3), (case.batch, NEIGHBOURS)
   columns = {
@@ -302,14 +303,14 @@ def host_batch(case: Case, method: core.Method) -> dict[str, np.ndarray]:
   }
   needed = {'image', 'label', 'index', 'position', *method.needs}
   batch = {name: column for name, column in columns.items() if name in needed}
-  if METHODS[case.method]['name'] == 'ldl_alsg':  # what its sampler adds
+  if METHODS[case.method]['name'] == 'ldl_alsg':  # columns that its sampler adds
     batch['neighbour_image'] = rng.integers(0, 256, (*group, *picture), np.uint8)
     batch['affinity'] = rng.random(group).astype(np.float32)
   return batch
 
 
 def _of_torch(case):
-  """What PyTorch is asked for."""
+  """The request to PyTorch for a case."""
   config = config_of(case)
   ranges = ('flip', 'crop_scale', 'crop_ratio')
   device = {'cpu': 'cpu', 'gpu': 'cuda'}[jax.default_backend()]
@@ -324,7 +325,7 @@ def _of_torch(case):
 
 @contextlib.contextmanager
 def without_caches():
-  """What is traced and compiled in this block was not before."""
+  """In this context, everything is traced and compiled again."""
   jax.clear_caches()
   enabled = jax.config.jax_enable_compilation_cache
   jax.config.update('jax_enable_compilation_cache', False)
@@ -335,7 +336,8 @@ def without_caches():
 
 
 def _memory(step):
-  """Arguments, results and temporaries of a compiled step in MiB, or None if XLA does not say."""
+  """Arguments, results and temporaries of a compiled step in MiB; None if XLA does not give
+  them."""
   analysis = step.memory_analysis()
   if analysis is None:
     return None
@@ -344,7 +346,7 @@ def _memory(step):
 
 
 def table(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-  """Columns for a reader."""
+  """Columns for printing."""
 
   def column(side, key):
     return [row[side][key] if side in row else None for row in rows]

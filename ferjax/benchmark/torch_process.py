@@ -1,4 +1,4 @@
-"""PyTorch in a process and an interpreter of its own; `torch_side.py` is what runs there."""
+"""PyTorch in a process with its own interpreter, which runs `torch_side.py`."""
 
 import contextlib
 import json
@@ -10,11 +10,11 @@ from typing import Any
 from ferjax.errors import InputError
 
 SCRIPT = Path(__file__).with_name('torch_side.py')
-ADVICE = 'give a Python that has it, such as of a venv with `pip install torch numpy pillow`'
+ADVICE = 'give a Python with PyTorch, such as of a venv with `pip install torch numpy pillow`'
 
 
 class TorchProcess:
-  """Asks by one line of JSON and reads one line of JSON; one request at a time."""
+  """Sends one line of JSON and reads one line of JSON, one request at a time."""
 
   def __init__(self, process: subprocess.Popen, python: str):
     self._process = process
@@ -26,10 +26,10 @@ class TorchProcess:
       ) from None
 
   def ask(self, **request: Any) -> dict[str, Any]:
-    """The answer to a request; see `torch_side.py` for those there are.
+    """The answer to a request. `torch_side.py` lists the requests.
 
     Raises:
-      RuntimeError: it failed there, or the process has ended.
+      RuntimeError: the request failed, or the process has ended.
     """
     self._process.stdin.write(json.dumps(request) + '\n')
     self._process.stdin.flush()
@@ -42,17 +42,17 @@ class TorchProcess:
     return answer
 
   def turn(self, calls: int) -> tuple[float, float]:
-    """Wall seconds and CPU seconds of so many calls of what was built last."""
+    """Wall seconds and CPU seconds of `calls` calls of the function that was built last."""
     answer = self.ask(do='turn', calls=calls)
     return answer['seconds'], answer['cpu_seconds']
 
 
 @contextlib.contextmanager
 def start(python: str | None) -> Iterator[TorchProcess | None]:
-  """PyTorch in the interpreter `python` until the block ends; None without one.
+  """PyTorch in the interpreter `python` until the context ends; None if `python` is None.
 
   Raises:
-    InputError: no such interpreter, or none with PyTorch.
+    InputError: the interpreter does not exist or has no PyTorch.
   """
   if python is None:
     yield None
@@ -67,5 +67,5 @@ def start(python: str | None) -> Iterator[TorchProcess | None]:
       yield TorchProcess(process, python)
     finally:
       process.kill()
-      with contextlib.suppress(BrokenPipeError):  # of a request that it never read
+      with contextlib.suppress(BrokenPipeError):  # the process has not read the last request
         process.stdin.close()

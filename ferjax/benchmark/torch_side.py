@@ -1,21 +1,21 @@
-"""The PyTorch counterparts: a script for a Python with PyTorch, without ferjax and JAX.
+"""The PyTorch side of the benchmarks: a script for a Python with PyTorch, without ferjax and JAX.
 
-Reads requests from stdin and answers each on stdout, both one line of JSON:
+Reads requests from stdin and answers each on stdout, both as one line of JSON:
 
   {"do": "versions"}                      -> {"torch": ...}
   {"do": "matmul", "size": s}             -> {}
   {"do": "conv", "case": {...}}           -> {"sizes": [mean |y|, of each gradient, ...]}
-  {"do": "step", "case": {...}}           -> {"parameters": how many}
-  {"do": "input", "case": {...}}          -> {"pictures": how many}
-  {"do": "predict", "case": {...}}        -> {"parameters": how many}
+  {"do": "step", "case": {...}}           -> {"parameters": number}
+  {"do": "input", "case": {...}}          -> {"pictures": number}
+  {"do": "predict", "case": {...}}        -> {"parameters": number}
   {"do": "bilinear", "case": {...}}       -> {"sizes": [mean |y|, of each gradient, ...]}
   {"do": "loss", "case": {...}}           -> {"sizes": [the loss, mean |.| of each gradient, ...]}
-  {"do": "search", "case": {...}}         -> {"found": what the search says of the rows}
+  {"do": "search", "case": {...}}         -> {"found": metrics of the search}
   {"do": "turn", "calls": n}              -> {"seconds", "cpu_seconds"} of n calls of the last built
   {"do": "memory"}                        -> {"bytes"}: peak since the last was built, of the GPU if
                                              one was used, else of the process
 
-What goes wrong is answered with {"error": text}. Images lie channels last; all cores are used.
+Errors are answered with {"error": text}. Images have channels last; all cores are used.
 """
 
 import json
@@ -76,7 +76,7 @@ def shortcut(inputs, outputs, stride):
 
 
 class ResNet(nn.Module):
-  """ResNet v1.5 with a linear classifier; images f[b, 3, h, w] -> logits f[b, C]."""
+  """ResNet v1.5 with a linear classifier: images f[b, 3, h, w] -> logits f[b, C]."""
 
   def __init__(self, block, stage_sizes, width, num_classes):
     super().__init__()
@@ -108,10 +108,10 @@ MODELS = {
 def make_step(
   model, width, size, batch, num_classes, precision, augment, lr, device, compiled, **_
 ):
-  """A step of training with Adam on uint8 pictures that come from the host: () -> loss, accuracy.
+  """A training step with Adam on uint8 pictures from the host: () -> loss, accuracy.
 
-  `augment` holds what `flip_and_crop` takes, or is None. On a GPU products of float32 may use
-  TensorFloat-32, which is what XLA does there.
+  `augment` holds the arguments of `flip_and_crop`, or is None. On a GPU, float32 products may use
+  TensorFloat-32, as in XLA.
   """
   torch.backends.cudnn.benchmark = True
   torch.backends.cuda.matmul.allow_tf32 = True
@@ -135,7 +135,7 @@ def make_step(
     return F.cross_entropy(logits.float(), label), logits
 
   if compiled:
-    torch.compiler.reset()  # else the next network counts as another shape of the last
+    torch.compiler.reset()  # otherwise the next network counts as another shape of the last one
     forward = torch.compile(forward)
 
   def step():
@@ -150,10 +150,10 @@ def make_step(
 
 
 def flip_and_crop(image, flip, crop_scale, crop_ratio):
-  """Each picture of f[b, 3, h, w] flipped with a probability and cropped, at the same size.
+  """Flips each picture of f[b, 3, h, w] with a probability, and crops it; the size stays the same.
 
-  A crop has an area, as a share of the picture's, and a width / height, of these ranges. Both are
-  one bilinear sampling, as in ferjax's augmentation.
+  `crop_scale` and `crop_ratio` are the ranges of the crop's area, as a share of the picture's area,
+  and of its width / height. Flip and crop are one bilinear sampling, as in ferjax.
   """
   area, ratio, x, y, side = torch.rand(5, len(image), device=image.device)
   area = crop_scale[0] + (crop_scale[1] - crop_scale[0]) * area
@@ -190,7 +190,7 @@ def make_conv(case):
 
 
 def case_arrays(case):
-  """The same numbers as on the other side: images, kernel (None for a pool), cotangent."""
+  """Images, kernel (None for pooling) and cotangent: the same numbers as on the other side."""
   rng = np.random.default_rng(0)
   shapes = [case['image'], case['kernel'], case['output']]
   return [shape and rng.standard_normal(shape, np.float32) for shape in shapes]
@@ -216,7 +216,7 @@ class Pictures(torch.utils.data.Dataset):
 
 
 def make_input(folder, size, batch, workers, **_):
-  """A reader of shuffled batches without end: () -> pictures, numbers."""
+  """An endless reader of shuffled batches: () -> pictures, numbers."""
   pictures = Pictures(folder, size)
   loader = torch.utils.data.DataLoader(
     pictures, batch, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=True
@@ -226,8 +226,8 @@ def make_input(folder, size, batch, workers, **_):
 
 
 def make_predict(model, width, size, stored, batch, num_classes, folder, workers, **_):
-  """Prediction with a network of random weights: () -> probabilities f32[n, C] in NumPy arrays, of
-  the JPEG files of a folder, or without `stored` of a batch in memory."""
+  """Prediction by a network with random weights: () -> probabilities f32[n, C] as NumPy arrays, for
+  the JPEG files of a folder; if `stored` is 0, for a batch in memory."""
   network = ResNet(*MODELS[model], width, num_classes).to(memory_format=torch.channels_last).eval()
   mean, stddev = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STDDEV))
   if stored:
@@ -251,7 +251,7 @@ def make_predict(model, width, size, stored, batch, num_classes, folder, workers
 
 
 def make_bilinear(batch, side, channels, points):
-  """Bilinear samples of maps at points, with gradients by both: () -> samples, gradients."""
+  """Bilinear samples of maps at points, with both gradients: () -> samples, gradients."""
   rng = np.random.default_rng(0)
   maps = rng.standard_normal((batch, side, side, channels), np.float32)
   places = rng.uniform(0, side - 1, (batch, points, 2)).astype(np.float32)
@@ -269,7 +269,7 @@ def make_bilinear(batch, side, channels, points):
 
 
 CLASSES, NEIGHBOURS, TEMPERATURE, MARGIN = 7, 8, 0.1, 0.2
-BLOCK = 1024  # queries of a search at a time
+BLOCK = 1024  # number of queries that are searched at a time
 
 
 def make_loss(what, **case):
@@ -286,7 +286,7 @@ def make_loss(what, **case):
 
 def lde(batch, width, **_):
   """LA-Net's estimate of label distributions: the arrays with gradients, in the order of the other
-  side's pytree, and the loss. Likewise below."""
+  side's pytree, and the loss."""
   rng, half, quarter = np.random.default_rng(0), width // 2, width // 4
   features = rng.standard_normal((batch, width), np.float32)
   logits = rng.standard_normal((batch, CLASSES), np.float32)
@@ -359,7 +359,7 @@ def triplets(batch, width, **_):
 
 def make_search(folder, what, neighbours, counts):
   """Exact search by blocks of queries: () -> the accuracy of a vote among the nearest stored rows
-  (`kNN`), or how far each row finds its class among the nearest others (`Recall@K`)."""
+  (`kNN`), or the recall of each row's class among the nearest other rows (`Recall@K`)."""
   names = ('stored', 'label', 'query', 'query_label')
   arrays = (torch.from_numpy(np.load(Path(folder) / f'{name}.npy')) for name in names)
   stored, label, query, query_label = arrays
@@ -375,8 +375,8 @@ def make_search(folder, what, neighbours, counts):
     return torch.cat(found)
 
   def classify():
-    said = F.one_hot(labels_nearby(query, neighbours, False)).sum(1).argmax(1)
-    return {'acc': (said == query_label).float().mean().item()}
+    predicted = F.one_hot(labels_nearby(query, neighbours, False)).sum(1).argmax(1)
+    return {'acc': (predicted == query_label).float().mean().item()}
 
   def retrieve():
     same = labels_nearby(stored, max(counts), True) == label[:, None]
@@ -436,8 +436,8 @@ def answer(request, state):
 
 
 def restart_peak():
-  """Makes Linux forget the peak of the resident memory; its size now, in bytes. What a GPU holds
-  without use is freed, and its peak forgotten."""
+  """Resets the peak memory: of the process, on Linux, and of the GPU, whose cache is freed. Returns
+  the present size of the process in bytes."""
   if torch.cuda.is_initialized():
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -449,7 +449,7 @@ def restart_peak():
 
 
 def peak():
-  """Peak of the resident memory in bytes; 0 where the system does not tell."""
+  """Peak of the resident memory in bytes; 0 if the system does not report it."""
   status = Path('/proc/self/status')
   lines = status.read_text().splitlines() if status.is_file() else []
   return sum(1024 * int(line.split()[1]) for line in lines if line.startswith('VmHWM'))

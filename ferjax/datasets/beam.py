@@ -1,9 +1,9 @@
-"""Checks and stores the pictures of a data set on Apache Beam.
+"""Checks and stores the pictures of a data set with Apache Beam.
 
-`ferjax prepare data --beam_options=...` does so.
+`ferjax prepare data --beam_options=...` uses it.
 
-What a worker is to do lies in files, as the job itself may not grow with the data set. So workers
-see pictures and prepared data under the same paths as this process.
+The tasks of the workers are in files, because the job itself must not grow with the data set. The
+workers must see pictures and prepared data under the same paths as this process.
 """
 
 import functools
@@ -22,11 +22,11 @@ from tensorflow_datasets.core import example_serializer, writer
 from ferjax.datasets import listing as listings
 from ferjax.errors import InputError
 
-PART = 256  # pictures that are checked in one go
+PART = 256  # pictures that are checked in one task
 
 
 def parse_options(texts: Sequence[str]):
-  """`KEY=VALUE` or `KEY`, as Beam's flags without their dashes -> its `PipelineOptions`.
+  """Parses `KEY=VALUE` or `KEY`, Beam's flags without dashes, to Beam's `PipelineOptions`.
 
   Raises:
     InputError: Apache Beam is not installed.
@@ -41,16 +41,16 @@ def parse_options(texts: Sequence[str]):
 def make_files(
   make: Callable[[Any, Path], None], parts: Mapping[Path, Any], scratch: Path, options
 ) -> None:
-  """Makes files on Beam's workers, each from what it is mapped to, and each whole or not there.
+  """Makes files on Beam's workers. A file appears when it is complete.
 
   Args:
-    make: (part, path) writes a file; may be called more than once.
-    parts: What can be pickled, by the file that it becomes.
-    scratch: An empty folder, on the disk of those files, that all workers see.
+    make: (part, path) writes a file. It may be called several times for the same file.
+    parts: {file: the part from which it is made}. Parts must be picklable.
+    scratch: An empty folder on the disk of the files, which all workers see.
     options: See `parse_options`.
 
   Raises:
-    InputError: whatever Beam says: of its options, or of what went wrong on a worker.
+    InputError: Beam reports an error, in its options or on a worker.
   """
   import apache_beam as beam
 
@@ -63,7 +63,7 @@ def make_files(
   except Exception as error:
     raise InputError(
       f'Apache Beam with --beam_options: {error}\nIts workers need ferjax, the pictures, and '
-      f'{scratch.parent}, under the same paths as here'
+      f'{scratch.parent}, under the same paths as this process'
     ) from error
 
 
@@ -75,11 +75,11 @@ def _make_file(make, scratch, number):
 
 
 def check_pictures(listing: listings.Listing, scratch: Path, options) -> listings.Listing:
-  """What `listing.check_pictures` does.
+  """`listing.check_pictures` on Beam's workers.
 
   Args:
-    listing: As parsed.
-    scratch: A folder that all workers see; nothing stays there.
+    listing: The parsed data set.
+    scratch: A folder that all workers see; its new files are removed at the end.
     options: See `parse_options`.
   """
   with tempfile.TemporaryDirectory(dir=scratch) as folder:
@@ -102,14 +102,14 @@ def write(
   scratch: Path,
   options,
 ) -> None:
-  """Writes the files of a data set as TFDS does.
+  """Writes the files of a data set in the format of TFDS.
 
   Args:
     shards: The rows of each file.
-    folder: Where the pictures' paths start.
-    features: TFDS's.
-    example_writer: Of the file format.
-    scratch: A folder that all workers see; nothing stays there.
+    folder: The folder from which the paths of the pictures start.
+    features: The `FeaturesDict` of the data set.
+    example_writer: TFDS's writer for the file format.
+    scratch: A folder that all workers see; its new files are removed at the end.
     options: See `parse_options`.
   """
   with tempfile.TemporaryDirectory(dir=scratch) as place:

@@ -1,6 +1,6 @@
-"""The features that every data set's builder offers, under the same names and dtypes.
+"""The features that every data set's builder offers, with the same names and dtypes.
 
-Only what a data set knows is there: a method says which of these it needs.
+A data set has only the features that it knows. A method declares which of them it needs.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def face_features(
 
   Args:
     classes: Class names in label order.
-    subjects: Names of the people, in the order of their ids; empty when identities are unknown.
+    subjects: Names of the people, in the order of their ids; empty if identities are unknown.
     landmarks: Number of landmarks k, 0 for none.
     action_units: Number of action units a, 0 for none.
     pose: Whether yaw, pitch and roll are known (degrees).
@@ -31,9 +31,9 @@ def face_features(
     distribution: Whether label distributions are known (sum 1, in the order of `classes`).
 
   Returns:
-    `image` (encoded bytes), `label`, `name`, and as asked: `subject` (class label),
-    `landmarks` f32[k, 2] (x, y in pixels of the image, pixel centres at integers), `au` f32[a] on
-    OpenFace's 0..5 scale, `yaw pitch roll` f32[] in degrees, `yaw_bin` i32[],
+    `image` (encoded bytes), `label`, `name`, and those that the arguments select: `subject` (class
+    label), `landmarks` f32[k, 2] (x, y in pixels of the image, pixel centres at integers), `au`
+    f32[a] on OpenFace's 0..5 scale, `yaw pitch roll` f32[] in degrees, `yaw_bin` i32[],
     `distribution` f32[C].
   """
   features = {
@@ -57,7 +57,7 @@ def face_features(
   return tfds.features.FeaturesDict(features)
 
 
-COLUMNS = {  # of a manifest, that bring a feature
+COLUMNS = {  # feature: the columns of a manifest that give it
   'landmarks': 'x_0 ... x_67, y_0 ... y_67',
   'au': 'AU01_r ...',
   'subject': 'subject',

@@ -1,7 +1,7 @@
-"""Several processes, on one host or many: how they find each other, wait, and leave.
+"""Runs of several processes, on one host or many: how they connect, wait and exit.
 
-JAX's distributed runtime is all there is to it. Each process has devices of its own; the first one
-(process 0) holds the coordination service that the others connect to.
+It uses JAX's distributed runtime only. Each process has its own devices. The first process (process
+0) runs the coordination service, to which the others connect.
 """
 
 import contextlib
@@ -29,9 +29,9 @@ LOGGER = logging.getLogger(__name__)
 T = TypeVar('T')
 
 # Seconds.
-DAY = 24 * 3600  # how long processes wait for the first one to prepare data, to write reports
-GRACE = 3  # in which the others can tell what is wrong too, before they miss one that ends
-LATE = 60  # after which a network's file system shows what another host wrote
+DAY = 24 * 3600  # how long processes wait for the first one, which prepares data or writes reports
+GRACE = 3  # before a failed process exits, so that the others can report their own errors first
+LATE = 60  # until a network file system shows a file that another host wrote
 FLAGS = '--coordinator_address=HOST:PORT, --num_processes=N and --process_id=I'
 SLURM = {'SLURM_JOB_ID', 'SLURM_STEP_NODELIST', 'SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_LOCALID'}
 
@@ -43,20 +43,22 @@ def connect(
   process_id: int | None = None,
   heartbeat_timeout: int = 100,
 ) -> None:
-  """Joins the processes of a run; call it before any other use of JAX.
+  """Joins the processes of a run. Call it before any other use of JAX.
 
-  Without arguments it looks where it is (see `environment`), and does nothing on a single machine.
+  Without arguments, it reads the environment variables (see `environment`), and does nothing on a
+  single machine.
 
   Args:
-    coordinator_address: HOST:PORT of process 0, as every process reaches it.
-    num_processes: How many processes there are; 1 for this one alone, wherever it runs.
-    process_id: Which of them this one is, from 0.
-    heartbeat_timeout: After how many seconds of silence a process counts as dead; all end then.
+    coordinator_address: HOST:PORT of process 0, as every process can reach it.
+    num_processes: Number of processes; 1 runs this process alone, also in a cluster.
+    process_id: Number of this process, from 0.
+    heartbeat_timeout: Seconds without a sign of life after which a process counts as dead. All
+      processes then end.
 
   Raises:
-    InputError: some of the first three without the others, impossible values, the cluster does not
-      say what it should, or the address cannot be used. Processes that wait for others in vain are
-      ended by JAX after five minutes.
+    InputError: some of the first three arguments are given but not all, a value is impossible, the
+      cluster does not give the necessary information, or the address cannot be used. If other
+      processes do not appear within five minutes, JAX ends this process.
   """
   flags = (coordinator_address, num_processes, process_id)
   _check(*flags, heartbeat_timeout)
@@ -67,17 +69,17 @@ def connect(
   given = environment(os.environ) if num_processes is None else given
   if given is None:
     return
-  jax.config.update('jax_enable_preemption_service', False)  # `preemption` has the signals
+  jax.config.update('jax_enable_preemption_service', False)  # `preemption` handles the signals
   if given:
-    LOGGER.info('waits for all of %d processes', given['num_processes'])
+    LOGGER.info('waiting until all %d processes have joined', given['num_processes'])
   try:
     jax.distributed.initialize(
       **given, heartbeat_timeout_seconds=heartbeat_timeout, shutdown_timeout_seconds=DAY
     )
-  except Exception as error:  # of JAX, or of what it asks: a socket, Google Cloud, Kubernetes
+  except Exception as error:  # from JAX, or what it uses: sockets, Google Cloud, Kubernetes
     if not given and isinstance(error, ValueError) and 'coordinator_address' in str(error):
-      return  # so JAX says that it finds no cluster
-    where = coordinator_address or f'the address that this cluster gives (else give {FLAGS})'
+      return  # JAX reports in this way that it finds no cluster
+    where = coordinator_address or f'the address from this cluster (or give {FLAGS})'
     raise InputError(f'cannot join the processes at {where}: {error}') from error
 
 
@@ -91,8 +93,8 @@ def _check(coordinator_address, num_processes, process_id, heartbeat_timeout):
     return
   if None in flags and any(flag is not None for flag in flags):
     raise InputError(
-      f'give {FLAGS} together; none of them under SLURM, Open MPI before 5, Kubernetes or on a TPU '
-      'pod; --num_processes=1 for a process alone'
+      f'give {FLAGS} together. Under SLURM, Open MPI before 5, Kubernetes or on a TPU pod, give '
+      'none of them. To run one process alone, give --num_processes=1'
     )
   if num_processes is None:
     return
@@ -109,16 +111,21 @@ def _check(coordinator_address, num_processes, process_id, heartbeat_timeout):
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, Any] | None:
-  """Arguments of `jax.distributed.initialize` where the environment says that there are several
-  processes, the rest being found by JAX; None where it says that this one is alone.
+  """The arguments of `jax.distributed.initialize`, from environment variables.
 
-  Of a SLURM job it counts the tasks of the step, of which there is one where a shell in an
-  allocation, or the batch script itself, starts Python. Where a task has its node to itself, it
-  gets all GPUs of it; else, as JAX has it, the one with its number on the node. On a TPU, and in an
-  indexed job of Kubernetes, JAX asks the cluster.
+  In a SLURM job, the number of processes is the number of tasks in the job step. It is 1 if Python
+  is started by a shell in an allocation or by the batch script itself. A task that is alone on its
+  node gets all GPUs of the node; otherwise it gets the GPU with its local task number, as is JAX's
+  default. On a TPU, and in an indexed Kubernetes job, JAX asks the cluster.
+
+  Args:
+    variables: Environment variables, such as `os.environ`.
+
+  Returns:
+    Arguments for a run of several processes; JAX finds the others. None if this process is alone.
 
   Raises:
-    InputError: Open MPI 5, which JAX 0.10 does not know, or Kubernetes without the package
+    InputError: Open MPI 5, which JAX 0.10 does not support, or Kubernetes without the package
       `kubernetes`.
   """
 
@@ -134,7 +141,8 @@ def environment(variables: Mapping[str, str]) -> dict[str, Any] | None:
     processes = number('OMPI_COMM_WORLD_SIZE')
     if processes > 1 and 'OMPI_MCA_orte_hnp_uri' not in variables:
       raise InputError(
-        f'this Open MPI (5 or newer) does not say where its processes meet: give {FLAGS}, as in\n'
+        'this version of Open MPI (5 or newer) does not give the address of process 0: '
+        f'give {FLAGS}, as in\n'
         "  mpirun ... bash -c 'python -m ferjax.main ... --coordinator_address=HOST:PORT "
         '--num_processes="$OMPI_COMM_WORLD_SIZE" --process_id="$OMPI_COMM_WORLD_RANK"\''
       )
@@ -147,34 +155,35 @@ def environment(variables: Mapping[str, str]) -> dict[str, Any] | None:
   if {'KUBERNETES_SERVICE_HOST', 'JOB_COMPLETION_INDEX'} <= set(variables):
     if not importlib.util.find_spec('kubernetes'):
       raise InputError(
-        'a pod of an indexed Kubernetes job cannot ask for the others without the package '
-        f"kubernetes: pip install 'ferjax[k8s]', or give {FLAGS}; --num_processes=1 for a pod alone"
+        'a pod of an indexed Kubernetes job needs the package kubernetes to find the other pods: '
+        f"pip install 'ferjax[k8s]', or give {FLAGS}; for one pod alone, give --num_processes=1"
       )
     return {}
   return None
 
 
 def wait(name: str) -> None:
-  """Waits until every process is here.
+  """Waits until every process has called it.
 
   Args:
-    name: Of the place.
+    name: Name of the barrier, the same in every process.
   """
   multihost.get_barrier_sync_fn()(key=name, timeout_ms=1000 * DAY)
 
 
 def of_first(value: int) -> int:
-  """An i32 as the first process has it, in all of them."""
+  """The value (i32) of the first process, returned in every process."""
   return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def how_many(flag: bool) -> int:
-  """The number of processes that have set a flag."""
+  """The number of processes in which the flag is True."""
   return int(np.sum(multihost_utils.process_allgather(np.int32(flag))))
 
 
 def appears(path: Path) -> bool:
-  """Whether a file is here that another process wrote, perhaps on another host just now."""
+  """Whether a file exists that another process wrote. Waits up to `LATE` seconds for it, because a
+  network file system may show a file of another host late."""
   end = time.monotonic() + LATE
   while not path.is_file():
     if time.monotonic() > end:
@@ -184,12 +193,17 @@ def appears(path: Path) -> bool:
 
 
 def first_then_others(name: str, make: Callable[[], T]) -> T:
-  """make() by the first process, when it is done by one of every other host, and at last by the
-  rest: no two make the same at a time, on a disk that all share or on a host's own.
+  """Calls `make` in every process, so that no two processes on one disk call it at the same time.
+
+  The first process calls it first, then one process of every other host, then the remaining
+  processes. This suits a shared disk as well as a separate disk in each host.
 
   Args:
-    name: Of what is made.
-    make: What to call.
+    name: Name of the product, the same in every process.
+    make: The function to call, without arguments.
+
+  Returns:
+    The value of `make()`.
   """
   own, made = _turn(), None
   for turn in range(3):
@@ -208,11 +222,14 @@ def _turn() -> int:
 
 
 def abandon(message: str) -> None:
-  """Of several processes, ends this one with a message and status 1, without waiting for the others
-  as an orderly exit does; they end when they miss it. Does nothing in a process that is alone."""
+  """Ends this process with a message and exit status 1, if it is one of several.
+
+  It does not wait for the other processes, as a normal exit would. They end when its heartbeat
+  stops. The function does nothing in a run of one process.
+  """
   if not jax.distributed.is_initialized():
     return
-  with contextlib.suppress(OSError):  # nobody may be reading them any more
+  with contextlib.suppress(OSError):  # the reader of the streams may be gone
     print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
   for child in multiprocessing.active_children():

@@ -1,4 +1,5 @@
-"""The only file that knows about devices: where arrays lie, and how a step runs on all of them."""
+"""The only module that knows about devices: where arrays are stored, and how a step runs on
+them."""
 
 import collections
 from collections.abc import Callable
@@ -14,24 +15,26 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ferjax.errors import InputError, choose
 
 AXIS = 'data'
-UNDER_WAY = 3  # steps that the host may be ahead of the devices
+UNDER_WAY = 3  # steps by which the host may be ahead of the devices
 
 
 class Parallel(NamedTuple):
-  """How to run on some devices, of this process or of several.
+  """How to run on the devices of one or several processes.
 
   Attributes:
-    size: Number of devices, those of all processes together.
+    size: Number of devices of all processes together.
     share: (rows of a batch) -> the slice of them that this process reads.
-    replicate: Puts a pytree on every device; of several processes, that of the first.
-    shard: Splits the leading axis of a pytree of host arrays, this process's share of a batch, over
-      the devices.
-    compile: (step, donate=()) -> step on all devices. A step takes a replicated pytree and this
+    replicate: Copies a pytree to every device. With several processes, it copies the pytree of the
+      first process.
+    shard: Splits a pytree of host arrays, this process's share of a batch, over the devices along
+      the leading axis.
+    compile: (step, donate=()) -> the step on all devices. A step takes a replicated pytree and this
       device's share of a batch, and returns a replicated pytree; inside, `AXIS` is the device axis.
-    joined: What a step returned as arrays of all processes' devices, as a checkpoint needs them.
-    agreement: () -> agree; agree(flag) -> whether any process had set its flag. All processes call
-      it equally often and get the same answers, several of them `UNDER_WAY` calls late, so that
-      nobody waits for the devices.
+    joined: Converts the results of a step to global arrays over the devices of all processes, as
+      checkpoints need them.
+    agreement: () -> agree; agree(flag) -> whether the flag of any process was True. All processes
+      must call it equally often, and get the same answers. With several processes, answers come
+      `UNDER_WAY` calls late, so that the host need not wait for the devices.
   """
 
   size: int
@@ -44,7 +47,8 @@ class Parallel(NamedTuple):
 
 
 def gather(tree):
-  """Joins every device's share of a pytree along its leading axis, in the order of the batch."""
+  """Concatenates the devices' shares of a pytree along the leading axis, in the order of the
+  batch."""
   return jax.tree.map(lambda x: lax.all_gather(x, AXIS, tiled=True), tree)
 
 
@@ -54,7 +58,7 @@ def mean(tree):
 
 
 def example_keys(key, position):
-  """One key for each example: `key` folded with its position i32[b] in the global batch."""
+  """One key for each example: `key` folded with the position i32[b] in the global batch."""
   return jax.vmap(jax.random.fold_in, (None, 0))(key, position)
 
 
@@ -62,12 +66,12 @@ def make(*, devices: int = 0, backend: str = 'pmap') -> Parallel:
   """Factory: config section `parallel`.
 
   Args:
-    devices: How many devices to use, equally many of every process; 0 for all.
+    devices: Number of devices, equally many in every process; 0 for all.
     backend: `pmap`, or `shard_map` under jit on global arrays. Both give the same numbers.
 
   Raises:
-    InputError: more devices than there are, not equally many of every process, or an unknown
-      backend.
+    InputError: there are fewer devices, the processes cannot use equally many, or the backend is
+      unknown.
   """
   choose('config.parallel.backend', backend, ('pmap', 'shard_map'))
   chosen = _choose(devices)
@@ -104,7 +108,7 @@ def make(*, devices: int = 0, backend: str = 'pmap') -> Parallel:
       options |= {'devices': chosen, 'donate_argnums': donate}
       if processes == 1:
         return jax.pmap(step, **options)
-      # Of several processes, pmap fetches keys to the host, and so waits for every step.
+      # With several processes, pmap copies keys to the host, and so waits for every step.
       mapped = jax.pmap(lambda tree, batch: _without_keys(step(_with_keys(tree), batch)), **options)
       return lambda tree, batch: _with_keys(mapped(_without_keys(tree), batch))
 
@@ -127,11 +131,11 @@ def make(*, devices: int = 0, backend: str = 'pmap') -> Parallel:
     if processes == 1:
       return bool
     anyone = compile(lambda _, flags: lax.pmax(flags, AXIS).max())
-    asked = collections.deque()
+    pending = collections.deque()
 
     def agree(flag):
-      asked.append(anyone((), shard(np.full(len(chosen) // processes, flag, np.int32))))
-      return len(asked) > UNDER_WAY and bool(asked.popleft())
+      pending.append(anyone((), shard(np.full(len(chosen) // processes, flag, np.int32))))
+      return len(pending) > UNDER_WAY and bool(pending.popleft())
 
     return agree
 
@@ -139,7 +143,7 @@ def make(*, devices: int = 0, backend: str = 'pmap') -> Parallel:
 
 
 def _choose(devices):
-  """The devices to use, those of a process beside each other."""
+  """The devices to use, sorted by process."""
   available = sorted(jax.devices(), key=lambda device: device.process_index)
   if devices > len(available):
     raise InputError(
@@ -154,14 +158,19 @@ def _choose(devices):
   counts = {len(own) for own in of_process}
   if len(counts) > 1:
     raise InputError(
-      f'the processes have different numbers of devices, {sorted(counts)}: start each with as many'
+      f'the processes have different numbers of devices, {sorted(counts)}: start each process with '
+      'the same number'
     )
   return [d for own in of_process for d in own[: devices // processes or len(own)]]
 
 
 def place(tree, sharding):
-  """Puts host arrays that every process has as a whole on the devices of a sharding, or of a pytree
-  of shardings."""
+  """Puts host arrays on devices. Every process must have the arrays as a whole.
+
+  Args:
+    tree: A pytree of NumPy arrays.
+    sharding: A sharding, or a pytree of shardings.
+  """
 
   def put(x, sharding):
     return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
@@ -173,7 +182,7 @@ def place(tree, sharding):
 
 @flax.struct.dataclass
 class _Key:
-  """The bits of a random key: what of it can be moved between processes."""
+  """The data of a random key, which can be copied between processes."""
 
   data: Any
 
@@ -194,17 +203,17 @@ def _with_keys(tree):
 
 
 def check_batch(batch: int, devices: int) -> None:
-  """Refuses a batch that the devices cannot share evenly.
+  """Checks that a batch can be split evenly over the devices.
 
   Raises:
-    InputError: names the nearest batch sizes that fit.
+    InputError: it cannot. The message gives the nearest batch sizes that fit.
   """
   if batch < 1 or batch % devices:
     below = batch // devices * devices
     sizes = [str(size) for size in (below, below + devices) if size > 0]
     raise InputError(
       f'config.batch={batch} cannot be split evenly over {devices} devices; '
-      f'the nearest valid sizes: {" and ".join(sizes)}'
+      f'the nearest valid sizes are {" and ".join(sizes)}'
     )
 
 

@@ -1,4 +1,4 @@
-"""Signals that ask a run to save itself and leave: SIGTERM and SIGUSR1."""
+"""Signals that ask a run to save a checkpoint and stop: SIGTERM and SIGUSR1."""
 
 import contextlib
 import os
@@ -8,18 +8,19 @@ import time
 from collections.abc import Callable, Iterator
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-SAME = 5  # seconds in which further signals say the same: one to the group, one from a launcher
-NOTE = b': saves a checkpoint at the next step and leaves; a signal after 5 s ends it at once\n'
+SAME = 5  # seconds; a request may arrive twice: once for the process group, once from a launcher
+NOTE = b': saving a checkpoint at the next step, then stopping; a signal after 5 s stops at once\n'
 
 
 @contextlib.contextmanager
 def noticed() -> Iterator[Callable[[], str]]:
-  """Inside, a first signal is only noted, and one that comes `SAME` seconds after it or later has
-  its usual effect; those between are passed over.
+  """Within this context, the first signal is only recorded.
+
+  Signals in the next `SAME` seconds are ignored. A later one has its usual effect.
 
   Yields:
-    () -> the name of the signal that came, '' before. It stays '' outside the main thread, where
-    Python has no signals.
+    () -> the name of the recorded signal, '' before it arrives. Outside the main thread it stays
+    '', because Python handles signals in the main thread only.
   """
   name, came = '', 0.0
 
@@ -28,8 +29,8 @@ def noticed() -> Iterator[Callable[[], str]]:
     now = time.monotonic()
     if not name:
       name, came = signal.Signals(number).name, now
-      with contextlib.suppress(OSError):  # whoever read it may have gone, for the same signal
-        os.write(2, name.encode() + NOTE)  # a logger may be writing just now
+      with contextlib.suppress(OSError):  # the reader may be gone because of the same signal
+        os.write(2, name.encode() + NOTE)  # not by a logger, which may be writing at this moment
     elif now - came >= SAME:
       signal.signal(number, signal.SIG_DFL)
       signal.raise_signal(number)

@@ -1,12 +1,12 @@
-"""A JAX function as an ONNX graph, node by node from its jaxpr.
+"""Converts a JAX function to an ONNX graph, node by node, from its jaxpr.
 
-For what the networks and methods of this project compute, whatever the number of pictures. No
-converter that is kept serves: jax2onnx asks for orbax-checkpoint < 0.11.37 and ferjax for 0.12.8,
-others go by way of TensorFlow.
+It supports the operations of this project's networks and methods, for any number of pictures. No
+maintained converter fits: jax2onnx needs orbax-checkpoint < 0.11.37 and ferjax needs 0.12.8; others
+need TensorFlow.
 
-Constants are computed while the graph is built. Broadcasts and transpositions are put off: an array
-of n rows may be held as one row, since ONNX's elementwise operators broadcast as NumPy's do, and
-pictures stay in the order of ONNX's convolutions, [n, c, h, w], between these.
+Constants are computed while the graph is built. Broadcasts and transpositions are delayed. An array
+of n equal rows may be stored as one row, because ONNX's elementwise operators broadcast like NumPy.
+Between convolutions, feature maps keep the order of ONNX's convolutions, [n, c, h, w].
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from onnx import helper, numpy_helper
 
 from ferjax.errors import InputError
 
-OPSET, IR_VERSION = 18, 8  # of late 2022: what nearly every runtime reads
+OPSET, IR_VERSION = 18, 8  # from late 2022; nearly every runtime reads them
 BATCH = 'b'
 
 
@@ -31,10 +31,11 @@ class Value(NamedTuple):
   """An array of the graph.
 
   Attributes:
-    shape: As it is held: of the array's rank, or a scalar; axes of 1 may stand for longer ones.
-    name: Of the output of a node or the input of the graph; for a constant, what to call it.
-    array: A constant's value, else None.
-    order: Which axis of what has that name is each axis of the array, where they differ.
+    shape: The stored shape: of the same rank as the array, or () for any rank. Axes of size 1 may
+      represent longer axes.
+    name: Name of a node's output or of an input of the graph; for a constant, a name to use.
+    array: The value of a constant, else None.
+    order: Where the axes are transposed: for each axis of the array, the axis of the tensor `name`.
   """
 
   shape: tuple[Any, ...]
@@ -51,12 +52,13 @@ def model(
   """The graph of a function of a batch, checked by `onnx.checker`.
 
   Args:
-    function: (variables, inputs) -> outputs by name; every output has the batch as first axis.
-    variables: A pytree of arrays that become part of the graph under their paths.
-    inputs: Shapes and types of one row, [1, ...]; in the graph the first axis is free.
+    function: (variables, inputs) -> outputs by name. The first axis of every output is the batch.
+    variables: A pytree of arrays, which are stored in the graph under their paths.
+    inputs: Shapes and dtypes of one row, [1, ...]. The first axis is free in the graph.
 
   Raises:
-    InputError: names a primitive that has no ONNX node here, or not for such arrays.
+    InputError: a primitive has no ONNX node here, or none for arrays of such shapes or dtypes. The
+      message gives its name.
   """
   (batch,) = jax.export.symbolic_shape(BATCH)
   specs = {k: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype) for k, x in inputs.items()}
@@ -96,7 +98,7 @@ def model(
   try:
     onnx.checker.check_model(made, full_check=True)
   except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-    raise _unsupported(f'something of types ({str(error).splitlines()[0][:200]})') from error
+    raise _unsupported(f'values of invalid types ({str(error).splitlines()[0][:200]})') from error
   return made
 
 
@@ -110,8 +112,8 @@ def _type(dtype):
 
 def _unsupported(what):
   return InputError(
-    f'the model computes {what}, which has no ONNX node in ferjax/export/onnx.py: export without '
-    'ONNX (--onnx=no)'
+    f'the model computes {what}, which ferjax/export/onnx.py does not support: export without ONNX '
+    '(--onnx=no)'
   )
 
 
@@ -123,7 +125,7 @@ class _Graph:
     self.nodes, self.initialisers, self.transposed = [], {}, {}
 
   def run(self, jaxpr, consts, given):
-    """The outputs of a jaxpr, whose equations become nodes."""
+    """Adds nodes for the equations of a jaxpr; returns its outputs."""
     known = dict(zip(jaxpr.constvars, (Value(np.shape(c), '', c) for c in consts), strict=True))
     known |= dict(zip(jaxpr.invars, given, strict=True))
 
@@ -165,7 +167,7 @@ class _Graph:
     return results if isinstance(results, list) else [results]
 
   def _broadcast(self, equation, values):
-    """Axes of 1 in the right places; nothing is repeated."""
+    """Inserts axes of size 1 at the right places. No values are repeated."""
     (value, *_), params = values, equation.params
     held = [1] * len(params['shape'])
     if value.shape:
@@ -174,14 +176,14 @@ class _Graph:
     return self.reshape(value, held)
 
   def node(self, kind, values, shape, **attributes):
-    """The output of a new node; of inputs as they are held."""
+    """Adds a node and returns its output; the inputs are used as stored."""
     names = [self.name(value) for value in values]
     out = f'{kind}_{len(self.nodes)}'
     self.nodes.append(helper.make_node(kind, names, [out], out, **attributes))
     return Value(tuple(shape), out)
 
   def elementwise(self, kind, values, **attributes):
-    """As `node`, of arrays as they are held where all are held in one order."""
+    """As `node`; if all inputs have the same order of axes, the output keeps it."""
     shape = _joint_shape(values)
     orders = {value.order for value in values if value.array is None and value.shape}
     order = orders.pop() if len(orders) == 1 else None
@@ -197,7 +199,8 @@ class _Graph:
     return Value((len(numbers),), '', np.array(numbers, np.int64))
 
   def name(self, value):
-    """Of a value in the graph; a constant becomes an initialiser, equal ones the same."""
+    """The name of a value in the graph. A constant becomes an initialiser; equal constants share
+    one."""
     if value.array is None and value.order is None:
       return value.name
     if value.array is None:
@@ -240,7 +243,7 @@ class _Graph:
     return Value(tuple(shape), value.name, None, None if same else tuple(order))
 
   def full(self, value, aval):
-    """The value with every row that its type says."""
+    """The value with all rows of its abstract value; nothing is left to broadcast."""
     shape = tuple(aval.shape)
     if value.shape == shape:
       return value
@@ -253,7 +256,7 @@ class _Graph:
     return self.node('Expand', [value, self._sizes(wanted)], shape)
 
   def _sizes(self, shape):
-    """i64[rank]: a shape, as a part of the graph where it has the batch in it."""
+    """i64[rank]: a shape. If it contains the batch size, it is computed in the graph."""
     if _is_static(shape):
       return self.integers(*shape)
     source = Value((), self.source)
@@ -278,7 +281,7 @@ def _is_static(shape):
 
 
 def _computed(equation, values):
-  """The outputs of an equation of constants, by JAX itself."""
+  """The outputs of an equation with constant inputs, computed by JAX."""
   arrays = []
   for value, atom in zip(values, equation.invars, strict=True):
     array = value.array
@@ -331,7 +334,7 @@ ELEMENTWISE = {
 def _logical(kind):
   def write(graph, values, equation):
     if equation.outvars[0].aval.dtype != bool:
-      raise _unsupported(f"the primitive '{equation.primitive.name}' of numbers")
+      raise _unsupported(f"the primitive '{equation.primitive.name}' of integers")
     return graph.elementwise(kind, values)
 
   return write
@@ -376,7 +379,7 @@ def _clamp(graph, values, equation):
 def _select(graph, values, equation):
   which, no, *yes = values
   if len(yes) != 1:
-    raise _unsupported('a choice among other than two')
+    raise _unsupported('a choice among more than two arrays')
   if equation.outvars[0].aval.dtype != bool:
     return graph.elementwise('Where', [which, yes[0], no])
   numbers = [graph.cast(value, np.int32) for value in (yes[0], no)]
@@ -396,14 +399,15 @@ def _max(graph, values, equation):
 
 
 def _sub(graph, values, equation):
-  """With a constant an addition, which runtimes fold into a convolution before it."""
+  """A subtraction of a constant becomes an addition, which runtimes can merge into the convolution
+  before it."""
   x, y = values
   if y.array is None or not jax.numpy.issubdtype(y.array.dtype, jax.numpy.floating):
     return graph.elementwise('Sub', values)
   return graph.elementwise('Add', [x, y._replace(array=-np.asarray(y.array), name='')])
 
 
-WRITTEN = {  # also elementwise: (graph, values as they are held, equation) -> value
+WRITTEN = {  # further elementwise functions: (graph, values as stored, equation) -> value
   'and': _logical('And'),
   'clamp': _clamp,
   'convert_element_type': _convert,
@@ -544,7 +548,7 @@ def _place(kind):
 
 
 def _sort(graph, values, equation):
-  """By the first operand; TopK keeps the order of equals."""
+  """Sorts by the first operand. TopK keeps the order of equal values."""
   keys, *others = values
   axis = equation.params['dimension']
   if equation.params['num_keys'] != 1:
@@ -560,7 +564,7 @@ def _sort(graph, values, equation):
 
 
 def _gather(graph, values, equation):
-  """Whole rows, columns or elements by their indices, picture by picture or of all alike."""
+  """Gathers whole rows, columns or elements by index, for each picture or the same for all."""
   (x, index), params = values, equation.params
   numbers, sizes = params['dimension_numbers'], params['slice_sizes']
   shape = equation.outvars[0].aval.shape
@@ -598,10 +602,10 @@ def _gather(graph, values, equation):
 
 
 def _part(graph, x, starts, axes, sizes, shape):
-  """A gather at one constant place: a slice."""
+  """A gather at one constant position: a slice."""
   ends = [int(start) + sizes[i] for start, i in zip(starts, axes, strict=True)]
   if min(starts) < 0 or any(end > x.shape[i] for end, i in zip(ends, axes, strict=True)):
-    raise _unsupported('a part of an array that reaches beyond it')
+    raise _unsupported('a slice that exceeds its array')
   given = [graph.integers(*map(int, numbers)) for numbers in (starts, ends, axes)]
   held = list(x.shape)
   for i in axes:
@@ -609,7 +613,7 @@ def _part(graph, x, starts, axes, sizes, shape):
   return graph.reshape(graph.node('Slice', [x, *given], held), shape)
 
 
-OPERATIONS = {  # (graph, values in full, equation) -> value, or a list of them
+OPERATIONS = {  # (graph, values with all rows, equation) -> value, or a list of values
   'argmax': _place('ArgMax'),
   'argmin': _place('ArgMin'),
   'concatenate': _concatenate,

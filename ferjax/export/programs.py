@@ -1,4 +1,4 @@
-"""A trained model as programs of pictures alone: StableHLO, and ONNX that is checked against it."""
+"""A trained model as programs for inference: StableHLO, and ONNX that is compared with JAX."""
 
 import contextlib
 import json
@@ -19,19 +19,19 @@ from ferjax.images import augment
 LOGGER = logging.getLogger(__name__)
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
-TOLERANCE = 1e-4  # largest difference of an output of the ONNX file from JAX's
-CHECKED_BATCHES = (8, 3)  # pictures, the largest first
+TOLERANCE = 1e-4  # largest difference between an output of the ONNX file and JAX's
+CHECKED_BATCHES = (8, 3)  # numbers of pictures, the largest first
 
 
 class Model(NamedTuple):
-  """What is exported.
+  """A model that can be exported.
 
   Attributes:
     function: (variables, inputs) -> outputs.
-    variables: {name: array}, what the function reads.
-    inputs: {name: shape and type for a batch of one}.
-    needs: The inputs that are no picture and not made of others.
-    derived: {name of an input: function of the table of features}.
+    variables: {name: array}, the parts of the state that the function reads.
+    inputs: {name: shape and dtype for a batch of one}.
+    needs: The inputs besides pictures that the caller must give.
+    derived: {name of a further input: function of the table of features that computes it}.
   """
 
   function: Any
@@ -48,29 +48,33 @@ def describe(
   dtype: Any,
   features: Sequence[str] = (),
 ) -> Model:
-  """What a method predicts, as a function of what it reads of its state and of its inputs.
+  """A method's prediction as a function of the variables and inputs that it reads.
 
   Args:
     method: The method.
     state: Its state.
-    record: The run's, with `config` and, where landmarks are an input, `landmarks`.
-    dtype: Of the normalised pictures.
+    record: The record of the run, with `config`, and with `landmarks` or `landmark_indices` if
+      landmarks are an input.
+    dtype: dtype of the normalised pictures.
     features: See `writer.export`.
 
   Raises:
-    InputError: the method does not use such a feature, or the record does not say how many
-      landmarks there are.
+    InputError: the method does not use a feature, it needs an input that an export cannot have, or
+      the record does not contain the number of landmarks.
   """
   for name in features:
     if name not in method.predict_needs | method.predict_uses:
       uses = ', '.join(sorted(method.predict_needs | method.predict_uses)) or 'none'
-      raise InputError(f'--features={name}: the model does not look at it; it uses: {uses}')
+      raise InputError(f'--features={name}: the model cannot use it; it uses: {uses}')
   size = record['config']['data']['image_size']
   needs = method.predict_needs | set(features)
   inputs = {'image': jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)}
   for name in sorted(needs):
     if name != 'landmarks':
-      raise InputError(f'the model needs {name} besides pictures, which an export cannot give it')
+      raise InputError(
+        f'the model needs {name} besides pictures, which an export cannot have: export a run of '
+        'another method'
+      )
     inputs[name] = jax.ShapeDtypeStruct((1, _landmarks(record), 2), np.float32)
   derived = method.derived if method.needs <= needs else {}
   table = {name: random_inputs(inputs, 1)[name] for name in needs}
@@ -104,14 +108,14 @@ def _landmarks(record):
   count = len(record.get('landmark_indices') or ()) or record.get('landmarks', 0)
   if not count:
     raise InputError(
-      'the run does not say how many landmarks its model looks at: train it again with this '
+      'the run does not contain the number of landmarks of its model: train it again with this '
       'version, or export it without --features=landmarks'
     )
   return count
 
 
 def lower(model: Model) -> jax.export.Exported:
-  """The program of a model for any number of pictures, its variables inside, for `PLATFORMS`."""
+  """The program of a model for any number of pictures, with its variables, for `PLATFORMS`."""
   (batch,) = jax.export.symbolic_shape('b')
   inputs = {
     k: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype) for k, x in model.inputs.items()
@@ -123,7 +127,7 @@ def lower(model: Model) -> jax.export.Exported:
 
 @contextlib.contextmanager
 def _without_source_files():
-  """Programs lowered in this block do not name the files of this machine."""
+  """Programs lowered in this context do not contain file names of this machine."""
   name = 'jax_hlo_source_file_canonicalization_regex'
   usual = getattr(jax.config, name)
   jax.config.update(name, '.*')
@@ -136,10 +140,13 @@ def _without_source_files():
 def to_onnx(
   found: restore.Trained, record: Mapping[str, Any], features: Sequence[str]
 ) -> tuple[bytes, dict[str, Any]]:
-  """The ONNX file of a model, in float32, and how far it is from JAX's float32.
+  """The ONNX file of a model, in float32, compared with JAX's float32.
+
+  Returns:
+    The bytes of the file, and the differences as from `check_onnx`.
 
   Raises:
-    InputError: a primitive without an ONNX node, or outputs that are off by more than 1e-4.
+    InputError: a primitive has no ONNX node, or outputs differ by more than 1e-4.
   """
   from ferjax.export import onnx
 
@@ -162,7 +169,8 @@ def _single(x):
 
 
 def random_inputs(inputs: Mapping[str, Any], rows: int, seed: int = 0) -> dict[str, np.ndarray]:
-  """Random pictures, and landmarks within them, for those of the inputs that are either."""
+  """Random pictures u8[rows, s, s, 3], and random landmarks f32[rows, k, 2] inside them if `inputs`
+  has landmarks."""
   draw = np.random.default_rng(seed)
   size = inputs['image'].shape[1]
   made = {'image': draw.integers(0, 256, (rows, size, size, 3)).astype(np.uint8)}
@@ -173,14 +181,22 @@ def random_inputs(inputs: Mapping[str, Any], rows: int, seed: int = 0) -> dict[s
 
 
 def check_onnx(content: bytes, model: Model) -> dict[str, Any]:
-  """How far an ONNX file's outputs are from JAX's, on random pictures.
+  """Compares the outputs of an ONNX file with JAX's, on random pictures.
 
-  A face's landmark graph, and which landmark a cell belongs to, are choices of the nearest: where
-  two are equally near to seven digits, rounding may choose either. So where a model looks at
-  landmarks, one picture in four may differ by more than 1e-4, and none by more than 1e-2.
+  The landmark graph of a face, and the landmark of a cell, are choices of the nearest. If two are
+  equally near to seven digits, rounding may select either. So with landmarks, one picture in four
+  may differ by more than 1e-4, and none by more than 1e-2.
+
+  Args:
+    content: The bytes of the file.
+    model: The model that was exported.
+
+  Returns:
+    `pictures`, `batch_sizes`, `largest_difference` by output, and `same_class`, the number of
+    pictures with the same predicted class.
 
   Raises:
-    InputError: names the output that is off.
+    InputError: an output differs too much. The message gives its name.
   """
   import onnxruntime
 
@@ -208,7 +224,7 @@ def check_onnx(content: bytes, model: Model) -> dict[str, Any]:
     worst = max(furthest, key=furthest.get)
     raise InputError(
       f'the ONNX file differs from JAX by {furthest[worst]:.2g} in {worst}: export without ONNX '
-      '(--onnx=no), and report it as a bug'
+      '(--onnx=no), and report this as a bug'
     )
   largest = max(furthest.values())
   LOGGER.info('ONNX differs from JAX by %.2g at most, on %d random pictures', largest, len(off))

@@ -1,5 +1,6 @@
-"""Distorted test pictures, drawn on the device: the same ones for every run and every batch size,
-but for runs in float64, which draw others.
+"""Distorted test pictures, computed on the device.
+
+They are the same for every run and every batch size, except that float64 runs draw other ones.
 
 Reference: HRL (2022), table 7.
 """
@@ -16,14 +17,14 @@ from ferjax.images import augment
 from ferjax.ops import bilinear
 
 DISTORTIONS = ('rotation', 'perspective', 'occlusion')
-OCCLUDED = 50 / 224  # side of the square, as a share of the picture's
+OCCLUDED = 50 / 224  # side of the square, as a share of the picture's side
 
 
 def check(names) -> None:
-  """Refuses names that are no distortion.
+  """Checks the names of distortions.
 
   Raises:
-    InputError: names the nearest.
+    InputError: a name is unknown. The message gives the nearest known name.
   """
   for name in names:
     if name not in DISTORTIONS:
@@ -34,19 +35,20 @@ def check(names) -> None:
 
 
 def make(name: str, seed: int, dtype=jnp.float32) -> Callable[[dict[str, Array]], dict[str, Array]]:
-  """A distortion of the pictures of a batch, each drawn by its row of the data set.
+  """A distortion of the pictures of a batch. The random draw depends on the row of the data set.
 
-  `rotation` turns by up to 15 degrees either way; `perspective` moves each corner inwards by up to
-  half of half the side; `occlusion` blurs a square of 50 pixels of 224 at a random place.
+  `rotation` turns by up to 15 degrees to either side. `perspective` moves each corner inwards by up
+  to a quarter of the side. `occlusion` blurs a square of 50/224 of the side at a random place.
 
   Args:
-    name: One of these.
-    seed: Of all draws.
-    dtype: Floating-point type of the pictures.
+    name: `rotation`, `perspective` or `occlusion`.
+    seed: Seed of all draws.
+    dtype: Floating-point dtype of the pictures.
 
   Returns:
-    A function of a batch with `image` u8[b, h, w, 3], `index` i32[b] and perhaps `landmarks`. It
-    returns it with `image` f[b, h, w, 3], distorted and normalised, and the landmarks moved along.
+    A function of a batch with `image` u8[b, h, w, 3], `index` i32[b] and optionally `landmarks`. It
+    returns the batch with `image` f[b, h, w, 3], distorted and normalised, and the landmarks moved
+    with the picture.
   """
   check([name])
   apply = {
@@ -63,8 +65,8 @@ def make(name: str, seed: int, dtype=jnp.float32) -> Callable[[dict[str, Array]]
 
 
 def occlude(keys: Array, batch: dict[str, Array]) -> dict[str, Array]:
-  """Blurs a square of each picture f[b, h, w, 3]; the blur's deviation (which the paper does not
-  give) is a quarter of the square's side."""
+  """Blurs a square of each picture f[b, h, w, 3]. The paper does not give the standard deviation of
+  the blur; here it is a quarter of the square's side."""
 
   def example(key, image):
     height, width = image.shape[:2]
@@ -80,7 +82,8 @@ def occlude(keys: Array, batch: dict[str, Array]) -> dict[str, Array]:
 
 
 def _gaussian(size, sigma):
-  """f[size, size]: each row the weights of a Gaussian about its cell, cut off at the border."""
+  """f[size, size]: each row has the weights of a Gaussian around its cell, cut off at the
+  border."""
   place = jnp.arange(size, dtype=sigma.dtype)
   weight = jnp.exp(-(((place[:, None] - place) / sigma) ** 2) / 2)
   return weight / weight.sum(1, keepdims=True)

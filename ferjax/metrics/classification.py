@@ -1,4 +1,4 @@
-"""Numbers from predictions, and over scikit-learn from embeddings.
+"""Metrics of class predictions.
 
 Scikit-learn is imported where it is used, so that training starts without it.
 """
@@ -11,41 +11,46 @@ from ferjax.losses.cross_entropy import cross_entropy
 
 
 def confusion_matrix(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
-  """int[C, C]: how many rows of class i (row) were called class j (column)."""
+  """int[C, C]: the number of rows of class i (row) that were predicted as class j (column)."""
   cell = label.astype(np.int64) * num_classes + prediction
   return np.bincount(cell, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def per_class(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
-  """`rows` int[C], and `precision recall f1` f64[C], all three NaN for a class without rows; the
-  precision of a class that has rows and is never predicted is 0."""
+  """Counts and scores of each class.
+
+  Returns:
+    `rows` int[C], and `precision`, `recall` and `f1` f64[C]. All three are NaN for a class without
+    rows. The precision of a class that has rows but is never predicted is 0.
+  """
   confusion = confusion_matrix(label, prediction, num_classes)
-  right, rows, said = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+  right, rows, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
 
   def ratio(a, b):
     return np.where(rows > 0, a / np.maximum(b, 1), np.nan)
 
   return {
     'rows': rows,
-    'precision': ratio(right, said),
+    'precision': ratio(right, predicted),
     'recall': ratio(right, rows),
-    'f1': ratio(2 * right, rows + said),
+    'f1': ratio(2 * right, rows + predicted),
   }
 
 
 def classification(
   logits: np.ndarray, label: np.ndarray, classes: Sequence[str]
 ) -> dict[str, float | None]:
-  """What is reported of a classifier.
+  """The metrics that are reported for a classifier.
 
   Args:
     logits: f32[n, C].
     label: int[n].
-    classes: C class names.
+    classes: The C class names.
 
   Returns:
-    `loss` (mean cross-entropy, nats), `acc` (share of right rows), `mean_class_acc` (mean recall)
-    and `f1_macro`, both over the classes that have rows, and `recall/<class>`, None without rows.
+    `loss` (mean cross-entropy, nats), `acc` (share of correct rows), `mean_class_acc` (mean recall)
+    and `f1_macro`, the latter two over the classes that have rows, and `recall/<class>`, None for a
+    class without rows.
   """
   prediction = logits.argmax(-1)
   found = per_class(label, prediction, len(classes))
@@ -65,8 +70,8 @@ def macro(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> dict[s
   """Means over the classes that have rows.
 
   Returns:
-    `acc` (share of right rows), macro `precision` P and `recall` R, and the two numbers that are
-    called F1: `f1_of_means` = 2PR / (P + R), and `f1_macro`, the mean of the classes' F1.
+    `acc` (share of correct rows), macro `precision` P and `recall` R, and two scores that papers
+    call F1: `f1_of_means` = 2PR / (P + R), and `f1_macro`, the mean of the F1 of the classes.
   """
   means = {k: float(np.nanmean(v)) for k, v in per_class(label, prediction, num_classes).items()}
   p, r = means['precision'], means['recall']
@@ -85,13 +90,14 @@ def accuracy_by_group(
   """Accuracy of every class in every group (DML-Net, tables 3 and 6).
 
   Args:
-    right: bool[n], whether the prediction is right.
+    right: bool[n], whether the prediction is correct.
     label: int[n].
-    group: int[n], such as yaw in degrees.
+    group: int[n], such as the yaw in degrees.
     num_classes: C.
 
   Returns:
-    The groups int[G] in rising order, f64[C, G] (NaN where there is no row), rows int[C, G].
+    The groups int[G] in rising order, their accuracy f64[C, G] (NaN where there are no rows), and
+    the number of rows int[C, G].
   """
   groups, place = np.unique(group, return_inverse=True)
   shape = (num_classes, len(groups))

@@ -1,4 +1,4 @@
-"""What embeddings say of classes: neighbours, clusters, silhouettes."""
+"""Metrics of embeddings: neighbours, clusters and silhouettes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,10 +11,10 @@ from ferjax.metrics.predictions import Predictions
 NEIGHBOURS = (1, 3, 5, 7, 11, 15, 21, 31, 51, 101)
 
 
-USUAL = 11  # neighbours that classify
+USUAL = 11  # number of neighbours that classify a row
 
 
-SILHOUETTE_ROWS = 3000  # their cost is quadratic
+SILHOUETTE_ROWS = 3000  # the most rows, because the cost is quadratic
 
 
 def _embedding(predictions):
@@ -25,17 +25,17 @@ def _embedding(predictions):
 def measure(
   predictions: Predictions, training: Predictions | None, num_classes: int
 ) -> dict[str, Any]:
-  """How well a split's embeddings tell the classes apart.
+  """How well the embeddings of a split separate the classes.
 
   Args:
-    predictions: Of the split.
-    training: Of the training rows; their labels are those that the method was given.
+    predictions: Those of the split.
+    training: Those of the training rows, with the labels that the method was trained on; or None.
     num_classes: C.
 
   Returns:
-    `retrieval.retrieval` and `retrieval.clustering`; and with training rows,
-    `classification.macro` of the split's classification as `knn/...` (by the 11 nearest training
-    rows) and `nearest_mean/...` (by the nearest mean of a training class), and
+    `retrieval.retrieval` and `retrieval.clustering`. With training rows also
+    `classification.macro` of two classifications of the split, as `knn/...` (by the 11 nearest
+    training rows) and `nearest_mean/...` (by the nearest mean of a training class), and
     `f1_by_neighbours`, {number of neighbours: macro F1}.
   """
   embedding, label = _embedding(predictions), predictions.label
@@ -59,8 +59,16 @@ def measure(
 
 
 def silhouettes(embedding: np.ndarray, table: Mapping[str, np.ndarray]) -> dict[str, float]:
-  """`silhouette/expression`, and where they are known `silhouette/pose` and
-  `silhouette/subject_in_expression`: -1..1, see `retrieval.silhouette`; of at most 3000 rows."""
+  """Silhouettes of groups, from -1 to 1; see `retrieval.silhouette`.
+
+  Args:
+    embedding: f[n, d]; at most 3000 rows, drawn at random, are used.
+    table: `label` int[n], and optionally `yaw_bin` and `subject` int[n].
+
+  Returns:
+    `silhouette/expression`, and if the columns exist `silhouette/pose` and
+    `silhouette/subject_in_expression`. Undefined values are left out.
+  """
   rows = drawn(len(embedding), SILHOUETTE_ROWS)
   embedding, table = embedding[rows], {name: column[rows] for name, column in table.items()}
   values = {'expression': retrieval.silhouette(embedding, table['label'])}
@@ -73,5 +81,5 @@ def silhouettes(embedding: np.ndarray, table: Mapping[str, np.ndarray]) -> dict[
 
 
 def drawn(rows: int, count: int) -> np.ndarray:
-  """int[min(rows, count)]: rows drawn at random, always the same, in order."""
+  """int[min(rows, count)]: rows drawn at random, in rising order. The draw is always the same."""
   return np.sort(np.random.default_rng(0).permutation(rows)[:count])

@@ -1,8 +1,8 @@
-"""Groups of embeddings: Gaussian mixtures by EM, their medoids, and sub-classes of classes.
+"""Groups of embeddings: Gaussian mixtures fitted by EM, their medoids, and sub-classes of classes.
 
-All of it is on the host, in float64 and on one thread, so that the same embeddings always give the
-same groups. Embeddings that differ in the last bits, as those of other numbers of devices do, may
-put rows on the border of two groups into the other one.
+All functions run on the host, in float64 and on one thread, so the same embeddings always give the
+same groups. Embeddings computed on another number of devices may differ in the last bits; rows on
+the border of two groups may then change the group.
 """
 
 import warnings
@@ -14,26 +14,27 @@ from threadpoolctl import threadpool_limits
 
 
 def gaussian_mixture(embedding: np.ndarray, components: int, seed: int) -> np.ndarray:
-  """The component of each row in a mixture of diagonal Gaussians, fitted by EM from k-means.
+  """Fits a mixture of diagonal Gaussians by EM, from k-means, and assigns the rows to components.
 
   Args:
     embedding: f[n, d].
-    components: At least 1; there are no more of them than different rows.
-    seed: Of the three starts, of which the likeliest mixture is kept.
+    components: Number of components, at least 1; limited to the number of different rows.
+    seed: Seed of the three starts. The mixture with the highest likelihood is kept.
 
   Returns:
-    int[n], 0, 1, ... in the order of the components' first rows, since starts that find the same
-    mixture number it differently; there are fewer than `components` where some are without rows.
+    int[n], the component of each row. Components are numbered 0, 1, ... in the order of their first
+    rows, because equal mixtures from different starts number them differently. There are fewer than
+    `components` if some have no rows.
   """
   z = embedding.astype(np.float64)
   components = min(components, len(np.unique(z, axis=0)))
   if components == 1:
     return np.zeros(len(z), int)
-  z = (z - z.mean(0)) / z.std()  # the floor of the variances is absolute
+  z = (z - z.mean(0)) / z.std()  # the lower limit of the variances does not scale with the data
   mixture = GaussianMixture(
     components, covariance_type='diag', max_iter=300, n_init=3, random_state=seed
   )
-  with threadpool_limits(1), warnings.catch_warnings():  # threads would add up in any order
+  with threadpool_limits(1), warnings.catch_warnings():  # several threads add in varying order
     warnings.simplefilter('ignore', ConvergenceWarning)
     found = mixture.fit_predict(z)
   _, first, place = np.unique(found, return_index=True, return_inverse=True)
@@ -41,8 +42,16 @@ def gaussian_mixture(embedding: np.ndarray, components: int, seed: int) -> np.nd
 
 
 def means(embedding: np.ndarray, group: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
-  """Mean embeddings f[groups, d] of the groups int[n], zeros for one without rows, and the numbers
-  of their rows i32[groups]."""
+  """Means of groups of embeddings.
+
+  Args:
+    embedding: f[n, d].
+    group: int[n].
+    groups: Number of groups G.
+
+  Returns:
+    The mean embeddings f[G, d], zeros for a group without rows, and the numbers of rows i32[G].
+  """
   rows = np.bincount(group, minlength=groups)
   sums = np.zeros((groups, embedding.shape[1]))
   np.add.at(sums, group, embedding)
@@ -50,7 +59,8 @@ def means(embedding: np.ndarray, group: np.ndarray, groups: int) -> tuple[np.nda
 
 
 def medoids(embedding: np.ndarray, group: np.ndarray) -> dict[int, int]:
-  """{group: its medoid}, the row nearest the group's mean; largest group first."""
+  """{group: its medoid}, the row nearest to the mean of the group; the largest group comes
+  first."""
   found = {}
   names, counts = np.unique(group, return_counts=True)
   for name in names[np.argsort(-counts, kind='stable')]:
@@ -63,8 +73,13 @@ def medoids(embedding: np.ndarray, group: np.ndarray) -> dict[int, int]:
 def likeliest_subclass(
   log_posterior: np.ndarray, label: np.ndarray, num_classes: int
 ) -> np.ndarray:
-  """int[n]: of the sub-classes of each row's class the likeliest, 0..L-1, by the log-posterior
-  f[n, C * L] of all."""
+  """int[n]: the likeliest sub-class, 0..L-1, among those of each row's class.
+
+  Args:
+    log_posterior: f[n, C * L], of all sub-classes of all classes.
+    label: int[n].
+    num_classes: C.
+  """
   of_class = log_posterior.reshape(len(label), num_classes, -1)
   return of_class[np.arange(len(label)), label].argmax(-1)
 
@@ -79,16 +94,16 @@ def subclasses(
   least_rows: int,
   seed: tuple[int, ...],
 ) -> np.ndarray:
-  """Splits every class by a mixture of its own (deep Gaussian mixture sub-spaces, algorithm 2).
+  """Splits every class by its own mixture (deep Gaussian mixture sub-spaces, algorithm 2).
 
   Args:
     embedding: f[n, d].
     label: int[n].
     level: Components of a class, 1..slots.
-    slots: Numbers that each class has for its sub-classes.
-    component_rows: A class has no more components than it has this many rows.
-    least_rows: A class with fewer rows stays whole.
-    seed: Of the mixtures.
+    slots: Number of sub-class ids that are reserved for each class.
+    component_rows: A class has at most one component for every `component_rows` of its rows.
+    least_rows: A class with fewer rows is not split.
+    seed: Seed of the mixtures.
 
   Returns:
     i32[n]: label * slots + component.

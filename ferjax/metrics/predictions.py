@@ -1,4 +1,4 @@
-"""Evaluation: every row of a split exactly once -> predictions, metrics, files."""
+"""Predictions for every row of a split, each row exactly once; their metrics and files."""
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
@@ -20,10 +20,10 @@ AVERAGED = ('acc', 'mean_class_acc', 'f1_macro')
 
 
 class Predictions(NamedTuple):
-  """What a method says of every row of a split, in its order: arrays with n rows, by name.
+  """The predictions of a method for every row of a split, in its order: arrays of n rows by name.
 
   Attributes:
-    outputs: What the method's `predict` returns.
+    outputs: The outputs of the method's `predict`.
     table: The split's own columns, such as `label`, `name`, `yaw_bin`.
   """
 
@@ -52,7 +52,7 @@ def predict(
   limit: int = 0,
   **reading,
 ) -> Predictions:
-  """Predictions for a split; the last batch is padded and the padding cut off again.
+  """Predictions for a split. The last batch is padded, and the rows of padding are removed again.
 
   Args:
     predict_step: Compiled `make_predict_step`.
@@ -62,7 +62,7 @@ def predict(
     columns: Table columns that the method needs at inference.
     image_size: Picture size in pixels.
     batch: Global batch size.
-    limit: Look at the first rows only; 0 for all.
+    limit: Number of rows, from the first; 0 for all.
     **reading: `share threads workers prefetch` of `pipeline.batches`.
   """
   rows = min(limit or len(split.rows), len(split.rows))
@@ -79,16 +79,24 @@ def predict(
 
 def probabilities(predictions: Predictions) -> np.ndarray:
   """f64[n, C]: softmax of the logits."""
-  from scipy import special  # here, so that training starts without it
+  from scipy import special  # imported here, so that training starts without it
 
   return special.softmax(predictions.outputs['logits'].astype(np.float64), axis=1)
 
 
 def measure(predictions: Predictions, classes: Sequence[str]) -> dict[str, float | None]:
-  """Every metric of a split: `classification.classification` of its logits, `<name>/acc` and
-  the like of other scores `<name>_logits` (see `truth`), means of the outputs f[n],
-  `acc/pose_<degrees>` where there are several poses, and `jensen_shannon`, the mean divergence
-  from the true distributions or crowd votes (nats), where they are known."""
+  """Every metric of a split.
+
+  Args:
+    predictions: Those of the split.
+    classes: The class names.
+
+  Returns:
+    `classification.classification` of the logits; `<name>/acc`, `<name>/mean_class_acc` and
+    `<name>/f1_macro` of other scores `<name>_logits` (see `truth`); means of the outputs f[n];
+    `acc/pose_<degrees>` if there are several poses; and if the true distributions or crowd votes
+    are known, `jensen_shannon`, the mean divergence from them (nats).
+  """
   values = classification.classification(predictions.outputs['logits'], predictions.label, classes)
   for name, output in predictions.outputs.items():
     if name.endswith('_logits'):
@@ -114,14 +122,14 @@ def measure(predictions: Predictions, classes: Sequence[str]) -> dict[str, float
 def averages(
   measured: Mapping[str, Mapping[str, float]], groups: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, float]]:
-  """Means over data sets, each counting once whatever its size.
+  """Means over data sets. Each set has the same weight, whatever its size.
 
   Args:
-    measured: By set, what `measure` returns.
+    measured: {set: the result of `measure`}.
     groups: {group: its sets}.
 
   Returns:
-    By group, `acc mean_class_acc f1_macro`, and `sets`, how many there are.
+    {group: `acc mean_class_acc f1_macro`, and `sets`, the number of sets}.
   """
   return {
     group: {
@@ -133,14 +141,18 @@ def averages(
 
 
 def truth(table: Mapping[str, np.ndarray], part: str) -> np.ndarray:
-  """i32[n]: what the scores `<part>_logits` are measured against, below 0 where that is unknown:
-  the column of that name, else the label. Without a column `pose` no row's pose is known."""
+  """The true classes i32[n] of the scores `<part>_logits`; negative where they are unknown.
+
+  They are the column `part` if it exists, else the label. Without a column `pose`, all poses are
+  unknown.
+  """
   unknown = np.full(len(table['label']), -1, np.int32)
   return table.get(part, unknown if part == 'pose' else table['label'])
 
 
 def write_predictions(path: Path, predictions: Predictions, classes: Sequence[str]) -> None:
-  """Writes `name,label,prediction,p_<class>...`, one row a picture, then renames it into place."""
+  """Writes the columns `name,label,prediction,p_<class>...`, one row for each picture. The file
+  appears when it is complete."""
   path.parent.mkdir(parents=True, exist_ok=True)
   shares = probabilities(predictions)
   with files.replacing(path) as file:
@@ -157,7 +169,7 @@ def write_predictions(path: Path, predictions: Predictions, classes: Sequence[st
 def make_predict_step(
   method: Method, prepare: Callable[[Batch], Batch]
 ) -> Callable[[TrainState, Batch], dict[str, Array]]:
-  """(state, this device's share of a batch) -> the method's predictions for the whole batch."""
+  """A function (state, this device's share of a batch) -> predictions for the whole batch."""
 
   def predict_step(state, batch):
     return gather(method.predict(own(state.params), state.extra, prepare(batch)))

@@ -12,8 +12,8 @@ def nearest_neighbours(stored: np.ndarray, query: np.ndarray | None, count: int)
 
   Args:
     stored: f[m, d].
-    query: f[n, d]; None looks for the stored rows' neighbours among the others.
-    count: How many; as many as there are where they are fewer.
+    query: f[n, d]. If None, each stored row searches the other stored rows.
+    count: Number of neighbours; limited to the rows that exist.
 
   Returns:
     int[n, min(count, m)], or int[m, min(count, m - 1)] without a query.
@@ -28,12 +28,21 @@ def nearest_neighbours(stored: np.ndarray, query: np.ndarray | None, count: int)
 
 
 def vote(neighbour_label: np.ndarray, num_classes: int) -> np.ndarray:
-  """int[n]: the most frequent of each row's labels int[n, k], the lowest where two are."""
+  """int[n]: the most frequent of each row's labels int[n, k]; the lowest label wins a tie."""
   return (neighbour_label[..., None] == np.arange(num_classes)).sum(1).argmax(-1)
 
 
 def nearest_mean(embedding: np.ndarray, label: np.ndarray, query: np.ndarray) -> np.ndarray:
-  """int[n]: of each query f[n, d], the class whose mean of embeddings f[m, d] is nearest."""
+  """The class with the nearest mean embedding.
+
+  Args:
+    embedding: f[m, d].
+    label: int[m].
+    query: f[n, d].
+
+  Returns:
+    int[n].
+  """
   present = np.unique(label)
   means = np.stack([embedding[label == name].mean(0) for name in present])
   return present[nearest_neighbours(means, query, 1)[:, 0]]
@@ -42,16 +51,16 @@ def nearest_mean(embedding: np.ndarray, label: np.ndarray, query: np.ndarray) ->
 def retrieval(
   embedding: np.ndarray, label: np.ndarray, counts: Sequence[int] = RETRIEVED
 ) -> dict[str, float]:
-  """Every row in turn searches the others (SGM, 2022, figure 3).
+  """Recall and accuracy where each row in turn searches the others (SGM, 2022, figure 3).
 
   Args:
     embedding: f[n, d].
     label: int[n].
-    counts: K; those above n - 1 are left out.
+    counts: The values of K; those above n - 1 are left out.
 
   Returns:
-    `recall@K`, the share of rows that find their class among the K nearest, and `acc@K`, the mean
-    share of their class among them.
+    `recall@K`, the share of rows with a row of their class among the K nearest, and `acc@K`, the
+    mean share of rows of their class among the K nearest.
   """
   found = nearest_neighbours(embedding, None, max(counts))
   same = label[found] == label[:, None]
@@ -61,16 +70,16 @@ def retrieval(
 
 
 def clustering(embedding: np.ndarray, label: np.ndarray, seed: int = 0) -> dict[str, float]:
-  """How k-means, with as many clusters as there are classes, finds the classes.
+  """How well k-means finds the classes, with one cluster for each class.
 
   Args:
     embedding: f[n, d].
     label: int[n].
-    seed: Of the ten starts.
+    seed: Seed of the ten starts.
 
   Returns:
-    `nmi` (normalised mutual information, over the arithmetic mean of the entropies) and
-    `pairwise_f1` (of "same cluster" as a prediction of "same class", over all pairs of rows).
+    `nmi` (mutual information, divided by the arithmetic mean of the entropies) and `pairwise_f1`
+    (over all pairs of rows, "same cluster" as a prediction of "same class").
   """
   from sklearn import cluster
   from sklearn import metrics as sklearn_metrics
@@ -86,11 +95,12 @@ def clustering(embedding: np.ndarray, label: np.ndarray, seed: int = 0) -> dict[
 
 
 def silhouette(embedding: np.ndarray, group: np.ndarray) -> float | None:
-  """Mean silhouette -1..1 of the groups, by Euclidean distance; None where it is not defined.
+  """Mean silhouette of the groups by Euclidean distance, from -1 to 1; None if it is undefined.
 
-  It is above 0 where rows lie nearer to their own group than to the nearest other one. Rows that
-  are alone in their group do not count. Reference: Rousseeuw, "Silhouettes: a graphical aid to the
-  interpretation and validation of cluster analysis", 1987.
+  Positive values mean that rows are nearer to their own group than to the nearest other group.
+  Groups of a single row do not count. It is undefined if fewer than two groups remain. Reference:
+  Rousseeuw, "Silhouettes: a graphical aid to the interpretation and validation of cluster
+  analysis", 1987.
   """
   from sklearn import metrics as sklearn_metrics
 
@@ -102,8 +112,11 @@ def silhouette(embedding: np.ndarray, group: np.ndarray) -> float | None:
 
 
 def silhouette_within(embedding: np.ndarray, group: np.ndarray, label: np.ndarray) -> float | None:
-  """Mean over the classes of `silhouette` of the groups among the rows of one class: for subjects,
-  how strongly identity clusters within an expression. None where it is defined in no class."""
+  """Mean over the classes of the `silhouette` of groups among the rows of one class.
+
+  For subjects, it measures how strongly identities form clusters within an expression. Classes in
+  which it is undefined do not count; None if it is undefined in all classes.
+  """
   found = [silhouette(embedding[label == name], group[label == name]) for name in np.unique(label)]
   found = [value for value in found if value is not None]
   return float(np.mean(found)) if found else None

@@ -1,4 +1,4 @@
-"""Networks. Each takes pictures f[b, h, w, 3] to its feature maps, one a stage."""
+"""Networks. Each maps pictures f[b, h, w, 3] to a list of feature maps, one for each stage."""
 
 from ferjax.models.mobilenet import mobilenet_v2 as mobilenet_v2
 from ferjax.models.plain import alexnet as alexnet

@@ -13,7 +13,8 @@ from jax import Array
 
 from ferjax.models.resnet import batch_norm, check_output_stride, convolution, dilated
 
-# By stage, groups of blocks: expansion, features, blocks, stride of the first (table 2).
+# For each stage, groups of blocks: expansion, features, number of blocks, stride of the first block
+# (table 2).
 STAGES = (
   ((1, 16, 1, 1), (6, 24, 2, 2)),
   ((6, 32, 3, 2),),
@@ -24,7 +25,8 @@ STEM, HEAD = 32, 1280
 
 
 class InvertedResidual(nn.Module):
-  """1x1 up, depthwise 3x3, linear 1x1 down, and a shortcut where the shape stays."""
+  """1x1 expansion, depthwise 3x3, linear 1x1 reduction, and a shortcut if the shape is
+  unchanged."""
 
   features: int
   expansion: int
@@ -51,16 +53,17 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-  """The stages of a MobileNetV2: maps of the same sizes as a ResNet's.
+  """The stages of a MobileNetV2. Its maps have the same sizes as those of a ResNet.
 
   Attributes:
-    width: 64 for the published network; all features are multiplied by width / 64 and rounded to
-      multiples of 8, but the last 1280, which only grow.
-    output_stride: Input pixels to a cell of the last map: 32, or 16 or 8, where later stages are
-      dilated instead of strided.
-    first, last: Which stages this part holds, 0..4 as in `range`; the stem belongs to stage 0.
-    dtype: Type of the computation.
-    param_dtype: Type of the parameters and statistics.
+    width: 64 for the published network. All features are multiplied by width / 64 and rounded to
+      multiples of 8. The last 1280 features are never reduced.
+    output_stride: Input pixels to a cell of the last map: 32, 16 or 8. For 16 and 8, later stages
+      are dilated instead of strided.
+    first, last: The stages first..last - 1 of 0..3 that this module holds. The stem belongs to
+      stage 0.
+    dtype: dtype of the computation.
+    param_dtype: dtype of the parameters and statistics.
   """
 
   width: int = 64
@@ -72,10 +75,10 @@ class MobileNetV2(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> list[Array]:
-    """Feature maps f[b, h / s, w / s, c] of every stage that this part holds.
+    """Feature maps f[b, h / s, w / s, c] of every stage of this module.
 
     Args:
-      x: Pictures f[b, h, w, 3], or where `first` is above 0 the map of the stage before.
+      x: Pictures f[b, h, w, 3]; if `first` is above 0, the map of the stage before.
       train: Whether BatchNorm uses the statistics of the batch.
     """
     kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
@@ -109,7 +112,8 @@ class MobileNetV2(nn.Module):
 
 
 def scaled(features: int, width: int) -> int:
-  """Features times width / 64, to the nearest multiple of 8, at least 8 and 90 % of the product."""
+  """Features times width / 64, rounded to a multiple of 8; at least 8, and at least 90 % of the
+  product."""
   wanted = features * width / 64
   rounded = max(8, int(wanted + 4) // 8 * 8)
   return rounded + 8 if rounded < 0.9 * wanted else rounded
@@ -118,6 +122,7 @@ def scaled(features: int, width: int) -> int:
 def mobilenet_v2(
   *, width: int = 64, output_stride: int = 32, dtype=jnp.float32, param_dtype=jnp.float32
 ) -> MobileNetV2:
-  """MobileNetV2; for the arguments see `MobileNetV2`. Raises InputError for another stride."""
+  """MobileNetV2; see `MobileNetV2` for the arguments. Raises InputError for other output strides
+  than 8, 16 and 32."""
   check_output_stride(output_stride)
   return MobileNetV2(width, output_stride, dtype=dtype, param_dtype=param_dtype)

@@ -1,8 +1,8 @@
 """Networks without shortcuts: VGG-13 in the variant of FER+, and AlexNet.
 
-Both stop at the last convolution: what reads them pools its map, in place of their last max-pooling
-and fully connected layers. Each convolution has BatchNorm in place of a bias, which the papers'
-networks do not have; there is no dropout.
+Both end with the last convolution. Their last max-pooling and fully connected layers are missing:
+the methods pool the last map. Unlike in the papers, each convolution has BatchNorm instead of a
+bias, and there is no dropout.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from ferjax.ops import conv
 
 
 class Layer(NamedTuple):
-  """A convolution: features as a share of the network's width, kernel, stride, padding."""
+  """A convolution: its features as a multiple of the network's width, kernel, stride, padding."""
 
   features: float
   kernel: int = 3
@@ -31,10 +31,10 @@ class PlainNetwork(nn.Module):
 
   Attributes:
     stages: The layers of every stage.
-    pool: Side of the max-pooling windows, which are 2 apart.
-    width: Features of a layer with share 1.
-    dtype: Type of the computation.
-    param_dtype: Type of the parameters and statistics.
+    pool: Side of the max-pooling windows; their stride is 2.
+    width: Number of features of a layer with `features=1`.
+    dtype: dtype of the computation.
+    param_dtype: dtype of the parameters and statistics.
   """
 
   stages: Sequence[Sequence[Layer]]
@@ -45,7 +45,7 @@ class PlainNetwork(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> list[Array]:
-    """Feature maps f[b, h / s, w / s, c] of every stage, of pictures f[b, h, w, 3]."""
+    """Feature maps f[b, h / s, w / s, c] of every stage, for pictures f[b, h, w, 3]."""
     kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
     x = x.astype(self.dtype)
     maps, number = [], 0
@@ -91,12 +91,12 @@ def vgg13(
 
   Args:
     width: Features of the first stage (64 in the paper).
-    output_stride: The most input pixels to a cell of the last map that are wanted; it has 8.
-    dtype: Type of the computation.
-    param_dtype: Type of the parameters and statistics.
+    output_stride: The most input pixels to a cell of the last map; the network always has 8.
+    dtype: dtype of the computation.
+    param_dtype: dtype of the parameters and statistics.
 
   Raises:
-    InputError: a smaller output stride than 8.
+    InputError: `output_stride` is below 8.
   """
   _check('vgg13', 8, output_stride)
   return PlainNetwork(VGG13, 2, width, dtype, param_dtype)
@@ -105,10 +105,10 @@ def vgg13(
 def alexnet(
   *, width: int = 64, output_stride: int = 32, dtype=jnp.float32, param_dtype=jnp.float32
 ) -> PlainNetwork:
-  """AlexNet, five convolutions. Reference: Krizhevsky, "One weird trick for parallelizing
-  convolutional neural networks", 2014; as torchvision has it.
+  """AlexNet, five convolutions, as in torchvision. Reference: Krizhevsky, "One weird trick for
+  parallelizing convolutional neural networks", 2014.
 
-  Args and errors as for `vgg13`; the last map has 16 input pixels to a cell.
+  The arguments and errors are those of `vgg13`. The last map has 16 input pixels to a cell.
   """
   _check('alexnet', 16, output_stride)
   return PlainNetwork(ALEXNET, 3, width, dtype, param_dtype)
@@ -117,6 +117,6 @@ def alexnet(
 def _check(name, own, output_stride):
   if output_stride < own:
     raise InputError(
-      f'config.model.output_stride={output_stride}: {name} has {own} pixels to a cell of its last '
-      'map and no fewer'
+      f'config.model.output_stride={output_stride}: a cell of the last map of {name} has {own} '
+      f'pixels: give {own} or more, or choose another config.model.name'
     )

@@ -1,7 +1,8 @@
 """ResNet-18 with pre-activation: BatchNorm and ReLU come before each convolution.
 
-Named as `models/resnet.py`: `conv1 layer1_0 ... layer4_1 bn`, each block with `bn1 conv1 bn2 conv2
-[downsample_0]`. Reference: He et al., "Identity Mappings in Deep Residual Networks", ECCV 2016.
+Layers have the names of `models/resnet.py`: `conv1 layer1_0 ... layer4_1 bn`, each block with
+`bn1 conv1 bn2 conv2 [downsample_0]`. Reference: He et al., "Identity Mappings in Deep Residual
+Networks", ECCV 2016.
 """
 
 from typing import Any
@@ -14,7 +15,7 @@ from ferjax.models.resnet import ResNet, batch_norm, convolution, resnet
 
 
 class PreActivationBlock(nn.Module):
-  """BatchNorm, ReLU and 3x3 convolution, twice, and a shortcut that nothing is applied to."""
+  """Twice BatchNorm, ReLU and a 3x3 convolution, and a shortcut without activation."""
 
   features: int
   stride: int = 1
@@ -38,5 +39,5 @@ class PreActivationBlock(nn.Module):
 def preact_resnet18(
   *, width: int = 64, output_stride: int = 32, dtype=jnp.float32, param_dtype=jnp.float32
 ) -> ResNet:
-  """PreActResNet-18; arguments and errors as for `resnet.resnet18`."""
+  """PreActResNet-18. The arguments and errors are those of `resnet.resnet18`."""
   return resnet(PreActivationBlock, (2, 2, 2, 2), width, output_stride, dtype, param_dtype)

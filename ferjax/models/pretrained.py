@@ -1,17 +1,17 @@
-"""Weights that PyTorch trained: read without running code, and put where a model has its network.
+"""Weights trained with PyTorch: read without running code, and inserted where a method has the
+network.
 
-A network in a file is the config's model where both have the same layers and shapes. Its layers may
-be named as torchvision names them, as timm names MobileNetV2's, or by number, as a ResNet whose
-layers were put in an `nn.Sequential` has them; before these names, and around them, may stand
-anything (`module.`, `backbone.`, `state_dict`). What does not belong to the network, such as the
-last linear layer `fc`, is left out. Names and shapes are all that can be compared: a network that
-computes something else with the same ones (strides at other places, as in ResNet v1, or smoothed
-downsampling) or has further layers beside its own is taken for the config's.
+A file fits the network of the config if both have the same layers and shapes. The layers of the
+file may have the names of torchvision, of timm (MobileNetV2), or numbers (a ResNet in an
+`nn.Sequential`). Any prefix is accepted (`module.`, `backbone.`, `state_dict`). Arrays that do not
+belong to the network, such as the last linear layer `fc`, are left out. Only names and shapes are
+compared. A network with equal names and shapes but another computation is not detected: strides at
+other places, as in ResNet v1, smoothed downsampling, or additional layers.
 
-A method has its network wherever its parameters, or what it moves itself, consist of the network's
-own layers: a part of the tree whose every entry is a layer of the network, by name and shape. So it
-is one part for most methods, the stem and both branches of LA-Net with the encoder that follows
-them, each of the networks for face, eyes and mouth of DML-Net, and any averages of these.
+A method has the network at every subtree of its parameters or of its other state whose entries are
+all layers of the network, by name and shape. Most methods have one such subtree. LA-Net has the
+stem, both branches, and the averaged encoder; DML-Net has one network each for face, eyes and
+mouth. Averages of such subtrees are filled too.
 """
 
 import collections
@@ -39,8 +39,9 @@ LOGGER = logging.getLogger(__name__)
 
 PyTree = Any
 TORCH_ENDINGS = ('.pth', '.pt', '.bin', '.tar', '.ckpt')
-SAFE_TORCH = (2, 10)  # before it, files could run code or write memory: CVE-2025-32434, -2026-24747
-LONGEST_PREFIX = 200  # letters of the names of nested dicts
+SAFE_TORCH = (2, 10)  # older versions: files can run code or write memory, CVE-2025-32434,
+# CVE-2026-24747
+LONGEST_PREFIX = 200  # characters of the joined names of nested dicts
 LEAVES = {
   'kernel': 'weight',
   'scale': 'weight',
@@ -67,15 +68,15 @@ TIMM_ENDS = {
 
 
 class Weights(NamedTuple):
-  """What a file has for a network.
+  """The arrays of a file that belong to a network.
 
   Attributes:
-    variables: {'params': {...}, 'batch_stats': {...}}, the network's, of arrays f[...].
-    names: {name of a variable, such as `params/conv1/kernel`: the array's name in the file}.
-    left_out: {name of an array in the file that is not the network's: its shape there}, but for
-      `num_batches_tracked`, which nothing has a use for.
-    file: Where they are from.
-    sha256: Of the file's bytes, in hexadecimal.
+    variables: {'params': {...}, 'batch_stats': {...}} of the network, of arrays f[...].
+    names: {name of a variable, such as `params/conv1/kernel`: name of the array in the file}.
+    left_out: {name of an array in the file that the network does not use: its shape there}, without
+      `num_batches_tracked`.
+    file: The file's name.
+    sha256: Checksum of the file's bytes, in hexadecimal.
   """
 
   variables: PyTree
@@ -86,27 +87,30 @@ class Weights(NamedTuple):
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
-  """The arrays of a file by name, and the sha256 of its bytes; nothing in it is run.
+  """Reads the arrays of a file. Nothing in the file is run.
 
-  PyTorch can be made to need far more time and memory than a `.pth` has bytes, by what it makes
-  before there are tensors; `.safetensors` cannot.
+  A crafted file for PyTorch can make `torch.load` use far more time and memory than its size;
+  a `.safetensors` file cannot.
 
   Args:
-    path: A `.safetensors` file, or one of `torch.save` (`.pth`, `.pt`, `.bin`, `.tar`, `.ckpt`)
-      that holds tensors only, which needs PyTorch. Names within nested dicts are joined by dots; a
-      dict that is there twice counts once. Tensors that NumPy has no like of (sparse, quantized,
-      without data) are left out with a warning.
+    path: A `.safetensors` file, or a file from `torch.save` (`.pth`, `.pt`, `.bin`, `.tar`,
+      `.ckpt`) that holds tensors only. The latter needs PyTorch. Names in nested dicts are joined
+      by dots. A dict that occurs twice is read once. Tensors that NumPy cannot represent (sparse,
+      quantized, without data) are left out with a warning.
+
+  Returns:
+    {name: array}, and the sha256 of the file's bytes.
 
   Raises:
-    InputError: there is no such file, it is damaged or compressed, has two arrays of one name,
-      holds anything that would have to be run, or is of another kind; or PyTorch is needed and is
-      not there, or is too old to be safe.
+    InputError: the file does not exist, is damaged or compressed, has two arrays of the same name,
+      holds anything that would have to be run, or has an unknown ending; or PyTorch is needed but
+      is missing or too old to be safe.
   """
   where = f'config.model.weights={path}'
   try:
     file = Path(path).expanduser()
     if file.is_dir():
-      raise InputError(f'{where} is a folder: name a file in it')
+      raise InputError(f'{where} is a folder: give a file in it')
     if not file.is_file():
       raise InputError(f'{where}: there is no such file')
     kind = file.suffix.lower()
@@ -127,11 +131,11 @@ def _from_safetensors(content, path):
   except BaseException as error:
     if isinstance(error, (AttributeError, KeyError, TypeError)):  # numbers unknown to NumPy
       raise InputError(
-        f'{path} holds numbers that cannot be read here ({_reason(error)}): save it as float32'
+        f'{path} has a dtype that cannot be read ({_reason(error)}): save it as float32'
       ) from error
     if isinstance(error, Exception) or type(error).__name__ == 'PanicException':  # of Rust
       raise InputError(
-        f'{path} is damaged, or no safetensors file ({_reason(error)}): fetch it again'
+        f'{path} is damaged or not a safetensors file ({_reason(error)}): download it again'
       ) from error
     raise
 
@@ -141,14 +145,14 @@ def _from_torch(content, path):
     import torch
   except ImportError as error:
     raise InputError(
-      f"{path} is a file of PyTorch: to read it, pip install 'ferjax[torch]'; or save it as "
-      '.safetensors where there is PyTorch'
+      f"{path} is a file of PyTorch: install PyTorch with pip install 'ferjax[torch]', or convert "
+      'the file to .safetensors on a machine that has PyTorch'
     ) from error
   if torch.__version__ < SAFE_TORCH:
     least = '.'.join(map(str, SAFE_TORCH))
     raise InputError(
       f'{path}: PyTorch {torch.__version__} may run code that is in such a file: '
-      f"pip install --upgrade 'torch>={least}', or save it as .safetensors"
+      f"pip install --upgrade 'torch>={least}', or convert the file to .safetensors"
     )
   try:
     _check_archive(content, path)
@@ -158,20 +162,21 @@ def _from_torch(content, path):
     raise
   except Exception as error:  # PyTorch raises many kinds for a damaged file
     raise InputError(
-      f'{path} is damaged, or holds more than tensors; none of it was run. Fetch it again, or, if '
-      'you trust its source, load it in PyTorch and save its state_dict alone as .safetensors. '
+      f'{path} is damaged, or holds more than tensors; none of it was run. Download it again, or, '
+      'if you trust its source, load it in PyTorch and save its state_dict alone as .safetensors. '
       f'PyTorch says: {_reason(error)}'
     ) from error
 
 
 def _check_archive(content, path):
-  """Refuses a zip that unpacks to more than its own size: `torch.save` does not compress."""
+  """Raises InputError for a zip file that unpacks to more than its own size: `torch.save` does not
+  compress."""
   if content.startswith(b'PK\x03\x04'):
     entries = zipfile.ZipFile(io.BytesIO(content)).infolist()
     if sum(entry.file_size for entry in entries) > len(content):
       raise InputError(
-        f'{path} unpacks to more than its own size, which no file of torch.save does: if you '
-        'trust its source, load it in PyTorch and save its state_dict alone'
+        f'{path} unpacks to more than its own size, unlike files from torch.save: if you trust its '
+        'source, load it in PyTorch and save its state_dict alone'
       )
 
 
@@ -179,14 +184,16 @@ def _arrays(held, torch, path):
   arrays, without = {}, {}
   for name, tensor in _flat(held, torch.Tensor, path, set()):
     if name in arrays or name in without:
-      raise InputError(f'{path} has two arrays named {_shown(name)}: save the one that you want')
+      raise InputError(f'{path} has two arrays named {_shown(name)}: save only one of them')
     try:
       arrays[name] = _array(tensor.detach(), torch)
     except (TypeError, RuntimeError, ValueError) as error:
       without[name] = error
   if without:
     reason = _reason(next(iter(without.values())))
-    LOGGER.warning('%s: cannot be read and left out: %s: %s', path, _some(list(without)), reason)
+    LOGGER.warning(
+      '%s: left out arrays that cannot be read: %s: %s', path, _some(list(without)), reason
+    )
   return arrays
 
 
@@ -204,14 +211,14 @@ def _flat(held, kind, path, seen, prefix='') -> Iterator[tuple[str, Any]]:
 
 
 def _array(tensor, torch) -> np.ndarray:
-  """The tensor's own memory, so that small files stay small."""
-  if tensor.dtype == torch.bfloat16:  # unknown to NumPy
+  """The tensor as an array that shares its memory."""
+  if tensor.dtype == torch.bfloat16:  # NumPy has no such dtype
     return tensor.view(torch.int16).numpy().view(jnp.bfloat16)
   return tensor.numpy()
 
 
 def _reason(error) -> str:
-  """What an error is about; of PyTorch's without its advice to run the file."""
+  """The first sentence of an error, without PyTorch's advice to run the file."""
   forbidden = re.search(r'GLOBAL \S+', str(error))
   text = forbidden[0] if forbidden else re.split(r'\. |\n', str(error).strip())[0]
   return _shown(text) if text else type(error).__name__
@@ -220,23 +227,23 @@ def _reason(error) -> str:
 def convert(
   arrays: Mapping[str, np.ndarray], network: PyTree, file: str, sha256: str = ''
 ) -> Weights:
-  """The variables of a network, from arrays in the layout of PyTorch.
+  """Converts arrays in the layout of PyTorch to the variables of a network.
 
-  Kernels become [h, w, in, out] from [out, in, h, w] (of depthwise ones, `in` is 1). BatchNorm's
-  weight, bias, running_mean and running_var become scale, bias, mean and var;
-  `num_batches_tracked` is left alone.
+  Kernels [out, in, h, w] become [h, w, in, out] (`in` is 1 for depthwise kernels). BatchNorm's
+  weight, bias, running_mean and running_var become scale, bias, mean and var. Arrays named
+  `num_batches_tracked` are ignored.
 
   Args:
     arrays: See `read`.
-    network: {'params': {...}, 'batch_stats': {...}} of the network: anything with shapes and the
-      types that the variables are to have.
-    file: Where they are from, for errors and records.
+    network: {'params': {...}, 'batch_stats': {...}} of the network. Its leaves give the shapes and
+      dtypes of the variables; they may be arrays or `jax.ShapeDtypeStruct`.
+    file: The file's name, for errors and records.
     sha256: See `read`.
 
   Raises:
-    InputError: the file holds no such network, several of them, or another one: it lacks layers,
-      has more of them, or their shapes differ; two of its arrays are the same variable; or its
-      numbers are not finite in the variables' types, or variances are negative.
+    InputError: the file does not hold the network, or holds it several times; layers are missing,
+      unknown, or of other shapes; two arrays belong to the same variable; or numbers are not finite
+      in the variables' dtypes, or variances are negative.
   """
   kinds = {kind: network[kind] for kind in ('params', 'batch_stats')}
   wanted = flax.traverse_util.flatten_dict(kinds, sep='/')
@@ -249,7 +256,7 @@ def convert(
     path = paths.get(_key(key))
     if path in found:
       raise InputError(
-        f'{file}: {_shown(found[path])} and {_shown(name)} are both {path}: leave one of them out'
+        f'{file}: {_shown(found[path])} and {_shown(name)} are both {path}: remove one of them'
       )
     if path:
       found[path] = name
@@ -260,20 +267,21 @@ def convert(
   if lacking or more:
     raise InputError(
       f'{file} holds another network than that of config.model.name'
-      + (f'; it lacks {_some(lacking)}' if lacking else '')
-      + (f'; it has {_some(more)} besides' if more else '')
+      + (f'; missing in the file: {_some(lacking)}' if lacking else '')
+      + (f'; not in the network: {_some(more)}' if more else '')
     )
   differing = [
-    f'  {_shown(name)}: {arrays[name].shape} there, {_as_torch(wanted[path].shape)} here'
+    f'  {_shown(name)}: {arrays[name].shape} in the file, '
+    f'{_as_torch(wanted[path].shape)} in the model'
     for path, name in found.items()
     if arrays[name].shape != _as_torch(wanted[path].shape)
   ]
   if differing:
     raise InputError(
-      f'{file} holds a network of other shapes than config.model:\n'
+      f'{file} holds a network with other shapes than config.model:\n'
       + '\n'.join(differing[:5])
       + (f'\n  and {len(differing) - 5} more' if len(differing) > 5 else '')
-      + '\nPublished weights need config.model.width=64 and the config.model.name that they are of'
+      + '\nPublished weights need config.model.width=64 and their own network in config.model.name'
     )
   values = {}
   for path, name in found.items():
@@ -282,9 +290,9 @@ def convert(
       with np.errstate(all='ignore'):
         values[path] = _as_flax(array).astype(dtype)
     if path not in values or not np.isfinite(values[path]).all():
-      raise InputError(f'{file}: {_shown(name)} holds other than finite {dtype} numbers')
+      raise InputError(f'{file}: {_shown(name)} has values that are not finite {dtype} numbers')
     if path.endswith('/var') and (values[path] < 0).any():
-      raise InputError(f'{file}: {_shown(name)} holds variances below 0')
+      raise InputError(f'{file}: {_shown(name)} has negative variances')
   left_out = {name: arrays[name].shape for name in names if name not in used}
   variables = flax.traverse_util.unflatten_dict(values, sep='/')
   return Weights(variables, found, left_out, file, sha256)
@@ -296,9 +304,9 @@ def _torch_name(path):
 
 
 def _layout(names, paths, file):
-  """The naming and the prefix by which most of the names are the network's."""
+  """The naming function and the prefix that give the most names of the network."""
   counts = collections.Counter()
-  longest = 1 + max(key.count('_') for key in paths)  # parts of a name without prefix
+  longest = 1 + max(key.count('_') for key in paths)  # parts of a name without a prefix
   for name in names:
     parts = name.split('.')
     for start in range(max(0, len(parts) - longest), len(parts) - 1):
@@ -315,8 +323,7 @@ def _layout(names, paths, file):
   prefixes = sorted({prefix for _, prefix in best})
   if len(prefixes) > 1 and most == len(paths):
     raise InputError(
-      f'{file} holds several such networks, under {_some(prefixes)}: '
-      'save the one that you want alone'
+      f'{file} holds several such networks, at {_some(prefixes)}: save only one of them'
     )
   return best[0]
 
@@ -370,18 +377,18 @@ def _shown(text):
 def insert(
   weights: Weights, params: PyTree, extra: PyTree
 ) -> tuple[PyTree, PyTree, dict[str, str]]:
-  """Puts weights in every part of a method's state that is made of the network's layers.
+  """Puts weights into every subtree of a method's state that consists of the network's layers.
 
   Args:
     weights: See `convert`.
-    params, extra: The method's, as its `init` made them.
+    params, extra: Parameters and other state of the method, from its `init`.
 
   Returns:
-    Both, with the weights in the types of what they replace, and the name in the file of every
-    leaf that was replaced: {'params/model/conv1/kernel': 'conv1.weight', ...}.
+    Both, with the weights in the dtypes of the leaves that they replace; and for every leaf that
+    was replaced its name in the file: {'params/model/conv1/kernel': 'conv1.weight', ...}.
 
   Raises:
-    InputError: some of the weights have no place in them.
+    InputError: the state has no place for some of the weights.
   """
   placed = {}
   state = {'params': params, 'extra': extra}
@@ -389,7 +396,8 @@ def insert(
   lost = sorted(weights.names.keys() - set(placed.values()))
   if lost:
     raise InputError(
-      f'config.model.weights has no place in this method: its parameters hold no {_some(lost)}'
+      'config.model.weights has no place in this method: its parameters do not contain '
+      f'{_some(lost)}'
     )
   return state['params'], state['extra'], {k: weights.names[v] for k, v in placed.items()}
 
@@ -412,8 +420,8 @@ def _alike(a, b):
 
 
 def facts(weights: Weights) -> dict[str, Any]:
-  """What `config.json` says of the weights: file, sha256, how many arrays are used, and the names
-  of those that are left out (see `Weights`)."""
+  """The record of the weights in `config.json`: file, sha256, number of arrays in use, and the
+  names of those that are left out (see `Weights`)."""
   return {
     'file': weights.file,
     'sha256': weights.sha256,
@@ -423,11 +431,11 @@ def facts(weights: Weights) -> dict[str, Any]:
 
 
 def write(path: Path, weights: Weights, placed: Mapping[str, str], params: PyTree) -> None:
-  """Writes what became of the arrays as CSV: `file,model,shape`.
+  """Writes where each array went, as CSV with the columns `file,model,shape`.
 
-  There is a row for every place that an array is put in, for every array of `left_out`, and for
-  every parameter that keeps its first values. `model` is empty for what was left out, `file` for
-  parameters that keep their first values; the shape is the file's where it is of there.
+  There is a row for every place that an array fills, for every array of `left_out` (with `model`
+  empty), and for every parameter that keeps its initial values (with `file` empty). The shape is in
+  the order of PyTorch for arrays of the file, and of the model for such parameters.
 
   Args:
     path: The file to write.
@@ -449,8 +457,7 @@ def write(path: Path, weights: Weights, placed: Mapping[str, str], params: PyTre
     lines.writerow(['file', 'model', 'shape'])
     lines.writerows([name, place, 'x'.join(map(str, shape))] for name, place, shape in rows)
   LOGGER.info(
-    '%d arrays of the file are in %d places of the model; left out: %s; not in the file: %s; '
-    'see %s',
+    '%d arrays of the file fill %d places of the model; left out: %s; not in the file: %s; see %s',
     len(weights.names),
     len(placed),
     _some(list(weights.left_out)) or 'none',

@@ -1,8 +1,8 @@
 """ResNet v1.5 in the layout of torchvision: the same layers, names and parameter shapes.
 
-`conv1 bn1 layer1_0 ... layer4_1`, each block with `conv1 bn1 conv2 bn2 [conv3 bn3]
+The layers are `conv1 bn1 layer1_0 ... layer4_1`; each block has `conv1 bn1 conv2 bn2 [conv3 bn3]
 [downsample_0 downsample_1]`. Reference: He et al., "Deep Residual Learning for Image Recognition",
-CVPR 2016; v1.5 puts a bottleneck's stride on its 3x3 convolution.
+CVPR 2016. In v1.5, the 3x3 convolution of a bottleneck has the stride.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ KERNEL_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
 def convolution(features, kernel, stride=1, dilation=1, *, groups=1, dtype, param_dtype, name):
-  """A convolution without bias, padded like PyTorch's (the same on both sides)."""
+  """A convolution without bias. As in PyTorch, the padding is the same on both sides."""
   padding = dilation * (kernel - 1) // 2
   return nn.Conv(
     features,
@@ -39,7 +39,7 @@ def convolution(features, kernel, stride=1, dilation=1, *, groups=1, dtype, para
 
 
 def batch_norm(train: bool, *, dtype, param_dtype, name, scale_init=nn.initializers.ones):
-  """BatchNorm; in training its statistics are those of the global batch, over all devices."""
+  """BatchNorm. In training, its statistics are those of the global batch, over all devices."""
   return nn.BatchNorm(
     use_running_average=not train,
     momentum=0.9,
@@ -53,25 +53,25 @@ def batch_norm(train: bool, *, dtype, param_dtype, name, scale_init=nn.initializ
 
 
 def check_output_stride(output_stride: int) -> None:
-  """Refuses other output strides than 8, 16 and 32.
+  """Checks that an output stride is 8, 16 or 32.
 
   Raises:
-    InputError: says which there are.
+    InputError: it is not. The message gives the valid values.
   """
   if output_stride not in (8, 16, 32):
     raise InputError(f'config.model.output_stride={output_stride}: use 8, 16 or 32')
 
 
 def dilated(strides: Sequence[int], reached: int, output_stride: int) -> list[tuple[int, int, int]]:
-  """Groups of layers dilated instead of strided, where strides would go beyond an output stride.
+  """Replaces strides by dilations where the output stride would be exceeded.
 
   Args:
-    strides: Of each group.
+    strides: The stride of each group of layers.
     reached: Input pixels to a cell before the first group.
     output_stride: The most input pixels to a cell.
 
   Returns:
-    Of each group the stride, and the dilations of its first block and of the others.
+    For each group its stride, the dilation of its first block, and the dilation of the others.
   """
   found, dilation = [], 1
   for stride in strides:
@@ -105,7 +105,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-  """1x1 down, 3x3, 1x1 up to four times the features, and a shortcut."""
+  """1x1 reduction, 3x3, 1x1 expansion to four times the features, and a shortcut."""
 
   features: int
   stride: int = 1
@@ -138,15 +138,16 @@ class ResNet(nn.Module):
   """The stages of a ResNet.
 
   Attributes:
-    block: `BasicBlock`, `Bottleneck`, or one with `pre_activation`, for which BatchNorm and ReLU
-      stand behind the last stage instead of behind the stem's convolution.
-    stage_sizes: Blocks in each stage.
-    width: Features of the first stage (64 in the paper), doubled by each next one.
-    output_stride: Input pixels to a cell of the last map: 32, or 16 or 8, where later stages are
-      dilated instead of strided: on the coarse grid they compute the same.
-    first, last: Which stages this part holds, 0..4 as in `range`; the stem belongs to stage 0.
-    dtype: Type of the computation.
-    param_dtype: Type of the parameters and statistics.
+    block: `BasicBlock`, `Bottleneck`, or a block with `pre_activation`. With the latter, BatchNorm
+      and ReLU follow the last stage instead of the stem's convolution.
+    stage_sizes: Number of blocks in each stage.
+    width: Features of the first stage (64 in the paper); each later stage doubles them.
+    output_stride: Input pixels to a cell of the last map: 32, 16 or 8. For 16 and 8, later stages
+      are dilated instead of strided; at the cells of the coarse grid they compute the same values.
+    first, last: The stages first..last - 1 of 0..3 that this module holds. The stem belongs to
+      stage 0.
+    dtype: dtype of the computation.
+    param_dtype: dtype of the parameters and statistics.
   """
 
   block: Any
@@ -160,10 +161,10 @@ class ResNet(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> list[Array]:
-    """Feature maps f[b, h / s, w / s, c] of every stage that this part holds.
+    """Feature maps f[b, h / s, w / s, c] of every stage of this module.
 
     Args:
-      x: Pictures f[b, h, w, 3], or where `first` is above 0 the map of the stage before.
+      x: Pictures f[b, h, w, 3]; if `first` is above 0, the map of the stage before.
       train: Whether BatchNorm uses the statistics of the batch.
     """
     kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
@@ -194,7 +195,8 @@ class ResNet(nn.Module):
 
 
 def resnet(block, stage_sizes, width, output_stride, dtype, param_dtype) -> ResNet:
-  """A whole ResNet; for the arguments see `ResNet`. Raises InputError for another output stride."""
+  """A whole ResNet; see `ResNet` for the arguments. Raises InputError for other output strides than
+  8, 16 and 32."""
   check_output_stride(output_stride)
   return ResNet(block, stage_sizes, width, output_stride, dtype=dtype, param_dtype=param_dtype)
 
@@ -202,26 +204,28 @@ def resnet(block, stage_sizes, width, output_stride, dtype, param_dtype) -> ResN
 def resnet10(
   *, width: int = 64, output_stride: int = 32, dtype=jnp.float32, param_dtype=jnp.float32
 ) -> ResNet:
-  """ResNet-10, a block a stage, for quick tries; arguments and errors as for `resnet18`."""
+  """ResNet-10, with one block in each stage, for quick tests. The arguments and errors are those of
+  `resnet18`."""
   return resnet(BasicBlock, (1, 1, 1, 1), width, output_stride, dtype, param_dtype)
 
 
 def resnet18(
   *, width: int = 64, output_stride: int = 32, dtype=jnp.float32, param_dtype=jnp.float32
 ) -> ResNet:
-  """ResNet-18; for the arguments see `ResNet`. Raises InputError for another output stride."""
+  """ResNet-18; see `ResNet` for the arguments. Raises InputError for other output strides than 8,
+  16 and 32."""
   return resnet(BasicBlock, (2, 2, 2, 2), width, output_stride, dtype, param_dtype)
 
 
 def resnet34(
   *, width: int = 64, output_stride: int = 32, dtype=jnp.float32, param_dtype=jnp.float32
 ) -> ResNet:
-  """ResNet-34; for the arguments see `ResNet`. Raises InputError for another output stride."""
+  """ResNet-34. The arguments and errors are those of `resnet18`."""
   return resnet(BasicBlock, (3, 4, 6, 3), width, output_stride, dtype, param_dtype)
 
 
 def resnet50(
   *, width: int = 64, output_stride: int = 32, dtype=jnp.float32, param_dtype=jnp.float32
 ) -> ResNet:
-  """ResNet-50; for the arguments see `ResNet`. Raises InputError for another output stride."""
+  """ResNet-50. The arguments and errors are those of `resnet18`."""
   return resnet(Bottleneck, (3, 4, 6, 3), width, output_stride, dtype, param_dtype)

@@ -1,6 +1,6 @@
-"""Bilinear sampling, for augmentation and feature maps alike.
+"""Bilinear sampling of pictures (augmentation) and of feature maps.
 
-Pixel centres lie at integer coordinates (x, y); outside the map the border is repeated.
+Pixel centres have integer coordinates (x, y). Outside the map, the values of its border repeat.
 """
 
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from ferjax.ops import homography
 
 
 def sample(image: Array, points: Array) -> Array:
-  """Bilinear samples of one map.
+  """Samples one map at points between its pixels.
 
   Args:
     image: f[h, w, c].
     points: f[..., 2], (x, y) in pixels of `image`; clamped to its border.
 
   Returns:
-    f[..., c]. The gradient flows to `image` and to the points that lie inside.
+    f[..., c]. Gradients flow to `image`, and to the points inside the map.
   """
   height, width, channels = image.shape
   x = jnp.clip(points[..., 0], 0, width - 1)
@@ -37,7 +37,8 @@ def sample(image: Array, points: Array) -> Array:
 
 
 def rescale(points: Array, size: Sequence[int], new_size: Sequence[int]) -> Array:
-  """Points f[..., 2] of a picture at another scale; sizes are (height, width)."""
+  """Points f[..., 2] of a picture, scaled with it from `size` to `new_size`, both (height,
+  width)."""
   factor = jnp.array(new_size[::-1], points.dtype) / jnp.array(size[::-1], points.dtype)
   return (points + 0.5) * factor - 0.5
 
@@ -51,11 +52,11 @@ def grid(height: int, width: int, dtype=jnp.float32) -> Array:
 
 
 def warp(image: Array, output_to_input: Array) -> Array:
-  """The picture seen through a homography, at the same size.
+  """Transforms a picture by a homography; the size stays the same.
 
   Args:
     image: f[h, w, c].
-    output_to_input: f[3, 3], maps output pixels to the input pixels they show.
+    output_to_input: f[3, 3], maps each output pixel to the input position that it shows.
 
   Returns:
     f[h, w, c].

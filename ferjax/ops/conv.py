@@ -1,7 +1,8 @@
 """Convolution and max-pooling that are also fast on a CPU.
 
-Elsewhere both are the native operations, in the value as in the gradient. The platform is chosen
-while a program is lowered, so that one exported from a CPU host runs natively on a GPU or TPU.
+On other platforms, values and gradients come from the native operations. The platform is chosen
+when a program is lowered: a program exported on a CPU host runs the native operations on a GPU or
+TPU.
 """
 
 import functools
@@ -15,11 +16,11 @@ from flax import linen as nn
 from jax import lax
 
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
-MOST_SPLITS = 32  # groups that become convolutions of their own
+MOST_SPLITS = 32  # up to this number, each group is computed as a separate convolution
 
 
 class Window(NamedTuple):
-  """A window sliding over height and width; the fields hold a value for each."""
+  """A window sliding over height and width; each field has one entry for each of the two axes."""
 
   size: tuple[int, int]
   strides: tuple[int, int]
@@ -40,33 +41,34 @@ def conv_general_dilated(
   precision=None,
   preferred_element_type=None,
 ):
-  """`jax.lax.conv_general_dilated`, faster on a CPU; `flax.linen.Conv` takes it by this name.
+  """`jax.lax.conv_general_dilated`, faster on a CPU. `flax.linen.Conv` has an argument of this
+  name.
 
-  On a CPU a kernel gradient may go through the images of a device one by one, so that arrays split
-  over devices belong into `shard_map` or `pmap`: `jit` alone would gather them.
+  On a CPU, the kernel gradient may be computed image by image. Use `shard_map` or `pmap` for arrays
+  that are split over devices: `jit` alone would gather them.
 
-  Convolutions of two spatial dimensions in Flax's layout (NHWC images, HWIO kernels) have the fast
-  form; any other, and any with dilated input or integers, is the native one. Reverse-mode
-  differentiation only: `jax.jvp` through the fast form raises TypeError.
+  The fast form covers convolutions over two spatial dimensions in Flax's layout (NHWC images, HWIO
+  kernels). All others, and those with dilated input or integers, use the native form. The fast form
+  has reverse-mode gradients only: `jax.jvp` raises TypeError.
 
   Args:
     lhs: f[n, h, w, c], the images.
     rhs: f[kh, kw, c / feature_group_count, o], the kernel, of the same dtype.
-    window_strides: two strides.
+    window_strides: Two strides.
     padding: 'SAME', 'SAME_LOWER', 'VALID' or two (low, high) pairs.
-    lhs_dilation: dilation of the images.
-    rhs_dilation: dilation of the kernel.
-    dimension_numbers: the layout, as in `jax.lax`.
-    feature_group_count: number of groups of channels.
-    batch_group_count: number of groups of images.
-    precision: of the products, as in `jax.lax`.
+    lhs_dilation: Dilation of the images.
+    rhs_dilation: Dilation of the kernel.
+    dimension_numbers: The layout, as in `jax.lax`.
+    feature_group_count: Number of groups of channels.
+    batch_group_count: Number of groups of images.
+    precision: Precision of the products, as in `jax.lax`.
     preferred_element_type: dtype of the sums, as in `jax.lax`.
 
   Returns:
     f[n, h', w', o], of the dtype of `lhs`.
 
   Raises:
-    TypeError, ValueError: as `jax.lax.conv_general_dilated` does.
+    TypeError, ValueError: in the same cases as `jax.lax.conv_general_dilated`.
   """
   native = functools.partial(
     lax.conv_general_dilated,
@@ -103,7 +105,7 @@ def conv_general_dilated(
 
 
 def _positions(window, shape, arange=np.arange):
-  """Rows i[h', kh] and columns i[w', kw] that the taps see of images of shape [n, h, w, c]."""
+  """Rows i[h', kh] and columns i[w', kw] that the taps read from images of shape [n, h, w, c]."""
   positions = []
   for size, k, stride, (low, high), dilation in zip(shape[1:3], *window, strict=True):
     steps = (size + low + high - (k - 1) * dilation - 1) // stride + 1
@@ -112,7 +114,7 @@ def _positions(window, shape, arange=np.arange):
 
 
 def _taps(x, window, fill=0.0):
-  """What each tap of the window sees, row by row: a list of f[n, h', w', c]."""
+  """The pixels that each tap of the window reads, row by row: a list of f[n, h', w', c]."""
   rows, columns = _positions(window, x.shape)
   (top, _), (left, _) = window.padding
   pads = ((0, 0, 0), *((*pair, 0) for pair in window.padding), (0, 0, 0))
@@ -131,17 +133,18 @@ def _taps(x, window, fill=0.0):
 
 
 def _taps_transposed(taps, window, shape):
-  """The sum of the taps, each put back where it was seen: f[n, h, w, c] of the given shape."""
+  """The transpose of `_taps`: adds each tap at the pixels that it read; f[n, h, w, c] of
+  `shape`."""
   x = jax.ShapeDtypeStruct(shape, taps[0].dtype)
   return jax.linear_transpose(functools.partial(_taps, window=window), x)(taps)[0]
 
 
 def _patches(x, window):
-  """What the window sees: f[n h' w', kh kw c]."""
+  """The pixels that the window reads at each position: f[n h' w', kh kw c]."""
   n, h, w, c = x.shape
   if window.size == (1, 1):
     return _taps(x, window)[0].reshape(-1, c)
-  # Traced, since constants would be lifted into the programs of other platforms.
+  # Traced, because constants would be lifted into the programs of other platforms.
   rows, columns = _positions(window, x.shape, jnp.arange)
   rows, columns = rows[:, None, :, None], columns[:, None]
   inside = (rows >= 0) & (rows < h) & (columns >= 0) & (columns < w)
@@ -194,20 +197,21 @@ def _is_depthwise(groups, x_shape, w_shape):
 
 
 def _needs_products(w_shape, y_shape):
-  """Whether XLA's own convolution is far from a matrix product at this shape.
+  """Whether XLA's own convolution is much slower than a matrix product at this shape.
 
-  It is with one tap, where the images are their own patches (gradient of a 1x1 kernel, 28x28x256
-  to 64 channels, 32 images: 27 ms against 8), and with more taps than pixels, where XLA makes the
-  image the kernel and runs a scalar loop (3x3 on 2x2x512: 200 ms against 2).
+  This is so for one tap, where the images are already the patches (gradient of a 1x1 kernel,
+  28x28x256 to 64 channels, 32 images: 27 ms, product 8 ms), and for more taps than pixels, where
+  XLA uses the image as the kernel and runs a scalar loop (3x3 on 2x2x512: 200 ms, product 2 ms).
   """
   taps = math.prod(w_shape[:2])
   return taps == 1 or taps > math.prod(y_shape[1:3])
 
 
 def _gradients_need_products(w_shape, y_shape):
-  """Also where the kernel is larger than the map, since XLA copies the kernel into another order.
+  """As `_needs_products`, and also where the kernel is larger than the map.
 
-  Gradients of 3x3 on 4x4x512, 32 images: 13 and 14 ms against 18 and 16.
+  There XLA copies the kernel into another order. Gradients of 3x3 on 4x4x512, 32 images: products
+  take 13 and 14 ms, the native form 18 and 16 ms.
   """
   return _needs_products(w_shape, y_shape) or math.prod(w_shape) > math.prod(y_shape)
 
@@ -241,7 +245,7 @@ def _kernel_gradient(x, dy, w_shape, window, groups, precision):
     native = functools.partial(_native, x, window=window, groups=groups, precision=precision)
     return jax.linear_transpose(native, w)(dy)[0]
   patches, dy = _patches(x, window), dy.reshape(-1, w_shape[3])
-  # The product needs one factor transposed, or its value: the smaller one. Barriers keep that.
+  # The product transposes one factor or the result: choose the smaller. Barriers keep the choice.
   if len(dy) <= 2 * w_shape[3]:
     patches = lax.optimization_barrier(patches.T)
     return jnp.matmul(patches, dy, precision=precision).reshape(w_shape)
@@ -250,19 +254,20 @@ def _kernel_gradient(x, dy, w_shape, window, groups, precision):
 
 
 def _needs_sum_over_images(w_shape, y_shape, strides):
-  """Whether XLA's kernel gradient, which makes the cotangent the kernel, is far from a product.
+  """Whether XLA's kernel gradient is much slower than matrix products, image by image.
 
-  It is where that is large. CPU time of 32 images: 7x7/2 on 64x64x3 to 64, 15 ms against 7; 3x3 on
-  28x28x64 to 64, 48 against 21; on 16x16x64 10 against 7; but on 8x8x128 6 against 14. Of kernels
-  much larger than their strides the copies would take too much memory.
+  XLA uses the cotangent as the kernel, which is slow where the cotangent is large. CPU time for 32
+  images, native and image by image: 7x7/2 on 64x64x3 to 64, 15 and 7 ms; 3x3 on 28x28x64 to 64, 48
+  and 21 ms; on 16x16x64, 10 and 7 ms; but on 8x8x128, 6 and 14 ms. For kernels much larger than
+  their strides, the copies would take too much memory.
   """
   taps = math.prod(w_shape[:2])
   return 1 < taps <= 25 * math.prod(strides) and math.prod(y_shape[1:3]) >= 196
 
 
 def _sum_over_images(x, dy, window, precision):
-  """The kernel gradient, image by image, whose copies stay in the processor's cache:
-  f[kh, kw, c, o]."""
+  """The kernel gradient f[kh, kw, c, o], summed image by image: the copies of one image stay in the
+  processor's cache."""
   factors = _shifts_and_taps if window.strides == (1, 1) else _planes_of_taps
 
   def product(image):
@@ -282,14 +287,15 @@ def _sum_over_images(x, dy, window, precision):
 
 
 def _planes_of_taps(x, dy, window):
-  """What each tap sees, f[kh kw c, h' w'], and the cotangent f[h' w', o] of an image."""
+  """For one image, the pixels of each tap f[kh kw c, h' w'] and the cotangent f[h' w', o]."""
   taps = jnp.concatenate(_taps(jnp.moveaxis(x, -1, 0)[..., None], window))
   return taps.reshape(-1, math.prod(dy.shape[:2])), dy.reshape(-1, dy.shape[-1])
 
 
 def _shifts_and_taps(x, dy, window):
-  """Columns of the kernel as shifts of the cotangent, f[kw o, h' w], and rows as taps of the image,
-  f[h' w, kh c]: a few copies of each, instead of one of the image for each tap. Without strides."""
+  """For one image, shifted cotangents f[kw o, h' w], one for each column of the kernel, and row
+  taps f[h' w, kh c], one for each row: fewer copies than one of the image for each tap. Strides are
+  1."""
   (kh, kw), _, (rows, (left, _)), dilation = window
   taps = _taps(x[None], Window((kh, 1), (1, 1), (rows, (0, 0)), (dilation[0], 1)))
   spare = x.shape[1] - dy.shape[1]
@@ -304,7 +310,7 @@ def _shifts_and_taps(x, dy, window):
 
 
 def _depthwise_kernel_gradient(x, dy, window):
-  """Image by image, since the products of all at once are bound by memory: f[kh kw, c]."""
+  """f[kh kw, c], summed image by image: the products of all images at once are memory-bound."""
 
   def add(dw, image):
     x, dy = image
@@ -329,7 +335,7 @@ def _input_gradient(w, dy, x_shape, window, groups, precision):
     x = jax.ShapeDtypeStruct(x_shape, dy.dtype)
     return jax.linear_transpose(lambda x: _native(x, w, window, groups, precision), x)(dy)[0]
   w = w.reshape(-1, *w.shape[2:])
-  if math.prod(dy.shape[:3]) < dy.shape[3]:  # fewer pixels than kernels: transpose these instead
+  if math.prod(dy.shape[:3]) < dy.shape[3]:  # fewer pixels than kernels: transpose the pixels
     taps = jnp.einsum('tco,nhwo->tcnhw', w, dy, precision=precision)
     taps = [jnp.moveaxis(tap, 0, -1) for tap in taps]
   else:
@@ -339,27 +345,28 @@ def _input_gradient(w, dy, x_shape, window, groups, precision):
 
 
 def _wide(array):
-  """At least float32, for sums."""
+  """The array as float32, or wider if it is wider: the dtype of sums."""
   return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
 def max_pool(inputs, window_shape, strides=None, padding='VALID'):
   """`flax.linen.max_pool` with a gradient that is fast on a CPU; reverse-mode only.
 
-  Where elements of a window share its maximum, the gradient goes to the first of them, row by row,
-  as it does natively.
+  If several elements of a window share its maximum, the gradient goes to the first of them in row
+  order, as in the native form.
 
   Args:
-    inputs: f[..., h, w, c]; integers and windows of other than two dimensions take the native form.
+    inputs: f[..., h, w, c]. Integers, and windows over other than two dimensions, use the native
+      form.
     window_shape: (kh, kw).
-    strides: two strides, 1 unless given.
+    strides: Two strides; (1, 1) by default.
     padding: 'SAME', 'SAME_LOWER', 'VALID' or two (low, high) pairs.
 
   Returns:
     f[..., h', w', c], the maximum of each window.
 
   Raises:
-    AssertionError, ValueError: as `flax.linen.max_pool` does.
+    AssertionError, ValueError: in the same cases as `flax.linen.max_pool`.
   """
   out = jax.eval_shape(lambda x: nn.max_pool(x, window_shape, strides, padding), inputs)
   floating = jnp.issubdtype(inputs.dtype, jnp.floating)
@@ -398,7 +405,7 @@ def _max_pool_bwd(window, x, dy):
     def skip(x):
       return jnp.zeros(dy.shape, jnp.int32)
 
-    # A branch of its own, since XLA would repeat the search for each tap.
+    # A separate branch, because XLA would repeat the search for each tap.
     first = lax.cond(dy.any(), search, skip, x)
     taps = [jnp.where(first == tap, dy, 0) for tap in range(math.prod(window.size))]
     return _taps_transposed(taps, window, x.shape)
@@ -413,7 +420,7 @@ _max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
 
 
 def _first_maximum(taps):
-  """Which of the taps is the first with the maximum: i32 of the shape of one."""
+  """The index of the first tap that has the maximum: i32, of the shape of one tap."""
   maximum, first = taps[0], jnp.zeros(taps[0].shape, jnp.int32)
   for number, tap in enumerate(taps):
     first = jnp.where(tap > maximum, number, first)

@@ -1,8 +1,8 @@
 """Homographies: f[3, 3] matrices that map points (x, y).
 
-The factories work in normalised coordinates, where the picture is the square [-1, 1]^2;
-`in_pixels` carries a matrix over to pixel coordinates (centres at integers). Products are taken in
-full precision on every processor, since their default would move points by tenths of a pixel.
+The factories use normalised coordinates, in which the picture is the square [-1, 1]^2. `in_pixels`
+converts a matrix to pixel coordinates (pixel centres at integers). Products use full precision on
+every processor, because the default precision would move points by tenths of a pixel.
 """
 
 import functools
@@ -12,18 +12,18 @@ from jax import Array
 
 
 def compose(*matrices: Array) -> Array:
-  """The product of f[3, 3] matrices: the last one maps first."""
+  """The product of f[3, 3] matrices. The last matrix is applied first."""
   return functools.reduce(functools.partial(jnp.matmul, precision='highest'), matrices)
 
 
 def apply(matrix: Array, points: Array) -> Array:
-  """Maps points f[..., 2] by a homography f[3, 3]; returns f[..., 2]."""
+  """Maps points f[..., 2] by a homography f[3, 3]. Returns f[..., 2]."""
   moved = jnp.matmul(points, matrix[:, :2].T, precision='highest') + matrix[:, 2]
   return moved[..., :2] / moved[..., 2:]
 
 
 def inverse(matrix: Array) -> Array:
-  """The inverse of f[3, 3], in closed form (columns: cross products of the rows)."""
+  """The inverse of f[3, 3] in closed form. Its columns are cross products of the rows."""
   a, b, c = matrix
   columns = jnp.stack([jnp.cross(b, c), jnp.cross(c, a), jnp.cross(a, b)], -1)
   return columns / (a * columns[:, 0]).sum()
@@ -54,13 +54,13 @@ def rotation(radians: Array) -> Array:
 
 
 def square_to_quadrilateral(corners: Array) -> Array:
-  """The homography that takes the square's corners to four given points.
+  """The homography that maps the corners of the square to four given points.
 
   Args:
     corners: f[4, 2], the images of (-1, -1), (1, -1), (1, 1), (-1, 1); convex.
 
   Returns:
-    f[3, 3]. Closed form after Heckbert, "Fundamentals of Texture Mapping", 1989, section 2.2.3.
+    f[3, 3]. Closed form from Heckbert, "Fundamentals of Texture Mapping", 1989, section 2.2.3.
   """
   (x0, y0), (x1, y1), (x2, y2), (x3, y3) = corners
   dx1, dx2, sx = x1 - x2, x3 - x2, x0 - x1 + x2 - x3
@@ -84,8 +84,8 @@ def perspective(inwards: Array) -> Array:
   """The homography that moves the picture's corners inwards.
 
   Args:
-    inwards: f[4, 2], how far along x and y, as shares of half the side; the corners in the order of
-      `square_to_quadrilateral`.
+    inwards: f[4, 2], the distances along x and y, as shares of half the side. The order of the
+      corners is that of `square_to_quadrilateral`.
 
   Returns:
     f[3, 3].
@@ -95,9 +95,9 @@ def perspective(inwards: Array) -> Array:
 
 
 def in_pixels(matrix: Array, height: int, width: int) -> Array:
-  """The same homography between pixel coordinates of a height x width picture.
+  """The same homography, between pixel coordinates of a picture of height x width pixels.
 
-  Flips and quarter turns of a square keep their exact whole numbers.
+  Flips, and quarter turns of a square, keep exact integers.
   """
   half = jnp.array([width / 2, height / 2, 1], matrix.dtype)
   centred = matrix * (half[:, None] / half)

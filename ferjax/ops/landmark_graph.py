@@ -1,7 +1,7 @@
-"""Graphs of landmarks: directed edges i32[k, d], the d landmarks that each landmark listens to.
+"""Landmark graphs: directed edges i32[k, d] from each landmark to the d landmarks that it reads.
 
-An edge to landmark j is stored as j, or as k + j where it was drawn at random to fill up a degree:
-such edges carry messages but have no part in the mean edge length.
+An edge to landmark j is stored as j. If it was drawn at random to complete the degree, it is stored
+as k + j: such edges carry messages, but the mean edge length does not include them.
 
 Reference: HRL (2022), equations 4 to 6 and table 8.
 """
@@ -15,10 +15,10 @@ from ferjax.errors import InputError
 
 
 def check(landmarks: int, groups: int) -> None:
-  """Refuses too few landmarks for edges to so many others.
+  """Checks that there are enough landmarks for the degree of the graph.
 
   Raises:
-    InputError: fewer than groups + 1.
+    InputError: there are fewer than groups + 1 landmarks.
   """
   if landmarks < groups + 1:
     raise InputError(
@@ -29,10 +29,10 @@ def check(landmarks: int, groups: int) -> None:
 
 
 def uniform_rank(landmarks: Array, groups: int = 8) -> Array:
-  """Near and far others alike: the nearest of each of n groups by distance (equations 4 and 5).
+  """Edges to near and far landmarks: the nearest of each of n distance groups (equations 4 and 5).
 
-  With q = floor((k - 1) / n), landmark i is connected to those that stand 1st, (1 + q)th, ...,
-  (1 + (n - 1) q)th by distance from it; of equals the one with the lower index is nearer.
+  Let q = floor((k - 1) / n). Landmark i is connected to the landmarks at the ranks 1, 1 + q, ...,
+  1 + (n - 1) q by distance from i. At equal distances, the lower index comes first.
 
   Args:
     landmarks: f[k, 2].
@@ -44,31 +44,31 @@ def uniform_rank(landmarks: Array, groups: int = 8) -> Array:
   count = len(landmarks)
   distance = ((landmarks[:, None] - landmarks[None]) ** 2).sum(-1)
   distance = jnp.where(jnp.eye(count, dtype=bool), -1, distance)
-  order = jnp.argsort(distance, axis=1, stable=True)  # each landmark itself is the first
+  order = jnp.argsort(distance, axis=1, stable=True)  # the landmark itself comes first
   ranks = 1 + (count - 1) // groups * np.arange(groups)
   return order[:, ranks].astype(jnp.int32)
 
 
 def random(key: Array, landmarks: int, groups: int = 8) -> Array:
-  """i32[k, n]: n others of each of k landmarks, distinct, drawn at random."""
+  """i32[k, n]: n distinct other landmarks for each of k landmarks, drawn at random."""
   draws = jax.random.uniform(key, (landmarks, landmarks), jnp.float32)
   draws = jnp.where(jnp.eye(landmarks, dtype=bool), 2, draws)
   return jnp.argsort(draws, axis=1)[:, :groups].astype(jnp.int32)
 
 
 def delaunay(landmarks: np.ndarray, groups: int = 8) -> np.ndarray:
-  """The nearest neighbours in the Delaunay triangulation, filled up with random edges; on the host.
+  """The nearest Delaunay neighbours, completed by random edges. Runs on the host.
 
   Args:
-    landmarks: f[N, k, 2]. A face whose landmarks have no triangulation (all on a line) gets random
-      edges only, and so does one landmark of several in the same place.
+    landmarks: f[N, k, 2]. A face without a triangulation (all landmarks on a line) gets random
+      edges only. If several landmarks of a face coincide, one of them gets random edges only.
     groups: n.
 
   Returns:
-    i32[N, k, n], nearest first; random edges have k added. The draw is the same for every face, so
-    that its graph depends on its own landmarks alone.
+    i32[N, k, n], nearest first; k is added to random edges. Every face uses the same random draw,
+    so the graph of a face depends on its own landmarks only.
   """
-  from scipy.spatial import Delaunay, QhullError  # here, so that training starts without it
+  from scipy.spatial import Delaunay, QhullError  # imported here to keep the start of training fast
 
   count = landmarks.shape[1]
   check(count, groups)
@@ -91,20 +91,20 @@ def delaunay(landmarks: np.ndarray, groups: int = 8) -> np.ndarray:
 
 
 def reorder(graph: Array, order: np.ndarray) -> Array:
-  """The graph i32[k, n] of `landmarks[order]`, where `order` int[k] is its own inverse (a flip)."""
+  """The graph i32[k, n] of `landmarks[order]`; `order` int[k] is its own inverse (a flip)."""
   count, order = len(order), jnp.asarray(order, graph.dtype)
   graph = graph[order]
   return order[graph % count] + graph // count * count
 
 
 def adjacency(graph: Array, dtype=jnp.float32) -> Array:
-  """f[k, k]: 1 where row i listens to column j; without the diagonal of equation 6."""
+  """f[k, k]: 1 where row i reads column j. Unlike equation 6, the diagonal is 0."""
   return jax.nn.one_hot(graph % len(graph), len(graph), dtype=dtype).sum(1)
 
 
 def mean_edge_length(graph: Array, landmarks: Array) -> Array:
-  """f[]: mean distance along the edges that are not random fill, in the landmarks' unit; 0 if
-  there are none."""
+  """f[]: mean length of the edges, in the unit of the landmarks. Random edges do not count; the
+  result is 0 if there are no other edges."""
   drawn = graph >= len(graph)
   vector = landmarks[graph % len(graph)] - landmarks[:, None]
   length = jnp.where(drawn, 0, jnp.sqrt((vector**2).sum(-1)))

@@ -100,7 +100,7 @@ def test_conv_by_hand():
   grouped, stem, pool = rows = conv.run(QUICK, cases)
   # y [2, 2, 2, 6], a sum of 3 x 3 x 2 products each; value and two gradients
   assert grouped['flops'] == 3 * 2 * (2 * 2 * 2 * 6) * (3 * 3 * 2)
-  assert stem['flops'] == 2 * 2 * (2 * 2 * 2 * 6) * (3 * 3 * 3)  # no gradient for pictures
+  assert stem['flops'] == 2 * 2 * (2 * 2 * 2 * 6) * (3 * 3 * 3)  # pictures have no gradient
   assert pool['flops'] is None
   for row in rows:
     assert row['faster_than_native'] == row['native']['median_ms'] / row['ferjax']['median_ms']
@@ -115,7 +115,7 @@ def test_conv_refuses_sides_that_differ(monkeypatch):
     conv.run(QUICK, [conv.pool_case(4, 4, batch=2)])
 
 
-def test_step_beside_softmax_native_and_torch(monkeypatch, tmp_path):
+def test_step_against_softmax_native_and_torch(monkeypatch, tmp_path):
   def two_blocks(*, width, output_stride, dtype, param_dtype):
     kinds = {'dtype': dtype, 'param_dtype': param_dtype}
     return resnet.ResNet(resnet.BasicBlock, (1, 1), width, output_stride, **kinds)
@@ -177,7 +177,7 @@ def test_flops_of_a_step_as_written():
 
   image = np.zeros((2, 1, 1, 3), np.float32)
   flops = step.written_flops(train_step, jnp.zeros((3, 3, 3, 5)), {'image': image})
-  # One of nine taps sees the pixel; then products of 2 x 5 by 5 x 2.
+  # One of nine taps reads the pixel; then products of 2 x 5 by 5 x 2.
   assert flops == 2 * (2 * 3 * 5) + 2 * (2 * 5 * 2)
 
 
@@ -189,7 +189,7 @@ def test_native_convolutions_are_lax():
 
 
 def fake_python(tmp_path, script):
-  """An interpreter that runs this script instead of the one that it is given."""
+  """An interpreter that always runs `script`, whatever its arguments are."""
   (tmp_path / 'script.py').write_text(script)
   path = tmp_path / 'python'
   path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path}/script.py" 2>/dev/null\n')
@@ -201,13 +201,13 @@ def fake_python(tmp_path, script):
   'script, reason',
   [(None, 'cannot be started'), ('import no_torch', '1'), ('print("hello")', 'Expecting value')],
 )
-def test_a_python_without_torch_is_told(tmp_path, script, reason):
+def test_a_python_without_torch_is_refused(tmp_path, script, reason):
   python = fake_python(tmp_path, script) if script else str(tmp_path / 'none')
   with pytest.raises(InputError, match=f'--torch-python={re.escape(python)}.*{reason}.*give a'):
     benchmark.main(['conv', '--torch-python', python])
 
 
-def test_a_python_that_reads_nothing_is_told(tmp_path, monkeypatch):
+def test_a_python_that_reads_nothing_is_refused(tmp_path, monkeypatch):
   popen = subprocess.Popen
 
   def ended(*args, **kwargs):
@@ -221,7 +221,7 @@ def test_a_python_that_reads_nothing_is_told(tmp_path, monkeypatch):
     pass
 
 
-def test_most_counterparts_run_beside_a_cpu_alone(monkeypatch):
+def test_most_counterparts_run_on_a_cpu_only(monkeypatch):
   cases = {
     bilinear: bilinear.CASES[:1],
     conv: [conv.pool_case(4, 4)],
@@ -237,12 +237,12 @@ def test_most_counterparts_run_beside_a_cpu_alone(monkeypatch):
   assert [module.run(bench, those) for module, those in cases.items()] == [[None]] * 4
 
 
-def test_no_folder_for_the_results_is_told(tmp_path):
+def test_a_missing_folder_for_the_results_is_refused(tmp_path):
   with pytest.raises(InputError, match='there is no folder'):
     benchmark.main(['conv', f'--out={tmp_path}/none/out.json'])
 
 
-def test_against_torch_uses_this_python_unless_told(monkeypatch):
+def test_against_torch_uses_this_python_by_default(monkeypatch):
   asked = []
 
   def start(python):
@@ -256,7 +256,7 @@ def test_against_torch_uses_this_python_unless_told(monkeypatch):
   assert asked == [None, sys.executable, 'other']
 
 
-def test_a_name_stands_for_its_files(monkeypatch, capsys):
+def test_a_group_name_runs_its_benchmarks(monkeypatch, capsys):
   ran = []
 
   def module(path):
@@ -276,7 +276,7 @@ def test_a_name_stands_for_its_files(monkeypatch, capsys):
     benchmark.main(['evaluate', '--only=nothing'])
 
 
-def test_a_mistyped_name_is_told():
+def test_a_mistyped_name_is_refused():
   command = [sys.executable, '-m', 'ferjax', 'benchmark', 'cov']
   result = subprocess.run(command, capture_output=True, text=True)
   assert result.returncode == 1
@@ -306,7 +306,7 @@ def torch_stub(sizes=(), parameters=0, found=None):
   return text.replace('FOUND', repr(found))
 
 
-def test_results_with_torch_beside(tmp_path, monkeypatch, capsys):
+def test_results_with_torch(tmp_path, monkeypatch, capsys):
   case = conv.Case((1, 2, 2, 1), (1, 1, 1, 1), (1, 1), (1, 1), ((0, 0), (0, 0)))
   x, w, dy = conv._arrays(case, case.image)
   sizes = [float(jnp.abs(array).mean()) for array in (x * w[0, 0], dy * w[0, 0], (x * dy).sum())]
@@ -331,7 +331,7 @@ def test_lgmp_in_both_forms():
   assert '| 6x6x8' in measure.markdown(lgmp.table([row]))
 
 
-def test_bilinear_sampling_beside_others(tmp_path):
+def test_bilinear_sampling_against_others(tmp_path):
   case = bilinear.Case(2, 4, 3, 5)
   (row,) = bilinear.run(QUICK, (case,))
   ours, theirs = row['ferjax']['median_ms'], row['map_coordinates']['median_ms']
@@ -350,12 +350,12 @@ def test_losses_of_a_whole_batch():
   rows = losses.run(QUICK, cases)
   assert [row['case'] for row in rows] == ['LDE, batch 16', 'EL, batch 16', 'triplets, batch 16']
   assert '| EL, batch 16 ' in measure.markdown(losses.table(rows))
-  embedding = jnp.array([[0.0], [1.0], [3.0]])  # hinges of 0.2 + 1 - 9 and 0.2 + 1 - 4, and none
+  embedding = jnp.array([[0.0], [1.0], [3.0]])  # hinges 0.2 + 1 - 9 and 0.2 + 1 - 4
   inputs, fixed = {'embedding': embedding}, {'label': jnp.array([0, 0, 1])}
   assert losses.triplets(inputs, fixed) == 0
 
 
-def test_graphs_approximate_beside_exact():
+def test_graphs_approximate_against_exact():
   rows = graphs.run(QUICK._replace(rows=1000))
   assert [row['case'] for row in rows] == ['au, 1000 rows', 'landmarks, 1000 rows']
   for row in rows:
@@ -366,7 +366,7 @@ def test_graphs_approximate_beside_exact():
   assert graphs.action_units(50).shape == (50, 17) and graphs.landmarks(50).shape == (50, 136)
 
 
-def test_numbers_of_embeddings(tmp_path):
+def test_metrics_of_embeddings(tmp_path):
   rows = evaluate.run(QUICK._replace(rows=300))
   classified, retrieved, clustered = rows
   assert [row['case'] for row in rows] == ['kNN, 300 rows', 'Recall@K, 300 rows', 'NMI, 300 rows']
@@ -408,7 +408,7 @@ for part in ('data', 'xla'):
   if not (cache / 'ferjax' / part).is_dir():
     time.sleep(0.5)
     (cache / 'ferjax' / part).mkdir(parents=True)
-workdir.mkdir()  # fails where the last run's is left
+workdir.mkdir()  # fails if the folder of the last run is still there
 print('step 1/9 train', file=sys.stderr, flush=True)
 time.sleep(60)
 """
@@ -429,7 +429,7 @@ def test_each_start_finds_what_the_last_one_left(monkeypatch, tmp_path):
   assert '| first step, programs too ' in measure.markdown(start.table(rows))
 
 
-def test_a_start_that_fails_is_told(monkeypatch, tmp_path):
+def test_a_start_that_fails_is_an_error(monkeypatch, tmp_path):
   (tmp_path / 'trains.py').write_text('raise SystemExit("no such thing")')
   monkeypatch.setattr(start, 'TRAINS', (sys.executable, str(tmp_path / 'trains.py')))
   with pytest.raises(RuntimeError, match='no such thing'):

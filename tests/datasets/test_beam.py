@@ -1,4 +1,4 @@
-"""Apache Beam prepares what this process prepares: rows, order, files, reports."""
+"""Apache Beam prepares the same rows, order, files and reports as this process."""
 
 import importlib.util
 import subprocess
@@ -12,22 +12,23 @@ from ferjax.errors import InputError
 
 BEAM = importlib.util.find_spec('apache_beam') is not None
 
-# In a process of its own, as Beam's imports warn. 18 files of some 20 kB, more than ten of train.
+# Runs in its own process, because Beam's imports warn. 18 files of about 20 kB, over ten for train.
 PROGRAM = """
 import sys
 from pathlib import Path
-from ferjax.data import builder, dataset, on_beam
+from ferjax.data import dataset
+from ferjax.datasets import beam, builder, catalogue
 from ferjax.errors import InputError
 import numpy as np
 
 builder.SHARD_BYTES = 20_000
 root, manifest = Path(sys.argv[1]), sys.argv[2]
-options = on_beam.parse_options(['runner=DirectRunner', 'direct_running_mode=in_memory'])
+options = beam.parse_options(['runner=DirectRunner', 'direct_running_mode=in_memory'])
 found, prepared = [], []
-for name, beam in (('plain', None), ('beam', options)):
-  source = dataset.Source(path=manifest, skip_bad=True)
-  made = dataset.make_builder('manifest', str(root / name), source, {})
-  dataset.prepare(made, beam)
+for name, chosen in (('plain', None), ('beam', options)):
+  source = catalogue.Source(path=manifest, skip_bad=True)
+  made = catalogue.make_builder('manifest', str(root / name), source, {})
+  catalogue.prepare(made, chosen)
   prepared.append(made)
   found.append(dataset.load(name='manifest', path=manifest, dir=str(root / name), skip_bad=True))
 a, b = prepared
@@ -46,14 +47,14 @@ for split, of_plain in found[0].splits.items():
     np.testing.assert_array_equal(column, of_beam.table[key])
   for row in range(len(of_plain.records)):
     assert of_plain.records[row] == of_beam.records[row]
-wrong = dataset.make_builder('manifest', str(root / 'wrong'), source, {})
+wrong = catalogue.make_builder('manifest', str(root / 'wrong'), source, {})
 try:
-  dataset.prepare(wrong, on_beam.parse_options(['runner=NoRunner']))
+  catalogue.prepare(wrong, beam.parse_options(['runner=NoRunner']))
 except InputError as error:
   print(str(error).splitlines()[0][:70])
-drawn = dataset.make_builder('synthetic_faces', str(root / 'drawn'), dataset.Source(), {'num': 50})
+drawn = catalogue.make_builder('synthetic_faces', str(root / 'drawn'), catalogue.Source(), {'num': 50})
 try:
-  dataset.prepare(drawn, options)
+  catalogue.prepare(drawn, options)
 except InputError as error:
   print(error)
 """
@@ -72,6 +73,6 @@ def test_beam_stores_the_same_rows_in_the_same_files(tmp_path):
 
 
 @pytest.mark.skipif(BEAM, reason='Apache Beam is installed')
-def test_without_beam_it_is_told_what_to_install():
+def test_without_beam_the_error_names_the_package():
   with pytest.raises(InputError, match=r"pip install 'ferjax\[beam\]'"):
     beam.parse_options(['runner=DirectRunner'])

@@ -1,4 +1,4 @@
-"""Every data set of `ferjax.data` on a made-up tree in its layout; see `trees.py`."""
+"""Every data set of `ferjax.datasets` with small files in its layout; see `fixtures/trees.py`."""
 
 import functools
 import os
@@ -244,7 +244,7 @@ def test_names_that_are_not_utf_8(tmp_path):
     load(tmp_path, 'folder')
 
 
-def test_folders_that_links_lead_to_once_more(tmp_path):
+def test_folders_with_links_to_themselves(tmp_path):
   trees.folder(tmp_path)
   before = folders.files(tmp_path)
   (tmp_path / 'folder' / 'train' / 'loop').symlink_to(tmp_path)
@@ -337,7 +337,7 @@ def test_the_command_and_that_nothing_imports_tensorflow(tmp_path):
   assert result.stdout.splitlines()[-1] == 'False'
 
 
-def test_unknown_names_and_options_are_told_from_known_ones(tmp_path):
+def test_unknown_names_and_options_are_refused(tmp_path):
   with pytest.raises(InputError, match="Did you mean 'jaffe'"):
     prepare.data(name='jafe', manual_dir=str(tmp_path))
   with pytest.raises(InputError, match="Did you mean 'images'"):

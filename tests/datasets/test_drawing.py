@@ -119,7 +119,7 @@ def test_identity_shapes_are_independent_and_symmetric():
     ('AU45', [37, 38, 43, 44], 1, -1),
   ],
 )
-def test_action_units_move_landmarks_as_their_names_say(unit, which, axis, sign):
+def test_action_units_move_landmarks_in_the_named_direction(unit, which, axis, sign):
   moved = _landmarks(_intensities(**{unit: 5})) - _landmarks(_intensities())
   assert np.all(sign * moved[which, axis] > 0.8)
   half = _landmarks(_intensities(**{unit: 2.5})) - _landmarks(_intensities())
@@ -267,7 +267,7 @@ def test_a_sample_is_a_function_of_its_arguments():
   assert not np.array_equal(other_seed.image, first[0].image)
 
 
-def test_a_sample_has_the_promised_shapes():
+def test_a_sample_has_the_documented_shapes():
   row = sample.rows(CONFIG)[7]
   drawn = sample.draw(CONFIG, row)
   assert drawn.image.shape == (64, 64, 3) and drawn.image.dtype == np.uint8
@@ -285,8 +285,8 @@ def test_landmarks_do_not_depend_on_the_resolution():
   np.testing.assert_allclose((small + 0.5) * 2 - 0.5, large, atol=3e-3)
 
 
-def test_eyes_are_where_the_landmarks_say():
-  """The eye openings hold the whites and the irises: more contrast there than on the cheeks."""
+def test_eyes_are_at_their_landmarks():
+  """The eye openings show the whites and the irises, so they have more contrast than the cheeks."""
   higher = 0
   rows = [row for row in sample.rows(CONFIG) if row.yaw_bin == 0]
   for row in rows[:6]:
@@ -312,7 +312,7 @@ def test_the_number_of_processes_changes_nothing():
 
 
 def test_vector_instructions_change_nothing():
-  """The bytes without the processor's wide instructions are those with them."""
+  """The bytes are the same with and without the processor's wide vector instructions."""
   script = (
     'import hashlib\n'
     'from ferjax.datasets.synthetic_faces.drawing import sample, stream\n'
@@ -349,7 +349,7 @@ def test_stopping_early_ends_the_processes():
   drawn.close()
 
 
-def test_a_wrong_folder_is_told_before_processes_start():
+def test_a_wrong_folder_is_reported_before_processes_start():
   config = sample.Config(num=8, size=48, seed=1, difficulty=0.7, subjects=4, ict_face_model='/no')
   with pytest.raises(InputError, match='vertex_indices.json is missing'):
     list(stream.draw_all(config, processes=2))
@@ -370,7 +370,7 @@ def test_contact_sheet():
 
 @pytest.fixture
 def ict_folder(tmp_path):
-  """A made-up model in ICT-FaceKit's layout: our landmarks as its only vertices."""
+  """A small model in ICT-FaceKit's layout, whose only vertices are our landmarks."""
   from scipy.spatial import Delaunay
 
   base = head.build().vertices[head.build().landmarks] / 10
@@ -438,7 +438,7 @@ def test_ict_face_model_is_read_and_drawn(ict_folder):
     ),
   ],
 )
-def test_ict_face_model_says_what_is_wrong(ict_folder, spoil, error, message):
+def test_ict_face_model_reports_what_is_wrong(ict_folder, spoil, error, message):
   spoil(ict_folder)
   with pytest.raises(error, match=message):
     ict_face_model.load(ict_folder)

@@ -120,11 +120,11 @@ def test_bad_rows_are_reported_with_their_lines_and_can_be_left_out(folder):
     (b'path,split,lable\n', "Did you mean 'lable'"),
     (b'path,split,label,x_0,x_2,y_0,y_2\n', 'no gaps'),
     (b'path,split,label,p_fear,votes_fear\n', 'keep one kind'),
-    (b'path,path,split,label\n', 'stands twice'),
+    (b'path,path,split,label\n', 'occurs twice'),
     (b'', "no column 'path'"),
   ],
 )
-def test_files_that_are_no_manifest(tmp_path, content, message):
+def test_files_that_are_not_manifests(tmp_path, content, message):
   (tmp_path / 'x.csv').write_bytes(content)
   with pytest.raises(InputError, match=message):
     parser.parse(tmp_path / 'x.csv')

@@ -1,4 +1,4 @@
-"""The parsers of `ferjax.data`: what each reads of its layout, and what it leaves out."""
+"""The parsers of `ferjax.datasets`: what each one reads and leaves out."""
 
 from pathlib import Path
 
@@ -145,11 +145,11 @@ def test_fer_plus_counts_what_it_leaves_out_and_joins_by_row(tmp_path):
   trees.write_csv(
     tmp_path / 'fer2013' / 'fer2013.csv', [('emotion', 'pixels'), (3, trees.pixels(1))]
   )
-  with pytest.raises(InputError, match='28 rows and .* 1: they cannot be joined'):
+  with pytest.raises(InputError, match='28 rows and .* has 1: they cannot be joined'):
     fer_plus.parse(tmp_path / 'fer_plus')
 
 
-def test_fer_plus_votes_that_are_no_numbers_or_missing(tmp_path):
+def test_fer_plus_votes_that_are_missing_or_not_numbers(tmp_path):
   trees.fer_plus_folders(tmp_path)
   path = tmp_path / 'fer_plus' / 'FER2013Valid' / 'label.csv'
   lines = path.read_text().splitlines()
@@ -192,11 +192,13 @@ def test_affectnet_annotations(tmp_path):
   found = affectnet.parse(tmp_path / 'affectnet')
   kinds = {problem.detail.split(':')[0].split('/')[-1]: problem for problem in found.problems}
   assert kinds.keys() == {'0.jpg', '2.jpg', '3.jpg', '5.jpg', '6_exp.npy'}
-  assert 'holds no plain array' in kinds['0.jpg'].detail and '10 landmark' in kinds['5.jpg'].detail
+  assert (
+    'is not an array of numbers' in kinds['0.jpg'].detail and '10 landmark' in kinds['5.jpg'].detail
+  )
   assert [problem.kind for problem in found.skipped] == ['expression 8: none']
 
 
-def test_affectnet_half_copied(tmp_path):
+def test_affectnet_incomplete_copy(tmp_path):
   trees.affectnet(tmp_path)
   base = tmp_path / 'affectnet' / 'train_set'
   notes = base / 'annotations'
@@ -232,7 +234,7 @@ def test_affectnet_old_lists(tmp_path):
     (24, 'path is not below its folder'),
     (25, 'path is not below its folder'),
     (26, 'missing file'),
-    (27, 'face box, landmarks or expression are no numbers'),
+    (27, 'face box, landmarks or expression are not numbers'),
     (28, 'there are not 136 landmark coordinates'),
   ]
   row = found.rows[2]
@@ -414,7 +416,7 @@ def test_folder_with_more_than_its_splits(tmp_path):
   found = folder.parse(tmp_path / 'folder')
   assert {row['split'] for row in found.rows} == {'train', 'test'} and len(found.classes) == 4
   trees.picture(tmp_path / 'folder' / 'more' / 'sad' / 'a.png', 1)
-  with pytest.raises(InputError, match='more beside test, train, and no split'):
+  with pytest.raises(InputError, match='more is next to test, train, but is not a split'):
     folder.parse(tmp_path / 'folder')
 
 

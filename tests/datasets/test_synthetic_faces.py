@@ -1,4 +1,4 @@
-"""The embedded data set as TFDS reads it."""
+"""The built-in data set, read by TFDS."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_features(prepared):
   assert prepared.info.features['label'].names == list(CLASSES)
 
 
-def test_a_second_preparation_finds_the_first(prepared):
+def test_a_second_preparation_reuses_the_first(prepared):
   again = synthetic_faces.make(
     prepared.data_dir.split('/synthetic_faces/')[0], num=40, size=32, subjects=10
   )
@@ -88,5 +88,5 @@ def test_each_option_has_its_own_place():
   'option', [{'size': 8}, {'difficulty': 2}, {'num': 3}, {'subjects': 1}, {'seed': -1}]
 )
 def test_options_out_of_range(option):
-  with pytest.raises(InputError, match='must lie within'):
+  with pytest.raises(InputError, match='give a value from'):
     synthetic_faces.make(**option)

@@ -1,8 +1,8 @@
-"""Several processes on this machine, and signals: what a run computes does not change.
+"""Runs of several processes on this machine, and signals: the results of a run do not change.
 
-Every method, with both back ends (some minutes):
+Every method with both back ends (takes some minutes):
 
-  FERJAX_EVERY_METHOD=1 python -m pytest tests/test_hosts.py -k every_method
+  FERJAX_EVERY_METHOD=1 python -m pytest tests/distributed/test_hosts.py -k every_method
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from ferjax.training import logs, loop
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 600  # seconds
-ALARM = f'import signal; signal.alarm({LIMIT})'  # ends it where pytest itself was killed
+ALARM = f'import signal; signal.alarm({LIMIT})'  # ends the program if pytest itself was killed
 COMMAND_LINE = f'{ALARM}; from ferjax import main; main.run()'
 PROGRAM = f"""{ALARM}
 import json, sys
@@ -56,8 +56,10 @@ for values, workdir in json.loads(jobs):
 
 @contextlib.contextmanager
 def two_processes(folder, *arguments, program=PROGRAM, flags=False):
-  """Runs a program, or with flags the command line, as two processes of two devices each;
-  none outlives the block. What they write is in `<folder>/0` and `1`."""
+  """Runs a program, or with `flags` the command line, as two processes of two devices each.
+
+  Both end with the block. Their output is in `<folder>/0` and `<folder>/1`.
+  """
   with socket.socket() as free:
     free.bind(('localhost', 0))
     address = f'localhost:{free.getsockname()[1]}'
@@ -88,10 +90,10 @@ def two_processes(folder, *arguments, program=PROGRAM, flags=False):
 
 
 def finish(started, folder):
-  """Waits for both.
+  """Waits for both processes.
 
   Returns:
-    Their exit statuses, and what they wrote.
+    Their exit statuses, and their outputs.
   """
   deadline = time.monotonic() + LIMIT
   statuses = [one.wait(max(1, deadline - time.monotonic())) for one in started]
@@ -135,7 +137,7 @@ def as_job(config, workdir):
 @pytest.fixture
 def exact_config(small_config):
   small_config.precision = 'float64'
-  small_config.model.name = 'alexnet'  # the quickest to compile
+  small_config.model.name = 'alexnet'  # it compiles fastest
   small_config.noise.update(kind='symmetric', rate=0.3)
   small_config.parallel.devices = 4
   return small_config
@@ -143,9 +145,9 @@ def exact_config(small_config):
 
 @contextlib.contextmanager
 def two_processes_beside_one(config, folder, *further):
-  """Inside, two processes run each back end and then further workdirs; a run of one process is done
-  before. Afterwards all have ended well, and runs are the same in the folders `pmap`, `shard_map`
-  and `one`."""
+  """Runs one process to its end. Then, during the block, two processes run each back end and the
+  workdirs of `further`. Afterwards, it checks that all ended without error and that the runs in the
+  folders `pmap`, `shard_map` and `one` are the same."""
   loop.train(config, folder / 'one')
   jobs = []
   for backend in ('pmap', 'shard_map'):
@@ -161,8 +163,8 @@ def two_processes_beside_one(config, folder, *further):
 
 
 def test_two_processes_do_as_one_and_survive_signals_and_deaths(exact_config, tmp_path):
-  """Two processes of two devices against one of four; the same after SIGUSR1 to one of them, after
-  SIGKILL of the other, and from the command line."""
+  """Compares two processes of two devices with one of four; the same after SIGUSR1 to one process,
+  after SIGKILL of the other, and from the command line."""
   workdir = tmp_path / 'disturbed'
   with two_processes_beside_one(exact_config, tmp_path, workdir) as started:
     wait_for_step(workdir, 1, started)
@@ -175,7 +177,7 @@ def test_two_processes_do_as_one_and_survive_signals_and_deaths(exact_config, tm
   assert 'step 10/10' in out[0] and 'step 10/10' not in out[1]
   left = int(checkpoint.restore(workdir, 'last')['step'])
   assert 1 < left < 10 and f'left at step {left} of 10, saved' in out[0]
-  assert 'SIGUSR1: saves a checkpoint at the next step' in out[1]
+  assert 'SIGUSR1: saving a checkpoint at the next step' in out[1]
   assert not (workdir / 'summary.json').exists()
   jobs = json.dumps([as_job(exact_config, workdir)])
   with two_processes(tmp_path / 'out', jobs) as started:
@@ -218,7 +220,7 @@ def test_every_method_on_two_processes(path, manifest, data_dir, tmp_path):
 
 @pytest.fixture
 def stop_at(monkeypatch):
-  """(step, signal): the process gets that signal when it logs that step."""
+  """(step, signal): sends the signal to this process when it logs the step."""
   wanted = {}
   write = logs.Logs.write
 
@@ -234,8 +236,9 @@ def stop_at(monkeypatch):
 def test_stopped_runs_go_on_with_other_devices(
   exact_config, stop_at, tmp_path, monkeypatch, capfd, caplog
 ):
-  """Four devices, four, two and one, between SIGTERM and SIGUSR1, as four all along; to the bit
-  while these stay. The first signal comes before the first step."""
+  """Four devices, four, two and one, with SIGTERM or SIGUSR1 in between, give the results of four
+  devices throughout; to the bit while the number stays. The first signal comes before the first
+  step."""
   exact_config.checkpoint.every = 0
   exact_config.eval.every = 4
   loop.train(exact_config, tmp_path / 'whole')
@@ -246,7 +249,7 @@ def test_stopped_runs_go_on_with_other_devices(
     assert loop.train(exact_config, tmp_path / 'moved') == {}
   assert 'left at step 0 of 10, where it began, for SIGUSR1' in caplog.text
   assert not checkpoint.exist(tmp_path / 'moved')
-  # The last one comes too late to stop anything.
+  # The last signal comes too late to stop the run.
   stop_at.update({2: signal.SIGTERM, 5: signal.SIGUSR1, 8: signal.SIGTERM, 10: signal.SIGTERM})
   for devices, step in ((4, 2), (4, 5), (2, 8), (1, 10)):
     exact_config.parallel.devices = devices
@@ -258,11 +261,11 @@ def test_stopped_runs_go_on_with_other_devices(
       assert lines_of(tmp_path / 'moved') == lines
   check_same_run(tmp_path / 'moved', tmp_path / 'whole')
   assert signal.getsignal(signal.SIGTERM) == before and not stop_at
-  assert 'SIGTERM: saves a checkpoint at the next step' in capfd.readouterr().err
+  assert 'SIGTERM: saving a checkpoint at the next step' in capfd.readouterr().err
 
 
 def test_only_a_later_signal_ends_a_process_at_once():
-  """Those right after the first are the same one, by another way."""
+  """Signals just after the first one count as the same request."""
   program = (
     'import os, signal, time; from ferjax.distributed import preemption\n'
     'preemption.SAME = 0.3\n'
@@ -280,7 +283,7 @@ def test_only_a_later_signal_ends_a_process_at_once():
 
 
 def test_a_signal_is_noted_where_nobody_reads_stderr():
-  """Such as after the same signal to `| tee`."""
+  """Such as after the same signal went to `| tee`."""
   program = (
     'import os, signal; from ferjax.distributed import preemption\n'
     'with preemption.noticed() as signalled:\n'
@@ -373,19 +376,19 @@ def test_pods_are_joined_by_their_cluster(monkeypatch):
 @pytest.mark.parametrize(
   'error', [ValueError('unsupported endpoints'), ConnectionError('no answer'), RuntimeError('403')]
 )
-def test_what_a_cluster_answers_is_told(monkeypatch, error):
+def test_errors_of_the_cluster_are_reported(monkeypatch, error):
   def initialize(**options):
     raise error
 
   monkeypatch.setattr(hosts, 'environment', lambda variables: {})
   monkeypatch.setattr(jax.distributed, 'initialize', initialize)
-  with pytest.raises(InputError, match=f'cannot join .*else give --coordinator_address.*{error}'):
+  with pytest.raises(InputError, match=f'cannot join .*or give --coordinator_address.*{error}'):
     hosts.connect()
   error = ValueError('coordinator_address should be defined.')  # JAX: no cluster
   hosts.connect()
 
 
-def test_a_process_whose_devices_fail_tells_why_and_ends():
+def test_a_process_whose_devices_fail_reports_the_error_and_exits():
   with socket.socket() as free:
     free.bind(('localhost', 0))
     address = f'localhost:{free.getsockname()[1]}'

@@ -1,4 +1,4 @@
-"""Models as programs: ONNX and StableHLO compute what JAX does, for every method and network."""
+"""Exported programs: ONNX and StableHLO give JAX's outputs, for every method and network."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from ferjax.images import augment
 
 
 def made(name, *, precision='float32', features=(), network=None, **options):
-  """The model of a method around a narrow network, whose numbers are drawn."""
+  """The model of a method with a narrow network and random parameters."""
   network = {'name': 'resnet10', 'width': 8, 'output_stride': 32} | (network or {})
   settings = config.base()
   settings.precision = precision
@@ -78,7 +78,7 @@ def test_onnx_is_jax_for_every_method_and_network(name):
 
 
 @needs_onnx
-def test_an_onnx_file_that_is_off_is_refused():
+def test_an_onnx_file_that_differs_from_jax_is_refused():
   from ferjax.export import onnx
 
   model = made('softmax')
@@ -90,7 +90,7 @@ def test_an_onnx_file_that_is_off_is_refused():
 
 
 @pytest.mark.parametrize('precision', ['float64', 'bfloat16'])
-def test_other_kinds_of_numbers(precision):
+def test_other_precisions(precision):
   with jax.enable_x64(precision == 'float64'):
     model = made('softmax', precision=precision)
     batch = programs.random_inputs(model.inputs, 3)
@@ -103,7 +103,7 @@ def test_other_kinds_of_numbers(precision):
 
 
 def test_the_platform_chooses_the_convolutions():
-  """On a CPU those of 1x1 pixels and of small maps are matrix products."""
+  """On a CPU, convolutions of 1x1 pixels and of small maps are matrix products."""
   model = made('softmax')
   assert '_platform_index' in programs.lower(model).mlir_module()
   (batch,) = jax.export.symbolic_shape('b')

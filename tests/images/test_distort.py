@@ -80,7 +80,7 @@ def test_a_picture_depends_on_its_row_and_the_seed_alone(name):
   assert whole.dtype == np.float32
 
 
-def test_a_mistyped_name_is_told():
+def test_a_mistyped_name_is_refused():
   with pytest.raises(InputError, match="Did you mean 'occlusion'"):
     distort.check(('rotation', 'oclusion'))
 

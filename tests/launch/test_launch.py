@@ -1,4 +1,4 @@
-"""The launchers: the watcher on small processes, scripts against stand-ins of clusters' tools."""
+"""The launchers: watch.py with small processes, scripts with stand-ins for tools of clusters."""
 
 import json
 import os
@@ -21,7 +21,7 @@ import watch as watcher  # noqa: E402
 SCRIPTS = sorted([*LAUNCH.glob('*.sh'), *LAUNCH.glob('*.sbatch')])
 UNFINISHED = 75
 
-# Trains for a minute; SIGTERM and SIGUSR1 save and end it, as they do ferjax.main.
+# Runs for a minute; as with ferjax.main, SIGTERM and SIGUSR1 make it save and end.
 TRAINER = """
 import pathlib, signal, sys, time
 flags = dict(part.lstrip('-').split('=', 1) for part in sys.argv[1:] if '=' in part)
@@ -61,12 +61,12 @@ def wait_for(*paths, seconds=20):
 def watch(*flags, **options):
   command = [sys.executable, LAUNCH / 'watch.py', *flags]
   pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
-  signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored here and there
+  signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored in both processes
   return subprocess.Popen([str(part) for part in command], **pipes, **options)
 
 
 def pid_of(workdir, number):
-  """The process of a run, by its flags."""
+  """The pid of a process of a run, found by its flags."""
   wanted = {f'--process_id={number}', f'--workdir={workdir}', 'trainer'}
   for path in Path('/proc').glob('[0-9]*/cmdline'):
     try:
@@ -90,7 +90,7 @@ def test_a_killed_process_is_named_and_the_others_are_stopped(tmp_path, trainer)
   assert time.monotonic() - began < 5 and run.returncode == 128 + signal.SIGKILL
   assert f'watch: process 1 of 3 (pid {pids[1]}) was killed by SIGKILL' in errors
   assert 'watch:   reading 1' in errors and 'watch: processes 0, 2 are stopped' in errors
-  assert f'--workdir={workdir}' in errors.splitlines()[-1]  # the command that goes on
+  assert f'--workdir={workdir}' in errors.splitlines()[-1]  # the command that continues the run
   assert sorted(out.splitlines()) == [f'[{n}] started {n} of 3' for n in range(3)]
   assert '[2] reading 2' in errors
   addresses = {(workdir / f'started-{number}').read_text() for number in range(3)}
@@ -98,7 +98,7 @@ def test_a_killed_process_is_named_and_the_others_are_stopped(tmp_path, trainer)
   assert not any(Path(f'/proc/{pid}').exists() for pid in pids)
 
 
-def test_one_that_does_not_end_is_killed_after_the_grace(tmp_path):
+def test_a_process_that_does_not_end_is_killed_after_the_grace(tmp_path):
   program = (
     'import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); '
     'time.sleep(0.5 if sys.argv[-1] == "--process_id=0" else 60); sys.exit(3)'
@@ -120,7 +120,7 @@ def test_a_restart_goes_on_and_finishes(tmp_path, trainer):
     os.kill(pid_of(workdir, 0), signal.SIGABRT)
     errors = run.communicate(timeout=20)[1]
   assert run.returncode == 0
-  assert 'was killed by SIGABRT: so JAX ends a process when another one of the run died' in errors
+  assert 'was killed by SIGABRT: JAX ends a process in this way when another process' in errors
   assert 'starting again from the last checkpoint; restarts left after this one: 0' in errors
 
 
@@ -129,7 +129,7 @@ def test_a_restart_goes_on_and_finishes(tmp_path, trainer):
   [
     (signal.SIGTERM, 'SIGTERM'),
     (signal.SIGUSR1, 'SIGUSR1'),
-    (signal.SIGHUP, 'SIGTERM'),  # the terminal is gone
+    (signal.SIGHUP, 'SIGTERM'),  # the terminal was closed
   ],
 )
 def test_a_preemption_reaches_all_and_asks_to_be_started_again(tmp_path, trainer, number, sent):
@@ -141,11 +141,11 @@ def test_a_preemption_reaches_all_and_asks_to_be_started_again(tmp_path, trainer
     errors = run.communicate(timeout=20)[1]
   assert run.returncode == UNFINISHED
   assert [(workdir / f'saved-{n}').read_text() for n in range(2)] == [sent] * 2
-  assert 'stopped before its end; this goes on with it:\nwatch:   sbatch it' in errors
+  assert 'stopped before its end; this command continues it:\nwatch:   sbatch it' in errors
 
 
-def test_one_that_is_killed_as_it_saves_goes_on_too(tmp_path):
-  """The time that a scheduler gave it was over; without a signal before, SIGKILL is a failure."""
+def test_a_process_that_is_killed_while_it_saves_can_continue(tmp_path):
+  """A scheduler sends SIGKILL when the time is over; without a signal before, it is a failure."""
   program = (
     'import os, pathlib, signal, sys, time\n'
     'signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))\n'
@@ -157,11 +157,11 @@ def test_one_that_is_killed_as_it_saves_goes_on_too(tmp_path):
     run.send_signal(signal.SIGTERM)
     errors = run.communicate(timeout=20)[1]
   assert run.returncode == UNFINISHED
-  assert 'perhaps before it could save, it was killed by SIGKILL' in errors
+  assert 'it may not have saved: it was killed by SIGKILL' in errors
 
 
 def test_a_run_goes_on_when_nobody_reads_its_output(tmp_path):
-  """Such as after `| head`, or where a signal ended `| tee` too."""
+  """Such as after `| head`, or if a signal ended `| tee` too."""
   program = (
     'import pathlib, sys\n'
     'for _ in range(2000):\n'
@@ -193,13 +193,13 @@ def test_gpus_are_shared_out(tmp_path, monkeypatch):
   monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '5,GPU-7,6')
   assert watcher.shares(3) == [{'CUDA_VISIBLE_DEVICES': name} for name in ('5', 'GPU-7', '6')]
   assert watcher.shares(None) == [{}]
-  monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '-1')  # none, as of CUDA
+  monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '-1')  # CUDA's value for no GPU
   assert watcher.shares(2) == [{}, {}]
   monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
   assert watcher.shares(2) == [{}, {}]
 
 
-def test_one_process_as_it_is(tmp_path, trainer):
+def test_one_process_without_a_prefix(tmp_path, trainer):
   workdir = tmp_path / 'run'
   command = (sys.executable, trainer, '--workdir', 'elsewhere', f'--workdir={workdir}')
   with watch('--', *command, '--seconds=0') as run:
@@ -213,13 +213,13 @@ def test_one_process_as_it_is(tmp_path, trainer):
 @pytest.mark.parametrize(
   'flags, code, message',
   [
-    ([], 2, 'say what to run, after --'),
+    ([], 2, 'give a command after --'),
     (['--processes=0', '--', 'x', '--workdir=y'], 2, 'at least 1'),
     (['--processes=2', '--', 'x'], 2, 'the command needs a --workdir'),
     (['--', '/no/such/program'], 127, 'cannot start /no/such/program: No such file'),
   ],
 )
-def test_mistakes_of_watch_are_told(flags, code, message):
+def test_mistakes_of_watch_are_reported(flags, code, message):
   with watch(*flags) as run:
     errors = run.communicate(timeout=20)[1]
   assert run.returncode == code and message in errors and 'Traceback' not in errors
@@ -287,7 +287,7 @@ def test_a_slurm_job_that_is_not_finished_is_queued_again(slurm, tmp_path, state
   assert job.returncode == (0 if requeued else UNFINISHED)
 
 
-def test_a_slurm_job_that_ends_is_not(slurm, tmp_path):
+def test_a_slurm_job_that_ends_is_not_queued_again(slurm, tmp_path):
   for code in (0, 1):
     with slurm('--workdir=runs/own', '--seconds=0', f'--code={code}', STATE='RUNNING') as job:
       out = job.communicate(timeout=20)[0]
@@ -318,7 +318,7 @@ TRAIN = ('--', '--config=configs/lanet.py', "--config.data.classes=('fear','ange
 
 
 def commands(text):
-  """What of each gcloud command names the step: `tpu-vm create`, or what runs on the hosts."""
+  """The step of each gcloud command: `tpu-vm create`, or the command that runs on the hosts."""
   found = []
   for line in text.splitlines():
     if line.startswith('gcloud '):
@@ -367,8 +367,8 @@ def test_a_tpu_pod_is_deleted_after_a_failure(tmp_path):
   assert steps[-2:] == ['tpu-vm scp', 'tpu-vm delete']
 
 
-def test_a_tpu_pod_is_deleted_however_often_one_says_stop(tmp_path):
-  """Ctrl-C reaches the script and what it runs, in the training and again in the deletion."""
+def test_a_tpu_pod_is_deleted_also_after_several_interrupts(tmp_path):
+  """Ctrl-C reaches the script and its children, during training and again during deletion."""
   tools = tmp_path / 'tools'
   program(
     tools / 'gcloud',
@@ -388,11 +388,11 @@ def test_a_tpu_pod_is_deleted_however_often_one_says_stop(tmp_path):
 
 @pytest.mark.parametrize('queued', [(), ('--queued',)])
 def test_a_tpu_pod_that_was_not_made_here_is_not_deleted(tmp_path, queued):
-  """Such as one whose name is taken."""
+  """Such as a slice whose name is already in use."""
   tools = tmp_path / 'tools'
   program(tools / 'gcloud', 'case "$*" in *create*) exit 9 ;; esac\n')
   result = tpu(*POD, *queued, *TRAIN, path=f'{tools}:{os.environ["PATH"]}')
-  assert result.returncode == 2 and 'not created; see what there is' in result.stderr
+  assert result.returncode == 2 and 'not created; see which slices exist' in result.stderr
   assert len(commands(result.stdout)) == 1
 
 
@@ -402,12 +402,12 @@ def test_a_tpu_pod_that_was_not_made_here_is_not_deleted(tmp_path, queued):
     (['--name=Faces', *POD[1:], *TRAIN], "--name='Faces'"),
     (['--name=faces', *TRAIN], "--zone=''"),
     ([*POD[:2], '--type=a100', *TRAIN], "--type='a100'"),
-    ([*POD], 'with a --config='),
+    ([*POD], 'including --config='),
     ([*POD, '--config=configs/lanet.py'], 'flags of ferjax.main go after --'),
-    ([*POD, *TRAIN, '--workdir', 'runs/x'], 'in one'),
+    ([*POD, *TRAIN, '--workdir', 'runs/x'], 'as one argument'),
   ],
 )
-def test_mistakes_about_a_tpu_pod_are_told_before_anything_is_made(flags, message):
+def test_mistakes_about_a_tpu_pod_are_reported_before_anything_is_created(flags, message):
   result = tpu('--dry-run', *flags)
   assert result.returncode == 2 and message in result.stderr and not result.stdout
 
@@ -457,4 +457,4 @@ def test_the_jobset_has_what_jax_and_restarts_need():
   assert int(container['resources']['limits']['nvidia.com/gpu']) > 0
   variables = {one['name']: one['value'] for one in container['env']}
   assert variables == {'LD_LIBRARY_PATH': '/usr/local/nvidia/lib64', 'JAX_PLATFORMS': 'cuda'}
-  assert json.dumps(container).count('PROJECT') == 1  # the image is to be edited
+  assert json.dumps(container).count('PROJECT') == 1  # the user must edit the image

@@ -1,4 +1,4 @@
-"""Sweeps of a small stand-in for training: what is run, what survives, and the table by hand."""
+"""Sweeps of a small stand-in for training: which runs start, what survives, the table by hand."""
 
 import csv
 import json
@@ -41,7 +41,7 @@ results = {'last': found, 'best_by_val': None, 'best_by_test': found}
 
 @pytest.fixture
 def trainer(tmp_path):
-  """A folder for the sweep `out`, and the flag that names the stand-in."""
+  """Writes the stand-in for training; returns the flag --command with it."""
   (tmp_path / 'trainer.py').write_text(TRAINER)
   for name in ('fail', 'wait'):
     (tmp_path / name).mkdir()
@@ -121,7 +121,7 @@ def test_the_table_by_hand(tmp_path, trainer):
   code, out = call(tmp_path, trainer, *flags, '--table', '--metric=loss')
   assert code == 0 and '1.0000 ± 0.0000' in out and len(started(tmp_path)) == 12
   code, out = call(tmp_path, trainer, *flags)
-  assert code == 0 and out.count('finished already') == 12 and len(started(tmp_path)) == 12
+  assert code == 0 and out.count('already finished') == 12 and len(started(tmp_path)) == 12
   call(tmp_path, trainer, *flags, '--index=0', '--', '--config.epochs=9')
   assert started(tmp_path)[12:] == ['a_optimizer.lr=10_seed=1']  # other flags: not the same run
 
@@ -139,8 +139,8 @@ def test_a_failed_run_is_named_and_the_others_go_on(tmp_path, trainer):
   assert started(tmp_path) == ['a_seed=0', 'a_seed=1', 'a_seed=2', 'a_seed=1']
 
 
-def test_killed_in_the_middle_it_goes_on_and_runs_nothing_twice(tmp_path, trainer):
-  """The run under way outlives the sweep; the next sweep waits for it, and does the rest."""
+def test_a_killed_sweep_continues_and_runs_nothing_twice(tmp_path, trainer):
+  """The current run outlives its sweep; the next sweep waits for it and starts the others."""
   (tmp_path / 'wait' / 'a_seed=1').touch()
   flags = ('--config=a.py', '--seeds=0,1,2')
   with start(tmp_path, trainer, *flags) as run:
@@ -152,7 +152,7 @@ def test_killed_in_the_middle_it_goes_on_and_runs_nothing_twice(tmp_path, traine
     (tmp_path / 'wait' / 'a_seed=1').unlink()
     out = run.communicate(timeout=20)[0]
   assert run.returncode == 0 and started(tmp_path) == ['a_seed=0', 'a_seed=1', 'a_seed=2']
-  assert 'a_seed=1 is being run by another sweep: waiting for it' in out
+  assert 'a_seed=1 is running in another sweep: waiting for it' in out
   assert re.search(r'^a +3 of 3 +1\.00 ± 1\.00', out, re.M)
 
 
@@ -166,7 +166,7 @@ def test_a_run_that_died_with_its_sweep_is_started_again(tmp_path, trainer):
     run.communicate(timeout=20)
   (tmp_path / 'wait' / 'a_seed=0').unlink()
   code, out = call(tmp_path, trainer, '--config=a.py')
-  assert code == 0 and 'a_seed=0 goes on' in out and started(tmp_path) == ['a_seed=0'] * 2
+  assert code == 0 and 'a_seed=0 continues' in out and started(tmp_path) == ['a_seed=0'] * 2
 
 
 def test_two_sweeps_share_the_work(tmp_path, trainer):
@@ -188,9 +188,7 @@ def test_stopped_by_a_signal(tmp_path, trainer):
   assert re.search(r'^a +0 of 2$', out, re.M)
 
 
-def test_a_summary_of_other_flags_does_not_count_where_the_run_of_these_was_stopped(
-  tmp_path, trainer
-):
+def test_a_summary_of_other_flags_does_not_count_for_a_stopped_run(tmp_path, trainer):
   call(tmp_path, trainer, '--config=a.py')
   (tmp_path / 'wait' / 'a_seed=0').touch()
   flags = ('--config=a.py', '--', '--config.optimizer.lr=7')
@@ -213,7 +211,7 @@ def test_one_run_by_the_index_of_a_cluster(tmp_path, trainer, variable):
   code, out = call(tmp_path, trainer, *flags, '--list')
   assert code == 0 and out.splitlines()[1:3] == ['   1 a_seed=6', '   2 b_seed=5 finished']
   code, out = call(tmp_path, trainer, *flags, **{variable: '4'})
-  assert code == 2 and 'there is no run 4: the sweep has 4, 0 to 3' in out
+  assert code == 2 and 'there is no run 4: the sweep has 4 runs, 0 to 3' in out
 
 
 def test_each_gpu_has_one_run_at_a_time(tmp_path, trainer):
@@ -234,16 +232,16 @@ def test_each_gpu_has_one_run_at_a_time(tmp_path, trainer):
     (['--case=config.seed=3'], 'give --seeds, which sets config.seed and config.noise.seed'),
     (['--seeds=1,1'], 'two runs have the name a_seed=1'),
     (['--config=other/a.py'], 'two runs have the name a_seed=0'),
-    (['--', '--workdir=x'], 'no --workdir: each run has its own'),
-    (['--jobs=0'], '--jobs=0: at least 1'),
+    (['--', '--workdir=x'], 'leave out --workdir: each run has its own'),
+    (['--jobs=0'], '--jobs=0: give at least 1'),
     (
       ['--command=pyhton -m ferjax.main'],
-      '--command=pyhton -m ferjax.main: there is no such program',
+      '--command=pyhton -m ferjax.main: this program does not exist',
     ),
-    (['--seeds=a'], "--seeds='a': whole numbers"),
+    (['--seeds=a'], "--seeds='a': give whole numbers"),
   ],
 )
-def test_mistakes_are_told_before_anything_runs(tmp_path, trainer, flags, message):
+def test_mistakes_are_reported_before_anything_runs(tmp_path, trainer, flags, message):
   code, out = call(tmp_path, trainer, '--config=a.py', *flags)
   assert code == 2 and message in out and 'Traceback' not in out
   assert not (tmp_path / 'out').exists()

@@ -62,7 +62,7 @@ def test_accuracy_of_every_class_in_every_group():
 
 
 def slow_neighbours(stored, query, count):
-  """int[n, count] by a double loop; a row that stands in both is no neighbour of its own."""
+  """int[n, count] by a double loop; a row that is in both sets is not its own neighbour."""
   found = []
   for q in query:
     distances = [((q - s) ** 2).sum() if q is not s else np.inf for s in stored]
@@ -114,14 +114,14 @@ def test_a_row_does_not_find_itself_among_copies():
 
 
 def test_clusters_by_hand():
-  """Two tight groups; one of the second one's four rows is of the first class."""
+  """Two tight groups. One of the four rows of the second group is of the first class."""
   places = np.array([0, 0.1, 0.2, 9, 9.1, 9.2, 9.3], np.float32)[:, None]
   label = np.array([0, 0, 0, 0, 1, 1, 1])
   values = retrieval.clustering(places, label)
   together, right, of_class = 3 + 6, 3 + 3, 6 + 3
   assert values['pairwise_f1'] == pytest.approx(2 * right / (together + of_class))
   joint = np.array([3, 1, 3]) / 7  # (class 0, left), (class 0, right), (class 1, right)
-  h = -np.sum(np.array([3, 4]) / 7 * np.log(np.array([3, 4]) / 7))  # of classes, as of clusters
+  h = -np.sum(np.array([3, 4]) / 7 * np.log(np.array([3, 4]) / 7))  # of classes and of clusters
   assert values['nmi'] == pytest.approx((2 * h + np.sum(joint * np.log(joint))) / h)
 
 

@@ -75,7 +75,7 @@ def test_no_embeddings_no_sheets(tmp_path):
 
 
 def test_sub_classes_have_a_panel_of_their_own(tmp_path):
-  """By the likeliest sub-class of the class that is given, whatever other classes say."""
+  """By the likeliest sub-class of the given class, whatever the scores of other classes are."""
   rows = predicted(36)
   posterior = np.zeros((36, 3, 2))
   posterior[:, :, 1] = np.where(np.arange(36) < 18, 1, -1)[:, None]

@@ -6,7 +6,7 @@ from ferjax.metrics import mixtures
 
 
 def planted(seed, classes=3, parts=3, rows=60, width=8, apart=6.0):
-  """Embeddings of classes that consist of parts: z, label, part."""
+  """Embeddings of classes that consist of several parts, with the labels and the parts."""
   rng = np.random.default_rng(seed)
   centres = apart * rng.normal(size=(classes, parts, width))
   label, part = rng.integers(0, classes, classes * rows), rng.integers(0, parts, classes * rows)

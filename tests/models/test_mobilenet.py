@@ -20,7 +20,7 @@ def parameters(model):
 
 
 def test_parameters_and_names_are_torchvisions():
-  """3,504,872 with its classifier of 1000 classes."""
+  """3,504,872 with torchvision's classifier of 1000 classes."""
   found = parameters(models.mobilenet_v2())
   assert sum(leaf.size for leaf in found.values()) + 1280 * 1000 + 1000 == 3_504_872
   assert found['features_0_0.kernel'].shape == (3, 3, 3, 32)
@@ -32,7 +32,7 @@ def test_parameters_and_names_are_torchvisions():
   assert not any(name.endswith('conv_0_0.bias') for name in found)
 
 
-def test_a_narrow_one():
+def test_a_narrow_network():
   """timm lists 1.97 M parameters for a multiplier of 0.5, with a classifier of 1000 classes."""
   found = parameters(models.mobilenet_v2(width=32))
   total = sum(leaf.size for leaf in found.values()) + 1280 * 1000 + 1000
@@ -76,7 +76,7 @@ def test_other_output_strides_are_refused():
 
 
 def test_an_inverted_residual_by_a_slow_loop():
-  """Clipped at 6 twice, not at its end, and added to what came in."""
+  """The output is clipped at 6 twice, but not at the end, and added to the input."""
   rng = np.random.default_rng(0)
   block = mobilenet.InvertedResidual(2, 3, 1, 1, jnp.float32, jnp.float32)
   x = rng.normal(size=(1, 4, 4, 2)).astype(np.float32)

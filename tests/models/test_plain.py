@@ -11,8 +11,8 @@ from ferjax.errors import InputError
 
 NETWORKS = ('vgg13', 'alexnet', 'preact_resnet18')
 
-# CNTK's VGG-13 of FER+ with grey pictures and eight classes, and torchvision's AlexNet; of both the
-# fully connected layers.
+# The known numbers of parameters of CNTK's VGG-13 of FER+ (grey pictures, eight classes) and of
+# torchvision's AlexNet, and those of their fully connected layers.
 FULLY_CONNECTED = {
   'vgg13': (8_757_704, 4 * 4 * 256 * 1024 + 1024 + 1024 * 1024 + 1024 + 1024 * 8 + 8),
   'alexnet': (61_100_840, 9216 * 4096 + 4096 + 4096 * 4096 + 4096 + 4096 * 1000 + 1000),
@@ -25,7 +25,7 @@ def count(name):
 
 
 def test_parameter_counts_are_the_known_ones():
-  """BatchNorm has two parameters a feature where the known networks have a bias."""
+  """BatchNorm has two parameters for each feature; the known networks have one bias."""
   whole, dense = FULLY_CONNECTED['vgg13']
   features = 2 * 64 + 2 * 128 + 6 * 256
   assert count('vgg13') == whole - dense + 2 * 9 * 64 + features  # RGB pictures
@@ -53,7 +53,7 @@ def test_maps_of_every_stage(name, stride, maps):
 
 @pytest.mark.parametrize('name', NETWORKS)
 def test_every_parameter_has_a_gradient(name):
-  """In training, on pictures of 32 px, where AlexNet's last map has a single cell."""
+  """In training, on pictures of 32 px: AlexNet's last map has a single cell there."""
   model = getattr(models, name)(width=4)
   image = jnp.asarray(np.random.default_rng(0).normal(size=(4, 32, 32, 3)), jnp.float32)
   variables = jax.jit(model.init, static_argnums=2)(jax.random.key(0), image, False)
@@ -83,7 +83,7 @@ def convolved(x, params, stride=1, padding=1):
 
 
 def plain_forward(layers, pool):
-  """Of [(stride, padding, whether pooled before)]."""
+  """A plain forward pass; `layers` holds (stride, padding, whether pooling comes before)."""
 
   def forward(x, p, s):
     for number, (stride, padding, pooled) in enumerate(layers, 1):
@@ -125,7 +125,7 @@ FORWARD = {
 
 @pytest.mark.parametrize('name', NETWORKS)
 def test_the_last_map_is_that_of_a_plain_loop(name):
-  """With statistics and parameters of BatchNorm that matter."""
+  """With statistics and parameters of BatchNorm that change the result."""
   rng = np.random.default_rng(0)
   model = getattr(models, name)(width=4)
   image = rng.normal(size=(2, 64, 64, 3)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Weights of PyTorch: parity with it, where they go in every method, and files that are refused."""
+"""Weights from PyTorch: equal outputs, their places in every method, and files that are refused."""
 
 import csv
 import hashlib
@@ -45,7 +45,7 @@ def shapes(model):
 
 
 def layout(model):
-  """Names and shapes of a model's variables, as PyTorch has them."""
+  """Names and shapes of a model's variables in PyTorch's layout."""
   for path, leaf in flax.traverse_util.flatten_dict(shapes(model)).items():
     layers = '.'.join(path[1:-1]).replace('_', '.')
     shape = leaf.shape if leaf.ndim < 4 else tuple(leaf.shape[i] for i in (3, 2, 0, 1))
@@ -53,7 +53,7 @@ def layout(model):
 
 
 def state_dict(model, prefix=''):
-  """Random weights of a model, named and laid out as PyTorch has them."""
+  """Random weights of a model, with PyTorch's names and layout."""
   lines = [f'{name} {",".join(map(str, shape))}' for name, shape in layout(model)]
   return {prefix + name: value for name, value in torch_networks.draw(lines).items()}
 
@@ -106,7 +106,7 @@ def test_any_prefix_is_taken_off_and_the_rest_left_out(prefix):
   }
 
 
-def test_kernels_turn_and_a_sequential_resnet_goes_by_number():
+def test_kernels_are_transposed_and_a_sequential_resnet_is_named_by_number():
   model = models.resnet10(width=4)
   arrays, numbers = state_dict(model), {v: k for k, v in pretrained.IN_SEQUENCE.items()}
   renamed = {}
@@ -137,22 +137,29 @@ def twice(arrays):
   [
     (
       with_more,
-      "another network than that of config.model.name; it has 'layer1.1.conv1.weight' besides",
+      'holds another network than that of config.model.name; '
+      "not in the network: 'layer1.1.conv1.weight'$",
     ),
-    (with_less, "it lacks 'params/layer4_0/bn2/bias', 'params/layer4_0/bn2/scale', .* and 1 more"),
-    (twice, "several such networks, under 'key.', 'query.': save"),
+    (
+      with_less,
+      "missing in the file: 'params/layer4_0/bn2/bias', 'params/layer4_0/bn2/scale', .* and 1 more",
+    ),
+    (twice, "several such networks, at 'key.', 'query.': save"),
     (lambda arrays: {}, 'it has no arrays'),
     (lambda arrays: {'blocks.0.qkv.weight': np.zeros(3)}, "it has 'blocks.0.qkv.weight'"),
     (
       lambda arrays: arrays | {'bn1.bias': np.full(4, np.nan)},
-      "file.safetensors: 'bn1.bias' holds other than finite float32 numbers",
+      "file.safetensors: 'bn1.bias' has values that are not finite float32 numbers",
     ),
-    (lambda arrays: arrays | {'bn1.bias': np.zeros(4, np.int8)}, 'holds other than finite'),
-    (lambda arrays: arrays | {'bn1.bias': np.zeros(4, complex)}, 'holds other than finite'),
-    (lambda arrays: arrays | {'bn1.bias': np.full(4, 1e300)}, 'other than finite float32 numbers'),
+    (lambda arrays: arrays | {'bn1.bias': np.zeros(4, np.int8)}, 'values that are not finite'),
+    (lambda arrays: arrays | {'bn1.bias': np.zeros(4, complex)}, 'values that are not finite'),
+    (
+      lambda arrays: arrays | {'bn1.bias': np.full(4, 1e300)},
+      'values that are not finite float32 numbers',
+    ),
     (
       lambda arrays: arrays | {'bn1.running_var': -np.ones(4, 'f4')},
-      "file.safetensors: 'bn1.running_var' holds variances below 0",
+      "file.safetensors: 'bn1.running_var' has negative variances",
     ),
     (
       lambda arrays: arrays | {'conv1_weight': arrays['conv1.weight']},
@@ -166,7 +173,7 @@ def twice(arrays):
     (lambda arrays: {'x' * 9999: np.zeros(3)}, "it has 'x{100}[.]{3}'$"),
     (
       lambda arrays: arrays | {'conv1.weight': np.zeros((4, 1, 7, 7))},
-      r"'conv1.weight': \(4, 1, 7, 7\) there, \(4, 3, 7, 7\) here",
+      r"'conv1.weight': \(4, 1, 7, 7\) in the file, \(4, 3, 7, 7\) in the model",
     ),
   ],
 )
@@ -179,8 +186,8 @@ def test_other_networks_are_refused(change, message):
 @pytest.mark.parametrize(
   'theirs, ours, message',
   [
-    (models.resnet34(), models.resnet18(), "it has 'layer1.2.bn1"),
-    (models.resnet18(), models.resnet34(), "it lacks 'params/layer1_2"),
+    (models.resnet34(), models.resnet18(), "not in the network: 'layer1.2.bn1"),
+    (models.resnet18(), models.resnet34(), "missing in the file: 'params/layer1_2"),
     (models.resnet50(), models.resnet18(), 'another network.*layer1.0.bn3'),
     (models.mobilenet_v2(), models.resnet50(), 'does not hold the network'),
     (models.resnet18(), models.mobilenet_v2(), 'does not hold the network'),
@@ -188,8 +195,8 @@ def test_other_networks_are_refused(change, message):
     (models.resnet18(), models.resnet18(width=32), 'config.model.width=64'),
   ],
 )
-def test_published_networks_are_told_apart(theirs, ours, message):
-  """By names and shapes alone: no array is ever looked into."""
+def test_published_networks_are_distinguished(theirs, ours, message):
+  """By names and shapes alone; the values are not read."""
   arrays = {name: np.broadcast_to(np.float32(0), shape) for name, shape in layout(theirs)}
   with pytest.raises(InputError, match=message):
     pretrained.convert(arrays, shapes(ours), 'file')
@@ -203,7 +210,7 @@ def test_a_mobilenet_of_timm_with_more_layers_is_refused():
   network = shapes(models.mobilenet_v2())
   more = ['1.0.se.conv_reduce', '2.10.conv_pw', '2.3.conv_pw', '7.0.bn1', '0.0.bn3', '6.0.bn4']
   for name in (f'blocks.{layer}.weight' for layer in more):
-    with pytest.raises(InputError, match=f"it has '{name}' besides"):
+    with pytest.raises(InputError, match=f"not in the network: '{name}'$"):
       pretrained.convert(arrays | {name: np.zeros(3, np.float32)}, network, 'file')
 
 
@@ -235,7 +242,7 @@ def test_weights_get_the_types_of_what_they_replace(kind):
   assert extra['average']['conv1']['kernel'].dtype == 'float32'
 
 
-# Of each method, the parts of its parameters that together are a whole network.
+# For each method, the parts of its parameters that together make a whole network.
 NETWORKS = {
   'softmax': [['model']],
   'ldl_alsg': [['model']],
@@ -256,8 +263,8 @@ TWO_STEMS = [['expression'], ['landmark']]
     ('lanet', {'shared_stem': False}, TWO_STEMS),
   ],
 )
-def test_every_method_takes_them(name, options, networks, average):
-  """The whole network arrives in each part, its averages and statistics, and nowhere else."""
+def test_every_method_takes_the_weights(name, options, networks, average):
+  """The whole network goes to each part, its averages and its statistics, and nowhere else."""
   config = configs.base()
   config.model.update(name='resnet10', width=4, weights='file')
   config.method = {'name': name, **options}
@@ -297,7 +304,7 @@ def test_every_method_takes_them(name, options, networks, average):
   assert seen == set(filled)
 
 
-def test_a_method_without_the_network_is_told():
+def test_a_method_without_the_network_is_refused():
   model = models.resnet10(width=4)
   found = pretrained.convert(state_dict(model), shapes(model), 'file')
   params = {'net': {**shapes(model)['params'], 'more': {'kernel': jnp.zeros(3)}}}
@@ -305,7 +312,7 @@ def test_a_method_without_the_network_is_told():
     pretrained.insert(found, params, {'batch_stats': {}})
 
 
-def test_a_run_starts_from_them_and_goes_on_without_the_file(small_config, tmp_path):
+def test_a_run_starts_from_the_weights_and_continues_without_the_file(small_config, tmp_path):
   path = tmp_path / 'weights.safetensors'
   model = build.make_model(small_config)
   arrays = state_dict(model, 'module.') | {'module.fc.weight': np.zeros((3, 64), 'f4')}
@@ -374,7 +381,7 @@ def entry(shape, end, dtype='F32'):
 @pytest.mark.parametrize(
   'content, message',
   [
-    (safetensors_bytes(entry([2, 1000], 8), b'\0' * 8), 'is damaged, or no safetensors file'),
+    (safetensors_bytes(entry([2, 1000], 8), b'\0' * 8), 'is damaged or not a safetensors file'),
     (safetensors_bytes(entry([2], 8), b'\0' * 4), 'is damaged'),
     (safetensors_bytes(entry([2**40, 2**40], 8), b'\0' * 8), 'is damaged'),
     (safetensors_bytes(entry([2], 8), b'\0' * 8)[:-3], 'is damaged'),
@@ -398,7 +405,7 @@ PanicException = type('PanicException', (BaseException,), {})
 
 
 @pytest.mark.parametrize('error', [PanicException('in Rust'), MemoryError()])
-def test_whatever_safetensors_raises_is_told(error, tmp_path, monkeypatch):
+def test_every_error_of_safetensors_is_reported(error, tmp_path, monkeypatch):
   def load(content):
     raise error
 
@@ -428,7 +435,7 @@ def test_files_of_other_kinds_and_none(tmp_path, monkeypatch):
 
 
 class Malicious:
-  """Unpickling it makes a folder."""
+  """Unpickling it creates a folder."""
 
   def __init__(self, folder):
     self.folder = str(folder)
@@ -448,7 +455,7 @@ def in_archive(content):
 
 @pytest.mark.parametrize('pack', [lambda content: content, in_archive], ids=['pickle', 'archive'])
 def test_code_in_a_file_is_never_run(pack, tmp_path):
-  """Refused by PyTorch where it is installed, and for the lack of it where it is not."""
+  """PyTorch refuses it. Without PyTorch it is refused because PyTorch is missing."""
   marker, path = tmp_path / 'ran', tmp_path / 'weights.pth'
   content = pickle.dumps({'state_dict': {'conv1.weight': Malicious(marker)}}, protocol=2)
   pickle.loads(content)
@@ -467,7 +474,7 @@ def test_without_pytorch_the_extra_is_named(tmp_path, monkeypatch):
 
 
 class Tensor:
-  """What is used of PyTorch's, around an array: nothing before `detach`."""
+  """A stand-in for PyTorch's tensor, around an array; it can be used after `detach` only."""
 
   def __init__(self, array, detached=False):
     self.array, self.detached = array, detached
@@ -491,7 +498,7 @@ class Tensor:
 
 
 def stand_in(monkeypatch, held, version=(2, 13)):
-  """A torch whose `load` gives `held`, or raises it; returns the list of calls."""
+  """A module torch whose `load` returns `held`, or raises it; returns the list of calls."""
   calls = []
 
   def load(file, **options):
@@ -515,7 +522,7 @@ def torch_file(tmp_path):
 
 
 @pytest.mark.parametrize('ending', ['pth', 'pt', 'bin', 'pth.tar', 'ckpt', 'PTH'])
-def test_pytorch_is_asked_for_tensors_only(ending, tmp_path, monkeypatch):
+def test_pytorch_loads_tensors_only(ending, tmp_path, monkeypatch):
   path = tmp_path / f'weights.{ending}'
   path.write_bytes(b'content')
   held = {
@@ -537,7 +544,7 @@ def test_pytorch_is_asked_for_tensors_only(ending, tmp_path, monkeypatch):
   assert pretrained.read(path)[0] == {}
 
 
-def test_what_pytorch_says_is_told_without_its_advice(torch_file, monkeypatch):
+def test_errors_of_pytorch_are_reported_without_its_advice(torch_file, monkeypatch):
   advice = 'Re-running with `weights_only` set to `False` will likely succeed.'
   failed = f'Weights only load failed. Do so \33[1monly if\33[0m you trust it. {advice}\n\t'
   for text, reason in {
@@ -550,7 +557,7 @@ def test_what_pytorch_says_is_told_without_its_advice(torch_file, monkeypatch):
       pretrained.read(torch_file)
 
 
-def test_dicts_within_dicts_cost_no_more_than_there_are(torch_file, monkeypatch):
+def test_dicts_that_occur_twice_are_read_once(torch_file, monkeypatch):
   held = {'x': Tensor(np.ones(1))}
   for _ in range(40):
     held = {'a': held, 'b': held}
@@ -577,11 +584,14 @@ def test_two_arrays_of_one_name_are_refused(torch_file, monkeypatch):
 def test_tensors_that_numpy_cannot_have_are_left_out(torch_file, monkeypatch, caplog):
   stand_in(monkeypatch, {'net': {'a': Tensor(np.ones(1))}, 'optimizer': {'b': Tensor(None)}})
   assert list(pretrained.read(torch_file)[0]) == ['net.a']
-  assert "left out: 'optimizer.b': \"can't convert Sparse layout" in caplog.text
+  assert (
+    "left out arrays that cannot be read: 'optimizer.b': \"can't convert Sparse layout"
+    in caplog.text
+  )
 
 
 def archive(kind, copies=1):
-  """A zip that is like `torch.save`'s, whose directory has its one entry several times."""
+  """A zip file like those of `torch.save`, whose directory lists its one entry several times."""
   buffer = io.BytesIO()
   with zipfile.ZipFile(buffer, 'w', kind) as made:
     made.writestr('archive/data/0', b'\0' * 1000)
@@ -589,7 +599,7 @@ def archive(kind, copies=1):
   return buffer.getvalue()
 
 
-def test_archives_larger_than_they_are_are_refused(torch_file, monkeypatch):
+def test_archives_that_unpack_to_more_than_their_size_are_refused(torch_file, monkeypatch):
   stand_in(monkeypatch, {'a': Tensor(np.ones(1))})
   torch_file.write_bytes(archive(zipfile.ZIP_STORED))
   assert list(pretrained.read(torch_file)[0]) == ['a']
@@ -602,7 +612,7 @@ def test_archives_larger_than_they_are_are_refused(torch_file, monkeypatch):
     pretrained.read(torch_file)
 
 
-def test_an_unsafe_pytorch_is_not_asked(tmp_path, monkeypatch):
+def test_an_unsafe_pytorch_is_not_used(tmp_path, monkeypatch):
   path = tmp_path / 'weights.pth'
   path.write_bytes(b'')
   calls = stand_in(monkeypatch, {}, version=(2, 9))

@@ -153,7 +153,7 @@ def test_other_platforms_get_the_native_program(platform):
     }
     traced = jax.jit(jax.value_and_grad(loss, (0, 1))).trace(jnp.ones((2, 8, 8, 16)), ws)
     text = traced.lower(lowering_platforms=(platform,)).as_text()
-    # The choice among platforms leaves a case with one branch, picked by a constant.
+    # The choice of the platform leaves a case with one branch, selected by a constant.
     lines = [re.sub(r'[%@][\w:#]+', '%', line).strip() for line in text.splitlines()]
     choice = re.compile(r'.*stablehlo\.case|.*constant dense<\d>|}|stablehlo\.return|module|func')
     return [line for line in lines if not choice.match(line)]

@@ -9,7 +9,7 @@ def test_inverse_matches_numpy():
   np.testing.assert_allclose(homography.inverse(matrix), np.linalg.inv(matrix), rtol=1e-4)
 
 
-def test_quadrilateral_takes_the_corners_where_they_are_told():
+def test_quadrilateral_maps_the_corners_to_the_given_points():
   square = jnp.array([[-1.0, -1], [1, -1], [1, 1], [-1, 1]])
   corners = jnp.array([[-0.9, -0.8], [0.7, -1], [1, 0.95], [-0.75, 0.9]])
   matrix = homography.square_to_quadrilateral(corners)

@@ -11,7 +11,7 @@ FIFTY = tuple(i for i in range(17, 68) if i != 27)
 
 
 def test_ranks_of_fifty_landmarks():
-  """1, 7, ..., 43: of points on a line, whose ranks are their places."""
+  """1, 7, ..., 43, for points on a line whose ranks equal their positions."""
   line = np.stack([np.arange(50.0) ** 1.5, np.zeros(50)], -1)
   graph = jax.jit(landmark_graph.uniform_rank)(line)
   assert graph.shape == (50, 8)
@@ -39,7 +39,7 @@ def test_random_edges_are_distinct_and_others():
 
 
 def test_delaunay_by_hand():
-  """A square with its centre: corners touch their two neighbours and the centre, no diagonals."""
+  """A square with its centre: corners are connected to two neighbours and the centre only."""
   corners = [[0, 0], [4, 0], [4, 4], [0, 4], [2, 2.5]]
   (graph,) = landmark_graph.delaunay(np.array([corners]), 4)
   real = [{int(j) for j in row if j < 5} for row in graph]
@@ -72,7 +72,7 @@ def test_the_graph_of_a_face_does_not_depend_on_the_others():
 
 
 def test_a_flip_renames_both_ends_of_an_edge():
-  """The graph of a mirrored face is the face's graph with left and right exchanged."""
+  """The graph of a mirrored face is the graph of the face with left and right exchanged."""
   order = labels.mirrored_landmarks(FIFTY)
   landmarks = np.random.default_rng(0).uniform(0, 50, (1, 50, 2))
   mirrored = (landmarks * [-1, 1])[:, order]
@@ -90,7 +90,7 @@ def test_adjacency():
   np.testing.assert_array_equal(landmark_graph.adjacency(graph), expected)
 
 
-def test_too_few_landmarks_are_told():
+def test_too_few_landmarks_are_refused():
   with pytest.raises(InputError, match='at least 9 landmarks, not 8'):
     landmark_graph.check(8, 8)
   landmark_graph.check(9, 8)

@@ -1,4 +1,4 @@
-"""Reads AffectNet, the old release and the new (see README.md beside this)."""
+"""Reads AffectNet, in the old or the new release (see README.md in this folder)."""
 
 from pathlib import Path
 
@@ -33,12 +33,12 @@ def parse(folder: Path, *, protocol: str = 'eight') -> Listing:
   """Parses the set, with 68 landmarks. Valence and arousal are not read.
 
   Args:
-    folder: Either release; only the manually annotated pictures of the old one. Its faces are cut
-      out by their boxes.
-    protocol: `eight` classes or `seven` (no contempt); AffectNet's validation set is `test`.
+    folder: Either release. Of the old one, only the manually annotated pictures are read, and faces
+      are cut out by their boxes.
+    protocol: `eight` classes or `seven` (without contempt). AffectNet's validation set is `test`.
 
   Raises:
-    InputError: not this layout, or an unknown option.
+    InputError: the folder has another layout, or an option is unknown.
   """
   choose('config.data.protocol', protocol, PROTOCOLS)
   new = find(folder, 'train_set', 'images')
@@ -61,7 +61,7 @@ def _parse_new(root: Path) -> Listing:
   for name, split in (('train_set', 'train'), ('val_set', 'test')):
     images, notes = (find(root, name, part, depth=0) for part in ('images', 'annotations'))
     if not images or not notes:
-      raise wrong_folder(root, LAYOUT, f'{name} lacks its folder images or annotations')
+      raise wrong_folder(root, LAYOUT, f'{name} has no folder images or no folder annotations')
     paths = files(images)
     for path in paths:
       picture = (images / path).relative_to(root).as_posix()
@@ -92,7 +92,7 @@ def _load(path: Path) -> np.ndarray:
     with path.open('rb') as file:
       return np.lib.format.read_array(file, allow_pickle=False)
   except (ValueError, TypeError, EOFError, MemoryError, OverflowError) as error:
-    raise ValueError(f'{path} holds no plain array ({error})') from error
+    raise ValueError(f'{path} is not an array of numbers ({error})') from error
 
 
 def _parse_old(lists: Path) -> Listing:
@@ -124,7 +124,7 @@ def _parse_old(lists: Path) -> Listing:
 
 
 def _old_row(record, images, path_of):
-  """A row and '', or {} and what is wrong with it."""
+  """(row, ''), or ({}, the reason why the record cannot be used)."""
   text = record.get('subdirectory_filepath', '').strip()
   path = path_of.get(text.lower())
   if not path:
@@ -139,7 +139,7 @@ def _old_row(record, images, path_of):
     )
     landmarks = np.array(record['facial_landmarks'].split(';'), np.float32)
   except (KeyError, ValueError, OverflowError):
-    return {}, 'face box, landmarks or expression are no numbers'
+    return {}, 'face box, landmarks or expression are not numbers'
   if landmarks.size != 136 or not np.isfinite(landmarks).all():
     return {}, 'there are not 136 landmark coordinates'
   box = (x, y, x + width, y + height)

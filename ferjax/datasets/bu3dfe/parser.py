@@ -1,4 +1,4 @@
-"""Reads BU-3DFE's pictures, and views rendered from its meshes (see README.md beside this)."""
+"""Reads BU-3DFE's pictures, and views rendered from its meshes (see README.md in this folder)."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ from ferjax.labels import CLASSES
 
 PROTOCOLS = ('frontal', 'dml_net')
 LAYOUT = """
-bu3dfe/F0001/F0001_AN01WH_F2D.bmp      the pictures of the set
-bu3dfe/F0001/F0001_AN01WH_y+30.png     views of yaw 30 degrees that you rendered from its meshes
+bu3dfe/F0001/F0001_AN01WH_F2D.bmp      pictures of the set
+bu3dfe/F0001/F0001_AN01WH_y+30.png     views at yaw 30 degrees, which you render from its meshes
 """
 LABELS = {
   'NE': 'neutral',
@@ -24,17 +24,17 @@ YAWS = (-90, -60, -45, -30, 0, 30, 45, 60, 90)
 
 
 def parse(folder: Path, *, protocol: str = 'frontal') -> Listing:
-  """Parses the set. Race codes other than WH and AM are unverified; any two letters are taken.
+  """Parses the set. Race codes other than WH and AM are unverified; any two letters are accepted.
 
   Args:
-    folder: Holds a folder for each subject, at any depth.
+    folder: Contains a folder for each subject, at any depth.
     protocol: `frontal`: the pictures of the set, 7 classes, 10 folds by subject. `dml_net`:
-      rendered views at the yaws 0, 30, 45, 60, 90 to both sides, six expressions without neutral,
-      70 people to train on and 30 to test on, spread evenly; the paper's own counts (14,112 and
-      6,264 pictures) do not reconcile with 70 and 30 people, who have 15,120 and 6,480.
+      rendered views at the yaws 0, 30, 45, 60, 90 to both sides, six expressions without neutral;
+      70 people for training and 30 for the test, spread evenly. The paper's counts (14,112 and
+      6,264 pictures) do not fit 70 and 30 people, who have 15,120 and 6,480.
 
   Raises:
-    InputError: not this layout, or an unknown option.
+    InputError: the folder has another layout, or an option is unknown.
   """
   choose('config.data.protocol', protocol, PROTOCOLS)
   found, skipped = pictures(

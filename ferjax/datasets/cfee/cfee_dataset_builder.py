@@ -14,7 +14,7 @@ class Builder(builder.FaceBuilder):
   Ask Aleix Martinez (The Ohio State University,
   http://cbcsl.ece.ohio-state.edu/dbform_compound.html) for the Compound Facial Expressions of
   Emotion database; unpack `CFEE_Database_230` into `<manual_dir>/cfee`.
-  Terms: for non-commercial research only; no data may be passed on.
+  Terms: for non-commercial research only; do not pass on any data.
   """
 
 

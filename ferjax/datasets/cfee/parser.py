@@ -1,4 +1,4 @@
-"""Reads CFEE, 22 basic and compound emotions (see README.md beside this)."""
+"""Reads CFEE, 22 basic and compound emotions (see README.md in this folder)."""
 
 from pathlib import Path
 
@@ -22,17 +22,17 @@ LABELS = {
 
 
 def parse(folder: Path, *, protocol: str = 'ldl_alsg') -> Listing:
-  """Parses the set's neutral and six basic emotions. Action units (an .xls sheet) are not read.
+  """Parses neutral and the six basic emotions. Action units (an .xls sheet) are not read.
 
-  01 is neutral; the order of 02 to 07 is that of the paper's table, inferred: verify it against the
+  01 is neutral. That 02 to 07 are in the order of the paper's table is inferred: verify it with the
   sheet `summary` of `AU_annotation_all_subjects.xls`.
 
   Args:
-    folder: Holds the pictures, at any depth.
-    protocol: `ldl_alsg`: all 230 x 7 pictures as `test`. `ten_fold`: 10 folds by subject.
+    folder: Contains the pictures, at any depth.
+    protocol: `ldl_alsg`: all 230 x 7 pictures are `test`. `ten_fold`: 10 folds by subject.
 
   Raises:
-    InputError: not this layout, or an unknown option.
+    InputError: the folder has another layout, or an option is unknown.
   """
   choose('config.data.protocol', protocol, PROTOCOLS)
   found, skipped = pictures(folder, r'(0[1-9]|1\d|2[0-2])_(\d{3})_\d+\.jpg', LAYOUT)

@@ -1,6 +1,6 @@
 """CK+: sequences from a neutral face to the peak of an expression.
 
-That an intensity of 0 means "present, how much is unknown" is unverified.
+It is unverified that an intensity of 0 means "present, intensity unknown".
 """
 
 from ferjax.datasets import builder
@@ -14,7 +14,7 @@ class Builder(builder.FaceBuilder):
   Ask Jeffrey Cohn (University of Pittsburgh, http://www.jeffcohn.net/resources/) for the Extended
   Cohn-Kanade database, with its agreement signed; unpack pictures, Emotion, Landmarks and FACS
   into `<manual_dir>/ck_plus`.
-  Terms: for non-commercial research only; only some people may be shown in publications.
+  Terms: for non-commercial research only; publications may show some of the people only.
   """
 
 

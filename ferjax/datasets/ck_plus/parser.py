@@ -1,4 +1,4 @@
-"""Reads CK+, picture sequences from a neutral face to a peak (see README.md beside this)."""
+"""Reads CK+, picture sequences from a neutral face to a peak (see README.md in this folder)."""
 
 import re
 from pathlib import Path
@@ -12,9 +12,9 @@ from ferjax.labels import CLASSES, CLASSES_8
 PROTOCOLS = ('last_three', 'ldl_alsg')
 LAYOUT = """
 ck_plus/cohn-kanade-images/S005/001/S005_001_00000011.png
-ck_plus/Emotion/S005/001/S005_001_00000011_emotion.txt         of 327 of 593 sequences
-ck_plus/Landmarks/S005/001/S005_001_00000011_landmarks.txt     where there
-ck_plus/FACS/S005/001/S005_001_00000011_facs.txt               where there
+ck_plus/Emotion/S005/001/S005_001_00000011_emotion.txt         for 327 of 593 sequences
+ck_plus/Landmarks/S005/001/S005_001_00000011_landmarks.txt     optional
+ck_plus/FACS/S005/001/S005_001_00000011_facs.txt               optional
 """
 LABELS = {
   1: 'anger',
@@ -32,19 +32,19 @@ SEQUENCES = 593
 
 
 def parse(folder: Path, *, protocol: str = 'last_three') -> Listing:
-  """Parses the set, with 68 landmarks and action units where every sequence has them.
+  """Parses the set. Landmarks (68) and action units are read if every sequence has them.
 
-  The units are coded at the peak; the last frames carry them, the first has none of them. A coded
-  intensity of 0 says "present, how much is unknown" (unverified) and is stored as 1.
+  Action units are coded at the peak. The last frames get these intensities, the first frame gets 0.
+  A coded intensity of 0 means "present, intensity unknown" (unverified) and is stored as 1.
 
   Args:
-    folder: Holds the pictures and the labels, at any depth.
-    protocol: `last_three`: the first frame of each sequence with a label, as neutral, and its last
-      three; 8 classes, 10 folds by subject. `ldl_alsg`: the first frame and the last, those of
-      contempt without; 7 classes, all 636 as `test`.
+    folder: Contains the pictures and the labels, at any depth.
+    protocol: `last_three`: of each sequence with a label, the first frame as neutral and the last
+      three; 8 classes, 10 folds by subject. `ldl_alsg`: the first frame as neutral and the last,
+      the latter without contempt; 7 classes, all 636 pictures are `test`.
 
   Raises:
-    InputError: not this layout, or an unknown option.
+    InputError: the folder has another layout, or an option is unknown.
   """
   choose('config.data.protocol', protocol, PROTOCOLS)
   found = {'.png': {}, '_emotion.txt': {}, '_landmarks.txt': {}, '_facs.txt': {}}

@@ -1,4 +1,4 @@
-"""Reads ExpW, faces in pictures of the web (see README.md beside this)."""
+"""Reads ExpW, faces in pictures from the web (see README.md in this folder)."""
 
 import hashlib
 from pathlib import Path
@@ -19,12 +19,12 @@ def parse(folder: Path, *, protocol: str = 'by_picture') -> Listing:
   """Parses the set; faces are cut out of their pictures.
 
   Args:
-    folder: Holds `label/` and `image/`.
-    protocol: `by_picture`: ExpW has no official split. Ours goes by a hash of the picture's name,
-      so that faces of one picture stay together: 8 in 10 train, 1 val, 1 test.
+    folder: Contains `label/` and `image/`.
+    protocol: `by_picture`: ExpW has no official split. This split uses a hash of the picture's
+      name, so that faces of one picture stay together: 8 in 10 train, 1 val, 1 test.
 
   Raises:
-    InputError: not this layout, or an unknown option.
+    InputError: the folder has another layout, or an option is unknown.
   """
   choose('config.data.protocol', protocol, PROTOCOLS)
   list_file = find(folder, 'label', r'label\.lst') or find(folder, r'label\.lst')

@@ -1,4 +1,4 @@
-"""Reads FER2013 in the forms in which it goes round (see README.md beside this)."""
+"""Reads the published forms of FER2013 (see README.md in this folder)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,12 +27,12 @@ def parse(folder: Path, *, protocol: str = 'official') -> Listing:
   """Parses the set.
 
   Args:
-    folder: Holds a CSV file or Kaggle's folders.
-    protocol: `official`: Training, PublicTest, PrivateTest are train, val and test. Kaggle's
-      folders have train and test, which is PublicTest and PrivateTest together.
+    folder: Contains a CSV file or Kaggle's folders.
+    protocol: `official`: Training, PublicTest and PrivateTest are train, val and test. Kaggle's
+      folders have train and test; their test is PublicTest and PrivateTest together.
 
   Raises:
-    InputError: not this layout, or an unknown option.
+    InputError: the folder has another layout, or an option is unknown.
   """
   choose('config.data.protocol', protocol, PROTOCOLS)
   path = find(folder, r'(fer2013|icml_face_data)\.csv') or find(folder, r'train\.csv')
@@ -61,10 +61,10 @@ def parse(folder: Path, *, protocol: str = 'official') -> Listing:
 
 
 def read_csv(path: Path) -> Iterator[tuple[int, str, str, bytes | Problem]]:
-  """(line, emotion, usage in lower case, PNG or what is wrong with the pixels) of each row.
+  """Yields (line, emotion, usage in lower case, PNG or the problem of the pixels) for each row.
 
   Raises:
-    InputError: not a CSV file with the columns emotion and pixels.
+    InputError: the file is not a CSV with the columns emotion and pixels.
   """
   rows = csv_rows(path)
   _, header = next(rows, (1, []))

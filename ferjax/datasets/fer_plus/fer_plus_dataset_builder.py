@@ -1,11 +1,11 @@
-"""FER+: ten people's votes on each picture of FER2013."""
+"""FER+: votes of ten people for each picture of FER2013."""
 
 from ferjax.datasets import builder
 from ferjax.datasets.fer_plus import parser
 
 
 class Builder(builder.FaceBuilder):
-  """FER+: ten people's votes on each picture of FER2013."""
+  """FER+: votes of ten people for each picture of FER2013."""
 
   MANUAL_DOWNLOAD_INSTRUCTIONS = """
   Download `fer2013new.csv` from https://github.com/microsoft/FERPlus, and `fer2013.csv` from

@@ -1,4 +1,4 @@
-"""Reads FER+: ten people's votes on the pictures of FER2013 (see README.md beside this)."""
+"""Reads FER+: votes of ten people for the pictures of FER2013 (see README.md in this folder)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from ferjax.labels import CLASSES_8
 PROTOCOLS = ('official',)
 RULES = ('argmax', 'majority')
 LAYOUT = """
-fer_plus/fer2013new.csv     and beside it, or in fer2013/:  fer2013.csv or icml_face_data.csv; or
+fer_plus/fer2013new.csv     and next to it, or in fer2013/: fer2013.csv or icml_face_data.csv; or
 fer_plus/FER2013Train/label.csv, fer0000000.png ...         and FER2013Valid, FER2013Test
 """
 VOTED = (
@@ -30,21 +30,21 @@ VOTED = (
   'nf',
 )
 FOLDERS = {'fer2013train': 'train', 'fer2013valid': 'val', 'fer2013test': 'test'}
-PICTURES = 35887  # in fer2013.csv, and so many rows has fer2013new.csv
+PICTURES = 35887  # rows of fer2013.csv, and of fer2013new.csv
 
 
 def parse(folder: Path, *, protocol: str = 'official', rule: str = 'argmax') -> Listing:
   """Parses the set, with label distributions: the votes for the eight classes, normalised.
 
   Args:
-    folder: Holds `fer2013new.csv` or the folders `FER2013Train` and so on.
-    protocol: `official`: Training, PublicTest, PrivateTest are train, val and test.
-    rule: Which class a picture has: `argmax`, the one with the most votes (the first of VOTED where
-      several have as many); or `majority`: single votes do not count, and a class needs more than
-      half of the others. Pictures whose class is `unknown` or `not a face` are left out.
+    folder: Contains `fer2013new.csv` or the folders `FER2013Train` and so on.
+    protocol: `official`: Training, PublicTest and PrivateTest are train, val and test.
+    rule: The class of a picture. `argmax`: the class with the most votes (at a tie, the first of
+      VOTED). `majority`: single votes do not count, and a class needs more than half of the
+      remaining votes. Pictures whose class is `unknown` or `not a face` are left out.
 
   Raises:
-    InputError: not this layout, or an unknown option.
+    InputError: the folder has another layout, or an option is unknown.
   """
   choose('config.data.protocol', protocol, PROTOCOLS)
   choose('config.data.options.fer_plus.rule', rule, RULES)
@@ -55,7 +55,7 @@ def parse(folder: Path, *, protocol: str = 'official', rule: str = 'argmax') -> 
 
 
 def label_of(votes: Sequence[int], rule: str) -> tuple[str, list[float]]:
-  """The class of a picture, or why it has none, and its label distribution over CLASSES_8."""
+  """The class of a picture, or the reason why it has none, and its distribution over CLASSES_8."""
   votes = np.array(votes, float)
   if rule == 'majority':
     votes[votes <= 1] = 0
@@ -72,7 +72,7 @@ def _parse_joined(folder, votes_file, rule):
   pixel_file = find(folder, r'(fer2013|icml_face_data)\.csv')
   pixel_file = pixel_file or find(folder.parent / 'fer2013', r'(fer2013|icml_face_data)\.csv')
   if not pixel_file:
-    raise wrong_folder(folder, LAYOUT, 'there are votes, and no pictures (fer2013.csv)')
+    raise wrong_folder(folder, LAYOUT, 'there are votes but no pictures (fer2013.csv)')
   (_, header), *lines = list(csv_rows(votes_file)) or [(1, [])]
   if [name.strip().lower() for name in header] != ['usage', 'image name', *VOTED]:
     raise wrong_folder(votes_file, LAYOUT, f'its columns are {header}')
@@ -80,8 +80,8 @@ def _parse_joined(folder, votes_file, rule):
   joined = list(fer2013.read_csv(pixel_file))
   if len(joined) != len(lines):
     raise InputError(
-      f'{votes_file} has {len(lines)} rows and {pixel_file} {len(joined)}: they cannot be joined. '
-      f'Both must have the {PICTURES} rows of the original, in its order'
+      f'{votes_file} has {len(lines)} rows and {pixel_file} has {len(joined)}: they cannot be '
+      f'joined. Both must have the {PICTURES} rows of the original, in its order'
     )
   for (line, fields), (_, _, usage, image) in zip(lines, joined, strict=True):
     votes = _votes(fields[2:])

@@ -1,16 +1,16 @@
-"""Pictures in one sub-folder for each class."""
+"""Pictures in a sub-folder for each class."""
 
 from ferjax.datasets import builder
 from ferjax.datasets.folder import parser
 
 
 class Builder(builder.FaceBuilder):
-  """Pictures in one sub-folder for each class."""
+  """Pictures in a sub-folder for each class."""
 
   MANUAL_DOWNLOAD_INSTRUCTIONS = """
   Put pictures into FOLDER/<class>/, or FOLDER/train/<class>/, val and test, and give
   --config.data.manual_dir=FOLDER, or put them into `<manual_dir>/folder`.
-  Terms: yours.
+  Terms: those of your pictures.
   """
 
 

@@ -1,4 +1,4 @@
-"""Reads a folder of pictures with one sub-folder for each class (see README.md beside this)."""
+"""Reads a folder of pictures with a sub-folder for each class (see README.md in this folder)."""
 
 from pathlib import Path
 
@@ -9,20 +9,21 @@ from ferjax.images.files import ENDINGS
 from ferjax.labels import CLASSES_8, canonical
 
 LAYOUT = """
-FOLDER/train/happiness/any/name.jpg     and val/, test/; or, all for training:
+FOLDER/train/happiness/any/name.jpg     and val/, test/; or, if all pictures are for training:
 FOLDER/happiness/any/name.jpg
 """
 
 
 def parse(folder: Path) -> Listing:
-  """Parses a folder: first the splits, where there are any, then the classes, by name.
+  """Parses a folder: first the splits, if there are any, then the classes, by name.
 
   Args:
-    folder: Every picture below `<split>/<class>/` or `<class>/`. Classes are the canonical ones, by
-      any of their names (`Happy`), in canonical order, then others alphabetically.
+    folder: Every picture is below `<split>/<class>/` or `<class>/`. The class names are the
+      canonical ones for all of their synonyms (`Happy`), in canonical order, then other names in
+      alphabetical order.
 
   Raises:
-    InputError: not this layout, or pictures beside the splits that are in none of them.
+    InputError: the folder has another layout, or pictures are next to the splits, in none of them.
   """
   found = files(folder)
   of_pictures = (path for path in found if '/' in path and path.lower().endswith(ENDINGS))
@@ -30,7 +31,7 @@ def parse(folder: Path) -> Listing:
   splits = {top for top in tops if top.lower() in SPLITS}
   if splits and splits != tops:
     others = ', '.join(sorted(tops - splits))
-    what = f'{others} beside {", ".join(sorted(splits))}, and no split: move it elsewhere'
+    what = f'{others} is next to {", ".join(sorted(splits))}, but is not a split: move it elsewhere'
     raise wrong_folder(folder, LAYOUT, what)
   depth = 1 if splits else 0
   rows, skipped = [], []

@@ -10,7 +10,7 @@ class Builder(builder.FaceBuilder):
   MANUAL_DOWNLOAD_INSTRUCTIONS = """
   Download JAFFE from https://zenodo.org/records/3451524 (Michael Lyons) after agreeing to its
   terms; unpack the pictures into `<manual_dir>/jaffe`.
-  Terms: for non-commercial research only; no picture may be passed on.
+  Terms: for non-commercial research only; do not pass on any picture.
   """
 
 

@@ -1,4 +1,4 @@
-"""Reads JAFFE, ten Japanese women (see README.md beside this)."""
+"""Reads JAFFE, ten Japanese women (see README.md in this folder)."""
 
 from pathlib import Path
 
@@ -14,14 +14,14 @@ jaffe/KA.AN1.39.tiff     subject, expression and its number, number of the pictu
 
 
 def parse(folder: Path, *, protocol: str = 'leave_one_out') -> Listing:
-  """Parses the set. The raters' means on six adjectives are not read: they have no neutral.
+  """Parses the set. The raters' mean scores for six adjectives are not read: neutral is missing.
 
   Args:
-    folder: Holds the pictures, at any depth.
-    protocol: `leave_one_out`: 10 folds, in each of which one person is tested on.
+    folder: Contains the pictures, at any depth.
+    protocol: `leave_one_out`: 10 folds; each tests on one person.
 
   Raises:
-    InputError: not this layout, or an unknown option.
+    InputError: the folder has another layout, or an option is unknown.
   """
   choose('config.data.protocol', protocol, PROTOCOLS)
   found, skipped = pictures(folder, r'([A-Z]{2})\.(AN|DI|FE|HA|NE|SA|SU)\d\.\d+\.tiff?', LAYOUT)

@@ -1,4 +1,4 @@
-"""KDEF: seven expressions from five sides.
+"""KDEF: seven expressions from five angles.
 
 The sign of the yaw is our convention.
 """
@@ -8,11 +8,11 @@ from ferjax.datasets.kdef import parser
 
 
 class Builder(builder.FaceBuilder):
-  """KDEF: seven expressions from five sides."""
+  """KDEF: seven expressions from five angles."""
 
   MANUAL_DOWNLOAD_INSTRUCTIONS = """
   Ask the Karolinska Institutet (https://kdef.se) for KDEF; unpack it into `<manual_dir>/kdef`.
-  Terms: for non-commercial research only, with the source cited.
+  Terms: for non-commercial research only; cite the source.
   """
 
 

@@ -1,4 +1,4 @@
-"""Reads KDEF, seven expressions from five sides (see README.md beside this)."""
+"""Reads KDEF, seven expressions from five angles (see README.md in this folder)."""
 
 from pathlib import Path
 
@@ -26,12 +26,12 @@ def parse(folder: Path, *, protocol: str = 'dml_net') -> Listing:
   """Parses the set. The sign of the yaw is our convention: full left is -90.
 
   Args:
-    folder: Holds the pictures, at any depth.
-    protocol: `dml_net`: 5 folds by subject, each with 56 people to train on and 14 to test on. The
-      paper does not say which people.
+    folder: Contains the pictures, at any depth.
+    protocol: `dml_net`: 5 folds by subject, each with 56 people for training and 14 for the test.
+      The paper does not say which people.
 
   Raises:
-    InputError: not this layout, or an unknown option.
+    InputError: the folder has another layout, or an option is unknown.
   """
   choose('config.data.protocol', protocol, PROTOCOLS)
   found, skipped = pictures(

@@ -1,4 +1,5 @@
-"""The `manifest` data set: a user's own pictures, listed in a CSV (see README.md beside this)."""
+"""The `manifest` data set: the user's own pictures, listed in a CSV (see README.md in this
+folder)."""
 
 import re
 
@@ -20,7 +21,7 @@ def make(data_dir: str | None, source: Source) -> Builder:
     source: `path`, `classes` and `skip_bad` are used.
 
   Raises:
-    InputError: see `parser.parse`; bad rows are found when the builder prepares its data.
+    InputError: see `parser.parse`. Bad rows are found when the builder prepares its data.
   """
   refuse_protocol('manifest', source)
   if not source.path:

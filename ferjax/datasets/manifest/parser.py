@@ -1,4 +1,4 @@
-"""Reads a manifest: a CSV of pictures and labels -> rows, and what is wrong with the others."""
+"""Reads a manifest, a CSV of pictures and labels: its rows, and the problems of bad rows."""
 
 import csv
 import math
@@ -24,8 +24,8 @@ SPLITS = {
   'testing': 'test',
 }
 SURPLUS = '(more fields than the header)'
-LARGEST = 1e9  # what lies beyond is no coordinate, angle, intensity or number of votes
-HALF_TURN = math.pi + 1e-3  # radians, where pi may be rounded up
+LARGEST = 1e9  # larger values are no coordinates, angles, intensities or numbers of votes
+HALF_TURN = math.pi + 1e-3  # radians; files may round pi up
 POSE = {'pitch': 'pose_Rx', 'yaw': 'pose_Ry', 'roll': 'pose_Rz'}
 
 
@@ -33,16 +33,18 @@ def parse(path: str | os.PathLike, classes: Sequence[str] = ()) -> Listing:
   """Parses a manifest without opening its pictures.
 
   Args:
-    path: The CSV file; its columns are described in this package's README.
-    classes: Class names in label order; rows of other known classes are left out and counted.
-      When empty: the seven canonical classes, and contempt where a row has it.
+    path: The CSV file. The README of this package describes its columns.
+    classes: Class names in label order; rows of other known classes are left out and counted. If
+      empty: the seven canonical classes, and contempt if a row has it.
 
   Returns:
-    The rows, and the problems of those that cannot be used (unknown label or split, missing or
-    outside file, repeated picture, value that is no finite number, angle beyond a half turn).
+    The rows, and the problems of rows that cannot be used (unknown label or split, missing file or
+    file outside the folder, repeated picture, value that is not a finite number, angle beyond a
+    half turn).
 
   Raises:
-    InputError: no such file, not a CSV, a required column is missing, landmark columns with gaps.
+    InputError: the file does not exist or is not a CSV, a required column is missing, or there are
+      gaps in the landmark columns.
   """
   path = Path(path)
   if not path.is_file():
@@ -78,11 +80,14 @@ def parse(path: str | os.PathLike, classes: Sequence[str] = ()) -> Listing:
 
 
 def read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-  """The header of a CSV file, and its rows as (line, {column: text}); the text beyond the header's
-  columns is under `SURPLUS`.
+  """Reads a CSV file.
+
+  Returns:
+    The header, and the rows as (line, {column: text}). Text beyond the header's columns is under
+    `SURPLUS`.
 
   Raises:
-    InputError: no CSV in UTF-8, or a column that stands twice.
+    InputError: the file is not a CSV in UTF-8, or a column occurs twice.
   """
   try:
     with path.open(newline='', encoding='utf-8-sig') as file:
@@ -104,7 +109,7 @@ def read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     ) from error
   repeated = [name for name, count in Counter(header).items() if count > 1]
   if repeated:
-    raise InputError(f'{path}: column {repeated[0]!r} stands twice in the header')
+    raise InputError(f'{path}: column {repeated[0]!r} occurs twice in the header: remove one')
   return header, records
 
 
@@ -135,7 +140,7 @@ def _columns(path: Path, header: list[str], known: set[str]) -> dict[str, Any]:
 
 
 def landmark_numbers(path: Path, header: Sequence[str]) -> list[int]:
-  """The numbers of the landmarks that a header has columns of.
+  """The numbers of the landmarks that have columns in a header.
 
   Raises:
     InputError: there are gaps between them, or x and y differ.

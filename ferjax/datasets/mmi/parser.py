@@ -1,4 +1,4 @@
-"""Reads MMI's sequences from frames that were extracted before (see README.md beside this)."""
+"""Reads MMI's sequences from frames that were extracted before (see README.md in this folder)."""
 
 import re
 from pathlib import Path
@@ -28,16 +28,16 @@ GRAMMAR = re.compile(r'((?:.*/)?[^/]+)/(S\d{3})-(\d{3})/[^/]*?(\d+)\.[^./]+', re
 def parse(folder: Path, *, protocol: str = 'middle_three') -> Listing:
   """Parses the set. Action units (onset, apex, offset) are not read: marker types are unverified.
 
-  Only sequences with a basic emotion whose `session.xml` says view 0, frontal, or nothing, are
-  taken: view 1 is a profile, view 2 shows both through a mirror.
+  Only sequences with a basic emotion are used, and only if `session.xml` gives view 0 (frontal) or
+  no view. View 1 is a profile; view 2 shows both views through a mirror.
 
   Args:
-    folder: Holds the sessions, at any depth.
+    folder: Contains the sessions, at any depth.
     protocol: `middle_three`: the first frame as neutral and the middle three; 10 folds by subject.
-      `ldl_alsg`: the first two as neutral and the middle third, all as `test`.
+      `ldl_alsg`: the first two frames as neutral and the middle third; all are `test`.
 
   Raises:
-    InputError: not this layout, or an unknown option.
+    InputError: the folder has another layout, or an option is unknown.
   """
   choose('config.data.protocol', protocol, PROTOCOLS)
   frames, labels, found = {}, {}, files(folder)
@@ -109,5 +109,5 @@ def _view(path: Path) -> str | None:
 def _root(path):
   try:
     return ElementTree.parse(path).getroot()
-  except (ElementTree.ParseError, LookupError, ValueError, OSError):  # of the encoding, too
+  except (ElementTree.ParseError, LookupError, ValueError, OSError):  # also from the encoding
     return None

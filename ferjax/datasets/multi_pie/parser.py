@@ -1,4 +1,4 @@
-"""Reads CMU Multi-PIE, faces from thirteen sides and under many lights (see README.md)."""
+"""Reads CMU Multi-PIE, faces from thirteen angles in many lights (see README.md in this folder)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ LABELS = {  # by session and recording
   (3, 3): 'disgust',
   (4, 3): 'scream',
 }
-YAWS = {  # by camera, 110 being 11_0
+YAWS = {  # by camera; 110 is camera 11_0
   '110': -90,
   '120': -75,
   '090': -60,
@@ -47,21 +47,22 @@ OVERHEAD = ('191', '081')
 def parse(
   folder: Path, *, protocol: str = 'dml_net', illuminations: tuple[int, ...] = (7,)
 ) -> Listing:
-  """Parses the set. Squint and scream are no canonical classes: choose with config.data.classes.
+  """Parses the set. Squint and scream are not canonical classes: select them with
+  config.data.classes.
 
-  Camera 24_0 sees the right profile, yaw 90, and 11_0 the left one, -90; the signs of those between
-  are inferred from their order on the ring.
+  Camera 24_0 sees the right profile, yaw 90, and 11_0 the left profile, -90. The signs of the yaws
+  in between are inferred from the order of the cameras.
 
   Args:
-    folder: Holds the sessions, at any depth.
+    folder: Contains the sessions, at any depth.
     protocol: `dml_net`: the five cameras up to 30 degrees. `all_cameras`: the thirteen at the
       height of the face. Both test on 44 of 337 people, spread evenly: the paper does not say
       which, nor how its 8,100 and 660 pictures were chosen.
-    illuminations: Numbers of the lights, 0 to 19; 7 is commonly taken for the frontal flash
+    illuminations: Numbers of the lights, 0 to 19. Light 7 is usually taken as the frontal flash
       (unverified, as is the range).
 
   Raises:
-    InputError: not this layout, or an unknown option.
+    InputError: the folder has another layout, or an option is unknown.
   """
   choose('config.data.protocol', protocol, PROTOCOLS)
   if isinstance(illuminations, str) or not isinstance(illuminations, Sequence):

@@ -13,7 +13,7 @@ class Builder(builder.FaceBuilder):
   MANUAL_DOWNLOAD_INSTRUCTIONS = """
   Ask the Center for Machine Vision and Signal Analysis (University of Oulu, Guoying Zhao) for
   Oulu-CASIA, with its agreement signed; unpack it into `<manual_dir>/oulu_casia`.
-  Terms: for non-commercial research only; no data may be passed on.
+  Terms: for non-commercial research only; do not pass on any data.
   """
 
 

@@ -1,4 +1,4 @@
-"""Reads Oulu-CASIA, sequences from a neutral face to a peak (see README.md beside this)."""
+"""Reads Oulu-CASIA, sequences from a neutral face to a peak (see README.md in this folder)."""
 
 from pathlib import Path
 
@@ -24,18 +24,19 @@ def parse(
   light: str = 'Strong',
   images: str = 'original',
 ) -> Listing:
-  """Parses the set. Folders of other lights than Strong are as their names say (unverified).
+  """Parses the set. The folder names of other lights than Strong are unverified.
 
   Args:
-    folder: Holds the pictures, at any depth.
+    folder: Contains the pictures, at any depth.
     protocol: `last_three`: the last three frames of each sequence, six classes without neutral, 10
-      folds by subject. `ldl_alsg`: the first two as neutral and the last two fifths, as `test`.
+      folds by subject. `ldl_alsg`: the first two as neutral and the last two fifths; all are
+      `test`.
     camera: `VL` (visible light) or `NI` (near infrared).
     light: `Strong`, `Weak` or `Dark`.
-    images: `original`, or the `cropped` twin.
+    images: `original`, or the `cropped` version.
 
   Raises:
-    InputError: not this layout, or an unknown option.
+    InputError: the folder has another layout, or an option is unknown.
   """
   choose('config.data.protocol', protocol, PROTOCOLS)
   for name, value, values in (

@@ -1,4 +1,4 @@
-"""Reads RAF-DB's basic set (see README.md beside this)."""
+"""Reads the basic set of RAF-DB (see README.md in this folder)."""
 
 import re
 from pathlib import Path
@@ -38,13 +38,13 @@ def parse(folder: Path, *, protocol: str = 'basic', images: str = 'aligned') -> 
   """Parses the set.
 
   Args:
-    folder: Holds `basic/`, or is it.
-    protocol: `basic`: train and test as the names of the pictures say.
-    images: `aligned` (100 px, no landmarks), or `original` with Face++'s 37 landmarks where every
-      picture has its file `Annotation/auto/<name>_auto_attri.txt`.
+    folder: Contains `basic/`, or is `basic/`.
+    protocol: `basic`: train and test by the names of the pictures.
+    images: `aligned` (100 px, no landmarks), or `original`; these have Face++'s 37 landmarks if
+      every picture has its file `Annotation/auto/<name>_auto_attri.txt`.
 
   Raises:
-    InputError: not this layout, or an unknown option.
+    InputError: the folder has another layout, or an option is unknown.
   """
   choose('config.data.protocol', protocol, PROTOCOLS)
   choose('config.data.options.raf_db.images', images, IMAGES)
@@ -104,5 +104,5 @@ def _landmark_files(basic: Path) -> dict[str, Path]:
 def _read_landmarks(path: Path) -> np.ndarray:
   values = np.array(path.read_text(encoding='utf-8').split(), np.float32)
   if len(values) < 74 or not np.isfinite(values[:74]).all():
-    raise ValueError(f'{len(values)} numbers, of which 74 must be there and finite')
+    raise ValueError(f'{len(values)} numbers; 74 finite numbers are needed')
   return values[:74].reshape(37, 2)

@@ -1,4 +1,4 @@
-"""Reads SFEW 2.0, frames of films (see README.md beside this)."""
+"""Reads SFEW 2.0, frames of films (see README.md in this folder)."""
 
 from pathlib import Path
 
@@ -23,13 +23,13 @@ def parse(folder: Path, *, protocol: str = 'official', images: str = 'aligned') 
   """Parses the set.
 
   Args:
-    folder: Holds the unpacked archives.
-    protocol: `official`: SFEW's Val is `test`, as papers report it; its own test set has no labels.
-    images: `aligned` faces, or the `original` frames of films. A folder that holds one kind in
-      `Train` and `Val`, without `Aligned` in its name, is taken for the kind that is asked for.
+    folder: Contains the unpacked archives.
+    protocol: `official`: SFEW's Val is `test`, as in papers; SFEW's own test set has no labels.
+    images: `aligned` faces, or the `original` frames of films. If the folder has only one of the
+      two kinds, by `Aligned` in the folder names, it is used for either value.
 
   Raises:
-    InputError: not this layout, or an unknown option.
+    InputError: the folder has another layout, or an option is unknown.
   """
   choose('config.data.protocol', protocol, PROTOCOLS)
   choose('config.data.options.sfew.images', images, IMAGES)

@@ -10,7 +10,7 @@ class Builder(builder.FaceBuilder):
   MANUAL_DOWNLOAD_INSTRUCTIONS = """
   Ask Abhinav Dhall (https://sites.google.com/view/emotiw2020) for SFEW 2.0, with its agreement
   signed; unpack Train, Val and their aligned faces into `<manual_dir>/sfew`.
-  Terms: for non-commercial research only; no picture may be passed on.
+  Terms: for non-commercial research only; do not pass on any picture.
   """
 
 

@@ -1,4 +1,4 @@
-"""The embedded data set: faces drawn by our own code, every label known."""
+"""The built-in data set: faces drawn by ferjax itself, with every label known."""
 
 from ferjax.datasets.synthetic_faces.synthetic_faces_dataset_builder import Builder, make
 

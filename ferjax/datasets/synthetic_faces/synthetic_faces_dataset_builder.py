@@ -20,15 +20,15 @@ SPLITS = ('train', 'val', 'test')
 
 @dataclasses.dataclass(kw_only=True)
 class FacesConfig(tfds.core.BuilderConfig):
-  """Which pictures are drawn; use `faces_config`, which checks the options and finds the name.
+  """The options of a set of drawn faces. Use `faces_config`, which checks them and makes the name.
 
   Attributes:
     num: Pictures in all splits together.
     size: Height and width in pixels.
-    seed: Seed of everything random.
+    seed: Seed of all random numbers.
     difficulty: 0 (strong, pure expressions, mild light) to 1.
     subjects: Number of people.
-    ict_face_model: Folder of the ICT-FaceKit model to draw instead of our own head, or empty.
+    ict_face_model: Folder of the ICT-FaceKit model, which replaces our own head; or empty.
   """
 
   num: int = 5000
@@ -48,16 +48,17 @@ def faces_config(
   subjects: int | None = None,
   ict_face_model: str | os.PathLike = '',
 ) -> FacesConfig:
-  """The configuration with these options; its name holds all of them, so each is cached apart.
+  """The configuration with these options. Its name contains all options, so each combination has a
+  cache of its own.
 
   Args:
     num: Pictures in all splits together.
     size: Height and width in pixels, at least 32.
-    seed: Seed of everything random, 0 or more.
+    seed: Seed of all random numbers, 0 or more.
     difficulty: 0 to 1.
     subjects: Number of people; by default one for every 20 pictures, at least 5, at most 100.
-    ict_face_model: Folder `FaceXModel` of an ICT-FaceKit checkout, to draw that model's heads
-      instead of our own; the name holds a hash of its path.
+    ict_face_model: Folder `FaceXModel` of an ICT-FaceKit checkout, whose heads replace our own. The
+      name contains a hash of its path.
 
   Raises:
     InputError: An option is out of range.
@@ -72,7 +73,7 @@ def faces_config(
     ('num', num, subjects, 10_000_000),
   ):
     if not low <= value <= high:
-      raise InputError(f'synthetic_faces: {name}={value} must lie within {low}..{high}')
+      raise InputError(f'synthetic_faces: {name}={value}: give a value from {low} to {high}')
   name = f'num{num}_size{size}_seed{seed}_difficulty{round(100 * difficulty):03d}_people{subjects}'
   folder = os.path.abspath(ict_face_model) if ict_face_model else ''
   if folder:
@@ -97,11 +98,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   BUILDER_CONFIGS = [faces_config(), faces_config(num=200)]
 
   def __init__(self, *, processes: int | None = None, **kwargs):
-    """As any TFDS builder.
+    """Creates the builder.
 
     Args:
-      processes: How many processes draw; by default one for each processor.
-      **kwargs: Of `tfds.core.GeneratorBasedBuilder`.
+      processes: Number of processes that draw; by default one for each processor.
+      **kwargs: See `tfds.core.GeneratorBasedBuilder`.
     """
     self._processes = processes
     kwargs.setdefault('file_format', 'array_record')
@@ -139,10 +140,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     return {split: self._generate_examples(split, splits) for split in SPLITS}
 
   def _generate_examples(self, split, splits):
-    """Examples of the next split; TFDS asks for them in the order of SPLITS."""
+    """Examples of the next split. TFDS must ask for the splits in the order of SPLITS."""
     found, rows = next(splits)
     if found != split:
-      raise RuntimeError(f'synthetic_faces: {split} was asked for before {found}')
+      raise RuntimeError(f'synthetic_faces: {split} was requested before {found}')
     for row, drawn in rows:
       yaw, pitch, roll = drawn.pose
       yield (
@@ -175,18 +176,18 @@ def make(
   ict_face_model: str | os.PathLike = '',
   processes: int | None = None,
 ) -> Builder:
-  """The builder for these options; `download_and_prepare()` draws what is not there yet.
+  """The builder for these options. `download_and_prepare()` draws the pictures if they are missing.
 
   Args:
     data_dir: Where TFDS keeps its data sets; None for its own default.
     source: Not used, as these faces are drawn; a protocol is refused.
     num: Pictures in all splits together.
     size: Height and width in pixels.
-    seed: Seed of everything random.
+    seed: Seed of all random numbers.
     difficulty: 0 (strong, pure expressions, mild light) to 1.
     subjects: Number of people; by default one for every 20 pictures, at least 5, at most 100.
-    ict_face_model: Folder `FaceXModel` of an ICT-FaceKit checkout, to draw that model's heads.
-    processes: How many processes draw; the pictures do not depend on it.
+    ict_face_model: Folder `FaceXModel` of an ICT-FaceKit checkout, whose heads replace our own.
+    processes: Number of processes that draw. The pictures do not depend on it.
 
   Raises:
     InputError: An option is out of range.

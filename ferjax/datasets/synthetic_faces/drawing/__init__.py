@@ -1,1 +1,1 @@
-"""A parametric face drawn by our own code: identity shapes, action units, pose, light and skin."""
+"""A parametric face drawn by our own code: identity, action units, pose, light and skin."""

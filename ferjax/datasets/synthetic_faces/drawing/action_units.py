@@ -1,6 +1,6 @@
-"""Facial action units as displacements of the average face's named points.
+"""Facial action units as displacements of named points of the average face.
 
-The names are those for which OpenFace gives intensities, in its order and on its scale 0..5.
+They are the action units for which OpenFace gives intensities, in its order, on its scale 0..5.
 """
 
 import numpy as np
@@ -13,7 +13,8 @@ ACTION_UNITS = (
 )
 MAXIMUM = 5.0
 
-# Displacement of points of the subject's left half at the maximum: (outwards, up, forwards) in mm.
+# Displacements in mm at the maximum, (outwards, up, forwards), for points of the subject's left
+# half.
 _MOVES = {
   'AU01': {  # inner brow raiser
     'brow0': (0.5, 10.5, 1.0),
@@ -289,7 +290,7 @@ _MOVES = {
     'eye_out': (0, 0, 0),
   },
 }
-# Points that an action unit leaves in place, so that its effect ends before them.
+# Points that do not move with an action unit; they limit its extent.
 _STILL = {
   'brows': ('up1', 'up3', 'up5', 'eye_in', 'eye_out', 'bridge1'),
   'lids': ('brow1', 'brow2', 'brow3', 'infra', 'cheek'),
@@ -304,7 +305,7 @@ _REACH = {'brows': 13.0, 'lids': 5.0, 'mouth': 8.0, '': 9.0}
 
 
 def displacements(skin: mesh.Skin) -> np.ndarray:
-  """Displacement of every vertex of the skin at intensity 5, f64[a, n, 3]."""
+  """Displacements f64[a, n, 3] of all vertices of the skin at intensity 5, in millimetres."""
   result = []
   for name in ACTION_UNITS:
     moves = dict(_MOVES[name])

@@ -1,4 +1,4 @@
-"""Lines of the skin that deepen with action units: forehead, frown, nose, cheeks, mouth, chin."""
+"""Skin creases that deepen with action units: forehead, frown, nose, cheeks, mouth, chin."""
 
 import functools
 
@@ -8,8 +8,8 @@ import numpy as np
 from ferjax.datasets.synthetic_faces.drawing import head, points, render
 from ferjax.datasets.synthetic_faces.drawing.action_units import ACTION_UNITS
 
-# Lines of the skin on the left half of the sheet: action units that deepen them, depth, width in
-# millimetres, and the line. The first number of each pair grows away from the nose.
+# Creases on the left half of the sheet: the weights of action units that deepen it, depth, width in
+# millimetres, and the line. The first number of each point grows away from the nose.
 _CREASES = (
   ({'AU01': 0.55, 'AU02': 0.45}, 0.24, 1.7, ((0, 50), (16, 51), (36, 49), (50, 42))),
   ({'AU01': 0.55, 'AU02': 0.45}, 0.22, 1.7, ((0, 40), (16, 41), (36, 40), (52, 34))),
@@ -33,13 +33,14 @@ _CREASES = (
   ({'AU17': 0.8}, 0.22, 1.8, ((4, -97), (8, -102), (3, -107))),
   ({'AU10': 0.6, 'AU09': 0.5}, 0.25, 1.4, ((15, -50), (14, -57), (17, -60))),
 )
-_WINDOW = ((-78.0, 66.0), (78.0, -116.0))  # the sheet's part that has creases
-_ZOOM = 0.5  # their texels for one of the texture, along each axis
+_WINDOW = ((-78.0, 66.0), (78.0, -116.0))  # the part of the sheet that has creases
+_ZOOM = 0.5  # texels of the crease maps per texel of the texture, along each axis
 
 
 @functools.cache
 def _maps():
-  """One map for each crease and side, f32[2k, h * w], their units f32[2k, a], shape and place."""
+  """Crease maps f32[2k, h * w], one for each crease and side; weights of their action units
+  f32[2k, a]; shape (h, w); and place (column, row, scale)."""
   (x0, y0), (x1, y1) = head.texel(np.array(_WINDOW)).astype(int) // 2 * 2
   maps, units = [], []
   density = head.TEXELS_PER_MM * _ZOOM
@@ -57,19 +58,19 @@ def _maps():
       crease = sharp / float(sharp.max()) - 0.45 * wide / float(wide.max())
       maps.append((depth * crease.ravel()).astype(np.float32))
       units.append(by_unit)
-  shift = 0.5 / _ZOOM - 0.5  # of texel centres between the two scales
+  shift = 0.5 / _ZOOM - 0.5  # between the texel centres of the two scales
   return np.stack(maps), np.stack(units), canvas.shape, (x0 + shift, y0 + shift, _ZOOM)
 
 
 def draw(
   left: np.ndarray, right: np.ndarray, age: float
 ) -> tuple[np.ndarray, tuple[float, float, float]]:
-  """How far lines of the skin darken it, u8[h, w], and their place, as `render.Surface` says.
+  """The darkening of the skin by creases, u8[h, w], and its place; see `render.Surface`.
 
   Args:
     left: Intensities f32[a], 0..5, of the subject's left half.
-    right: The same of the right half.
-    age: 0..1, depth of the lines of a face at rest.
+    right: Intensities f32[a], 0..5, of the right half.
+    age: 0..1, depth of the creases of a face at rest.
   """
   maps, units, extent, at = _maps()
   intensity = np.stack([left, right]).astype(np.float32) / 5

@@ -1,4 +1,4 @@
-"""Expressions as recipes of action units, and the label distributions that follow from them."""
+"""Expressions as combinations of action units, and their label distributions."""
 
 from typing import NamedTuple
 
@@ -7,8 +7,8 @@ import numpy as np
 from ferjax.datasets.synthetic_faces.drawing.action_units import ACTION_UNITS, MAXIMUM
 from ferjax.labels import CLASSES
 
-# In the manner of EMFACS: (intensity at full strength, chance of being there) of each unit. The
-# variants of an expression are equally likely.
+# Similar to EMFACS: for each action unit, (intensity at full strength, probability). The variants
+# of an expression are equally likely.
 RECIPES: dict[str, tuple[dict[str, tuple[float, float]], ...]] = {
   'neutral': ({},),
   'happiness': (
@@ -68,11 +68,11 @@ RECIPES: dict[str, tuple[dict[str, tuple[float, float]], ...]] = {
     },
   ),
 }
-_SUBTLE = 0.75  # strength from which an expression is no longer taken for a neutral face
+_SUBTLE = 0.75  # below this strength, an expression is partly neutral
 
 
 class Expression(NamedTuple):
-  """What a face shows."""
+  """The expression of a face: its action units and its label distribution."""
 
   action_units: np.ndarray  # f32[a], 0..5
   distribution: np.ndarray  # f32[C], sum 1
@@ -115,7 +115,7 @@ def draw(rng: np.random.Generator, name: str, difficulty: float) -> Expression:
     difficulty: 0 (strong, pure expressions) to 1 (weak ones, blends, missing units).
 
   Returns:
-    Intensities and distribution; the latter's largest entry is `name`'s.
+    Intensities and label distribution. The largest entry of the distribution is that of `name`.
   """
   others = [c for c in CLASSES if c not in ('neutral', name)]
   if name == 'neutral':

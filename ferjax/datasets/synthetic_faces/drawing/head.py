@@ -8,13 +8,13 @@ from ferjax.datasets.synthetic_faces.drawing import action_units, identity, mesh
 from ferjax.datasets.synthetic_faces.drawing.model import FaceModel
 
 TEXELS_PER_MM = 1.25
-SHEET = (int(2 * points.BACK * TEXELS_PER_MM) + 2, 412)  # columns, rows of the skin's part
+SHEET = (int(2 * points.BACK * TEXELS_PER_MM) + 2, 412)  # columns, rows of the skin in the texture
 EYE_TEXELS = 96  # side of the square with the iris
 TEXTURE = (SHEET[0], SHEET[1] + EYE_TEXELS)
 EYE_ORIGIN = (0, SHEET[1])
-EYE_SPAN = 26.0  # millimetres across the eye's square
+EYE_SPAN = 26.0  # side of the eye's square in millimetres
 GUM, TONGUE, TOOTH, MARGIN, EAR = ((120 + 40 * i, SHEET[1] + 48) for i in range(5))
-SWATCH = 14  # half side of a square of one colour
+SWATCH = 14  # half the side of a square of one colour
 # The average hairline on the sheet: arc length, height.
 HAIRLINE = np.array(
   [(0, 60), (62, 52), (86, 38), (97, 20), (109, 4), (114, -16), (122, -14), (135, 8)]
@@ -23,7 +23,7 @@ HAIRLINE = np.array(
 
 
 class _Parts:
-  """Collects vertices and triangles; each vertex follows a mixture of the skin's vertices."""
+  """Collects vertices and triangles. Each vertex moves with a weighted mean of skin vertices."""
 
   def __init__(self, skin):
     self.vertices, self.triangles, self.texels = [skin.vertices], [skin.triangles], []
@@ -32,7 +32,8 @@ class _Parts:
     self.count = len(skin.vertices)
 
   def add(self, vertices, triangles, texels, follow, share, occlusion, gloss):
-    """`follow` i[n, m] and `share` f[n, m]: whose displacement a vertex takes part in."""
+    """Adds a part. `follow` i[n, m] are the skin vertices with which a vertex moves, `share` f[n,
+    m] their weights."""
     n = len(vertices)
     start = self.count
     self.vertices.append(np.asarray(vertices, float))
@@ -46,7 +47,7 @@ class _Parts:
 
 
 def texel(domain: np.ndarray) -> np.ndarray:
-  """Column and row of a point of the sheet in the texture, f64[n, 2]."""
+  """Column and row in the texture, f64[n, 2], of points of the sheet f64[n, 2]."""
   domain = np.asarray(domain, float)
   return (
     np.stack([(domain[..., 0] + points.BACK), (surface.TOP - domain[..., 1])], axis=-1)
@@ -65,7 +66,7 @@ def _strip(rows, columns, turn=False):
 
 
 def _eyeball(parts, names, side):
-  """The front of an eyeball; returns its vertices."""
+  """Adds the front of an eyeball; returns its vertices."""
   centre = surface.EYE_CENTRE * (side, 1, 1)
   polar = np.linspace(0, np.radians(78), 8)
   around = np.linspace(0, 2 * np.pi, 17)
@@ -86,7 +87,7 @@ def _eyeball(parts, names, side):
 
 
 def _lid_margin(parts, skin, names, side):
-  """The lids' thickness: a ribbon from the rim back to the eyeball."""
+  """Adds the thickness of the lids: a strip from their rim back to the eyeball."""
   ring = [names[n] for n in (*points.EYE_UPPER, *points.EYE_LOWER[-2:0:-1])]
   ring.append(ring[0])
   rim = skin.vertices[ring]
@@ -101,7 +102,7 @@ def _lid_margin(parts, skin, names, side):
 
 
 def _mouth(parts, skin):
-  """A dark bag behind the lips, two rows of teeth and a tongue."""
+  """Adds a dark cavity behind the lips, two rows of teeth and a tongue."""
   left, right = skin.left, skin.right
   upper = [right[n] for n in points.INNER_UPPER[:0:-1]] + [left[n] for n in points.INNER_UPPER]
   lower = [left[n] for n in points.INNER_LOWER[-2::-1]]
@@ -143,7 +144,7 @@ def _mouth(parts, skin):
 
 
 def _ears(parts, skin):
-  """Two bowls with a rim, turned backwards."""
+  """Adds two bowls with a rim, turned backwards."""
   near = np.argmin(np.linalg.norm(skin.vertices - (74, -8, -4), axis=1))
   for side, anchor in ((1, near), (-1, skin.mirror[near])):
     around = np.linspace(0, 2 * np.pi, 19)
@@ -165,7 +166,8 @@ def _ears(parts, skin):
 
 
 def _mane(parts):
-  """Long hair behind the ears: its triangles and the first vertex of the inner sheet."""
+  """Adds long hair behind the ears; returns its triangles and the first vertex of the inner
+  layer."""
   angles = np.radians(np.linspace(84, 276, 23))
   heights = np.array([64.0, 45, 25, 0, -25, -50, -75, -98, -118])
   angle, y = np.meshgrid(angles, heights)
@@ -189,7 +191,7 @@ def _mane(parts):
 
 
 def _occlusion(vertices):
-  """Share of the ambient light that reaches the skin."""
+  """The share of the ambient light that reaches the skin, for each vertex."""
   x, y, z = vertices.T
   front = np.clip(z / 40, 0, 1)
   shade = 0.45 * surface.bump(x, y, 18, 6, 6, 6) + 0.25 * surface.bump(x, y, 33, 9, 12, 4)
@@ -200,7 +202,7 @@ def _occlusion(vertices):
 
 
 def _follow(parts, moves):
-  """Displacements of the skin's vertices and of those that follow them, f64[a, v, 3]."""
+  """Displacements f64[a, v, 3] of the skin's vertices and of the vertices that move with them."""
   others = [
     np.einsum('nm,anmd->and', share, moves[:, follow]) for follow, share in parts.follow[1:]
   ]
@@ -209,7 +211,7 @@ def _follow(parts, moves):
 
 @functools.cache
 def build() -> FaceModel:
-  """The head, the same on every call."""
+  """Builds the head. It is the same in every call."""
   skin = mesh.build()
   parts = _Parts(skin)
   parts.texels.append(texel(skin.domain))

@@ -1,11 +1,11 @@
 """A second face model for the same renderer: a checkout of ICT-FaceKit, loaded from a folder.
 
-ICT-FaceKit (USC Institute for Creative Technologies, MIT licence) is not part of ferjax. Its
-`FaceXModel` folder holds Wavefront OBJ meshes that share one topology:
+ICT-FaceKit (USC Institute for Creative Technologies, MIT licence) is not part of ferjax. Its folder
+`FaceXModel` contains Wavefront OBJ meshes of the same topology:
 
   generic_neutral_mesh.obj   the average head
-  identity000.obj ...        the average head changed by one identity shape each
-  browDown_L.obj ...         the average head with one expression shape each
+  identity000.obj ...        the average head with one identity shape
+  browDown_L.obj ...         the average head with one expression shape
   vertex_indices.json        {"expressions": [names], "idx_to_landmark_verts": [68 vertices], ...}
 """
 
@@ -24,7 +24,7 @@ NEUTRAL = 'generic_neutral_mesh.obj'
 INDICES = 'vertex_indices.json'
 _MILLIMETRES = 10.0  # the model's unit is a centimetre
 
-# Expression shapes that make up each action unit, both sides; the weight is that at intensity 5.
+# The expression shapes of each action unit, for both sides, with their weights at intensity 5.
 SHAPES = {
   'AU01': {'browInnerUp': 1.0},
   'AU02': {'browOuterUp': 1.0},
@@ -47,17 +47,17 @@ SHAPES = {
 
 
 def read_obj(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
-  """Vertices and triangles of a Wavefront OBJ file; polygons are cut into fans.
+  """Reads vertices and triangles of a Wavefront OBJ file. Polygons are split into triangles.
 
   Args:
     path: The file.
 
   Returns:
-    f32[v, 3] and i32[t, 3].
+    Vertices f32[v, 3] and triangles i32[t, 3].
 
   Raises:
-    InputError: There is no such file, or a line cannot be read or names a vertex that does not
-      exist.
+    InputError: The file does not exist, a line cannot be read, or a line names a vertex that does
+      not exist.
   """
   vertices, triangles = [], []
   with open(path, encoding='utf-8') as lines:
@@ -75,16 +75,16 @@ def read_obj(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
       except ValueError as error:
         raise InputError(
           f'{path}, line {number}: {line.strip()!r} is not Wavefront OBJ ({error}). '
-          'Check out the model again: the file may be a Git LFS pointer or cut short.'
+          'Check out the model again: the file may be incomplete or a Git LFS pointer.'
         ) from None
   vertices = np.array(vertices, np.float32).reshape(-1, 3)
   triangles = np.array(triangles, np.int32).reshape(-1, 3)
   if not len(vertices):
-    raise InputError(f'{path} holds no vertex: is it a Git LFS pointer? Check out the model again.')
+    raise InputError(f'{path} has no vertices: is it a Git LFS pointer? Check out the model again.')
   if len(triangles) and not 0 <= triangles.min() <= triangles.max() < len(vertices):
     raise InputError(
-      f'{path}: a face names vertex {triangles.max() + 1} of {len(vertices)}; the file is damaged, '
-      'check out the model again.'
+      f'{path}: a face names vertex {triangles.max() + 1} of {len(vertices)}: the file is damaged. '
+      'Check out the model again.'
     )
   return vertices, triangles
 
@@ -117,21 +117,21 @@ def _read_indices(folder):
 def _read_shape(path, base):
   if not path.is_file():
     raise InputError(
-      f'{path} is missing though {INDICES} lists it: the checkout is incomplete, '
-      'check it out again.'
+      f'{path} is missing, but {INDICES} lists it: the checkout is incomplete. '
+      'Check out the model again.'
     )
   vertices, _ = read_obj(path)
   if len(vertices) != len(base):
     raise InputError(
-      f'{path} has {len(vertices)} vertices, {NEUTRAL} has {len(base)}: meshes of different '
-      'versions are mixed. Check out one version.'
+      f'{path} has {len(vertices)} vertices, but {NEUTRAL} has {len(base)}: the meshes are of '
+      'different versions. Check out one version.'
     )
   return (vertices - base) * _MILLIMETRES
 
 
 def _texels(vertices, landmarks):
-  """Where each vertex lies in our texture: the sheet is bent so that the landmarks agree."""
-  from scipy.interpolate import RBFInterpolator  # slow to import, and few need it
+  """The place of each vertex in our texture: the sheet is warped so that the landmarks agree."""
+  from scipy.interpolate import RBFInterpolator  # imported here: slow to import, and rarely used
 
   ours = head.build()
   x, y, z = vertices.T
@@ -155,21 +155,21 @@ def _texels(vertices, landmarks):
 
 
 def load(folder: str | os.PathLike, *, identities: int | None = None) -> FaceModel:
-  """Reads a model in ICT-FaceKit's layout.
+  """Reads a model in the layout of ICT-FaceKit.
 
-  It is painted with this package's texture, laid on by the 68 landmarks; its eyes do not turn and
-  its hair has no thickness. Its neutral face is centred where ours is.
+  The model gets this package's texture, aligned by the 68 landmarks. Its eyes do not turn, and its
+  hair has no thickness. Its neutral face has the same centre as our own.
 
   Args:
     folder: The folder with the OBJ files and `vertex_indices.json`.
-    identities: How many identity shapes to read; None for all.
+    identities: Number of identity shapes to read; None for all.
 
   Returns:
     The model, with this package's action units and 68 landmarks.
 
   Raises:
-    InputError: A file is missing, cannot be read, or does not fit the others; the message says
-      which and what to do.
+    InputError: A file is missing, cannot be read, or does not fit the others. The message names the
+      file and the solution.
   """
   folder = Path(folder)
   names, landmarks = _read_indices(folder)
@@ -186,7 +186,7 @@ def load(folder: str | os.PathLike, *, identities: int | None = None) -> FaceMod
   files = sorted(folder.glob('identity*.obj'))[:identities]
   if not files:
     raise InputError(
-      f'{folder} has no identity000.obj: the checkout is incomplete, check it out again.'
+      f'{folder} has no identity000.obj: the checkout is incomplete. Check out the model again.'
     )
   identity = np.stack([_read_shape(path, base) for path in files])
   units = np.zeros((len(ACTION_UNITS), *base.shape), np.float32)
@@ -195,8 +195,8 @@ def load(folder: str | os.PathLike, *, identities: int | None = None) -> FaceMod
     present = [name for name in wanted if name in names]
     if not present:
       raise InputError(
-        f"{folder / INDICES}: 'expressions' has none of {sorted(SHAPES[unit])}, which {unit} is "
-        'made of. Is this ICT-FaceKit?'
+        f"{folder / INDICES}: 'expressions' has none of {sorted(SHAPES[unit])}, which make up "
+        f'{unit}. Is this ICT-FaceKit?'
       )
     for name in present:
       units[index] += wanted[name] * _read_shape(folder / f'{name}.obj', base)

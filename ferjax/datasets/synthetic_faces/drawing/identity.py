@@ -1,4 +1,4 @@
-"""Shapes in which people differ, as smooth displacements of the average head."""
+"""Identity shapes: smooth displacements of the average head by which people differ."""
 
 import numpy as np
 
@@ -19,7 +19,8 @@ def _ramp(value, start, end):
 
 
 def displacements(vertices: np.ndarray) -> np.ndarray:
-  """Displacement of each vertex at +1 standard deviation, f64[i, n, 3] in the order of SHAPES."""
+  """Displacements of the vertices at +1 standard deviation, f64[i, n, 3], in the order of
+  SHAPES."""
   x, y, z = np.asarray(vertices, float).T
   side = np.tanh(x / 6)
   front = _ramp(z, 0, 45)

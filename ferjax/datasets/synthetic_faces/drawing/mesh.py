@@ -1,4 +1,4 @@
-"""The skin as a triangle mesh: one half is triangulated on the flat sheet, then mirrored."""
+"""The skin as a triangle mesh. One half is triangulated on the flat sheet, then mirrored."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ class Skin(NamedTuple):
 
 
 def _spacing(s, y):
-  """Wanted distance between points of the sheet, millimetres."""
+  """Desired distance between points of the sheet, in millimetres."""
   face = np.maximum(np.maximum(s - 95, 0) / 12, np.maximum(np.maximum(y - 40, -118 - y), 0) / 6)
   eye = np.hypot((s - 33) / 1.4, y - 2) - 12
   mouth = np.hypot(s / 1.3, y + 68) - 17
@@ -29,7 +29,7 @@ def _spacing(s, y):
 
 
 def _fill(fixed):
-  """Adds points to the fixed ones until the half sheet is covered evenly, f64[n, 2]."""
+  """Adds points to the fixed ones until they cover the half sheet evenly; f64[n, 2]."""
   rng = np.random.default_rng(20240)
   accepted = np.empty((4000, 2))
   accepted[: len(fixed)] = fixed
@@ -74,7 +74,7 @@ def _inside(polygon, at):
 
 
 def build() -> Skin:
-  """Triangulates the average head; symmetric to the last bit."""
+  """Triangulates the average head. The mesh is symmetric to the last bit."""
   named = points.named()
   index = {name: i for i, name in enumerate(named.names)}
   rings = []
@@ -91,7 +91,7 @@ def build() -> Skin:
   lift = np.zeros(len(domain))
   lift[: len(named.lift)] = named.lift
 
-  from scipy.spatial import Delaunay  # here, so that faces that are drawn are read without it
+  from scipy.spatial import Delaunay  # imported here, because stored faces are read without it
 
   triangles = Delaunay(domain).simplices
   a, b, c = (domain[triangles[:, i]] for i in range(3))
@@ -124,9 +124,9 @@ def build() -> Skin:
 
 
 def spread(skin: Skin, controls: np.ndarray, length: float) -> np.ndarray:
-  """How a displacement of single vertices spreads over the skin around them.
+  """How displacements of single vertices spread over the skin around them.
 
-  A Matern kernel along the sheet: it falls off within about `length` millimetres and does not
+  Uses a Matern kernel along the sheet. It decays within about `length` millimetres, and does not
   cross from one lip or lid to the other.
 
   Args:
@@ -135,9 +135,9 @@ def spread(skin: Skin, controls: np.ndarray, length: float) -> np.ndarray:
     length: Reach in millimetres.
 
   Returns:
-    f64[n, k], one column for each control.
+    f64[n, k], one column for each vertex of `controls`.
   """
-  from scipy import sparse  # here, as above
+  from scipy import sparse  # imported here for the same reason
   from scipy.sparse import linalg
 
   n = len(skin.domain)

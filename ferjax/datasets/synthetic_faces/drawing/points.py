@@ -1,7 +1,7 @@
-"""Where the features of the average face lie: named points of its left half, in millimetres.
+"""Named points of the left half of the average face, in millimetres.
 
-A face is drawn on a flat sheet (the domain: arc length around the head, height) in which eyes and
-mouth are open; the sheet is then laid on the head and the mouth closed.
+The face is defined on a flat sheet (the domain: arc length around the head, height), on which eyes
+and mouth are open. Then the sheet is put on the head, and the mouth is closed.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Points(NamedTuple):
   names: tuple[str, ...]
   domain: np.ndarray  # f64[n, 2], arc length and height on the sheet
   height: np.ndarray  # f64[n], height on the head, mouth closed
-  lift: np.ndarray  # f64[n], how far the point stands out from the surface
+  lift: np.ndarray  # f64[n], distance of the point from the surface, outwards
 
 
 EYE_UPPER = ('eye_in', 'up1', 'up2', 'up3', 'up4', 'up5', 'eye_out')
@@ -116,7 +116,7 @@ def ibug68() -> tuple[tuple[str, bool], ...]:
 
 
 def _seam(x):
-  """Height of the closed mouth's line."""
+  """Height of the line of the closed mouth."""
   return -68.2 - 0.6 * (x / 20) ** 2 + 0.27 * np.exp(-0.5 * (x / 3) ** 2)
 
 
@@ -163,7 +163,7 @@ def named() -> Points:
 
 
 def curve(nodes: np.ndarray, count: int = 24) -> np.ndarray:
-  """A smooth line through nodes f64[n, 2] at even steps, f64[count, 2]."""
+  """A smooth line through nodes f64[n, 2], sampled at even steps: f64[count, 2]."""
   nodes = np.asarray(nodes, float)
   length = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(nodes, axis=0), axis=1))])
   t = np.linspace(0, length[-1], count)

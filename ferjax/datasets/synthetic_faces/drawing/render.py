@@ -1,4 +1,4 @@
-"""From a face model to a picture: shapes, camera, light and a z-buffer, all in NumPy."""
+"""Renders a face model to a picture: shapes, camera, light and z-buffer, all in NumPy."""
 
 from typing import NamedTuple
 
@@ -8,27 +8,27 @@ import numpy as np
 from ferjax.datasets.synthetic_faces.drawing import resample
 from ferjax.datasets.synthetic_faces.drawing.model import FaceModel
 
-_SLACK = np.float32(1e-3)  # pixels by which triangles overlap, so that none falls between two
-_PIVOT = np.array([0.0, -22.0, 14.0], np.float32)  # what stays put when the head turns
+_SLACK = np.float32(1e-3)  # pixels by which triangles overlap, so that there are no gaps
+_PIVOT = np.array([0.0, -22.0, 14.0], np.float32)  # the point around which the head turns
 
 
 class Camera(NamedTuple):
-  """Where the head is seen from. Angles in degrees, right-handed around x, y, z.
+  """The view of the head. Angles are in degrees, right-handed around x, y, z.
 
   Yaw > 0 turns the nose to the image's right, pitch > 0 lowers it, roll > 0 turns the picture
-  counter-clockwise; the head is pitched first and rolled last.
+  counter-clockwise. Pitch is applied first, and roll last.
   """
 
   yaw: float
   pitch: float
   roll: float
   scale: float  # pixels per millimetre at the head's centre
-  centre: tuple[float, float]  # pixel at which the head's centre is seen
+  centre: tuple[float, float]  # pixel of the head's centre
   distance: float  # millimetres
 
 
 class Light(NamedTuple):
-  """One directed light, one from everywhere. Colours are multiples of the surface's own."""
+  """A directed light and an ambient light. Colours are factors of the surface's own colour."""
 
   direction: np.ndarray  # f32[3], towards the light
   colour: np.ndarray  # f32[3]
@@ -36,15 +36,15 @@ class Light(NamedTuple):
 
 
 class Surface(NamedTuple):
-  """What covers the mesh."""
+  """The texture and the creases of the skin."""
 
   texture: np.ndarray  # u8[h, w, 3], RGB
-  creases: np.ndarray | None  # u8[ch, cw], percent by which to darken a window of it, plus 100
+  creases: np.ndarray | None  # u8[ch, cw], 100 plus the percentage by which a window is darkened
   creases_at: tuple[float, float, float]  # the window's first column and row, and its scale
 
 
 def combine(weights: np.ndarray, shapes: np.ndarray) -> np.ndarray:
-  """Sum of weights f32[k] times shapes f32[k, ...], in order: BLAS would round as it likes."""
+  """Sum of weights f32[k] times shapes f32[k, ...], in order. The rounding of BLAS would vary."""
   total = np.zeros(shapes.shape[1:], np.float32)
   for weight, one in zip(weights, shapes, strict=True):
     if weight:
@@ -69,11 +69,11 @@ def express(
 
   Args:
     model: The face model.
-    neutral: f32[v, 3] of `shape`.
+    neutral: f32[v, 3] from `shape`.
     left: Intensities f32[a], 0..5, of the subject's left half.
-    right: The same of the right half.
+    right: Intensities f32[a], 0..5, of the right half.
   """
-  # Rounded: processors differ in the last bits of an exponential.
+  # Rounded, because processors differ in the last bits of an exponential.
   across = model.vertices[:, :1].astype(np.float64)
   mostly_left = np.round(1 / (1 + np.exp(np.clip(across / -4, -60, 60))), 6).astype(np.float32)
   moved = [
@@ -112,7 +112,7 @@ def _turn(matrix, vectors):
 
 
 def rotation(camera: Camera) -> np.ndarray:
-  """The head's rotation matrix f32[3, 3]; apply as `points @ rotation.T`."""
+  """The head's rotation matrix f32[3, 3]; apply it as `points @ rotation.T`."""
   x, y, z = np.radians([camera.pitch, camera.yaw, camera.roll])
   (sx, sy, sz), (cx, cy, cz) = np.sin([x, y, z]), np.cos([x, y, z])
   about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
@@ -122,7 +122,7 @@ def rotation(camera: Camera) -> np.ndarray:
 
 
 def project(vertices: np.ndarray, camera: Camera) -> np.ndarray:
-  """Pixel coordinates and nearness of points, f32[v, 3]; pixel centres are at whole numbers."""
+  """Pixel coordinates and nearness of points, f32[v, 3]. Pixel centres are integers."""
   turned = _turn(rotation(camera), vertices - _PIVOT)
   near = np.float32(camera.distance) / (np.float32(camera.distance) - turned[:, 2])
   x = camera.centre[0] + camera.scale * turned[:, 0] * near
@@ -146,7 +146,7 @@ def normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
 def rasterise(
   projected: np.ndarray, triangles: np.ndarray, side: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Which triangle is seen at which pixel.
+  """Finds the visible triangle of each pixel.
 
   Args:
     projected: f32[v, 3], pixel coordinates and nearness.
@@ -154,8 +154,8 @@ def rasterise(
     side: Height and width of the picture in pixels.
 
   Returns:
-    Pixels i64[p] that are covered (row * side + column), their triangles i32[p] as a row of
-    `triangles`, and barycentric weights f32[p, 3].
+    The covered pixels i64[p] (row * side + column), their triangles i32[p] as rows of `triangles`,
+    and barycentric weights f32[p, 3].
   """
   x, y, z = (np.ascontiguousarray(column)[triangles.T] for column in projected.T)
   ux, uy, vx, vy = x[1] - x[0], y[1] - y[0], x[2] - x[0], y[2] - y[0]
@@ -215,7 +215,7 @@ def _unit(vector):
 
 
 def illuminate(model: FaceModel, normal: np.ndarray, light: Light) -> np.ndarray:
-  """What each vertex sends on of red, green and blue, and its highlight, f32[v, 4]."""
+  """The light from each vertex, f32[v, 4]: factors of red, green and blue, and the highlight."""
   direction = _unit(light.direction)
   towards, ahead = _turn(np.stack([direction, _unit(direction + (0, 0, 1))]), normal).T
   diffuse = np.clip((towards + 0.25) / 1.25, 0, None)[:, None]
@@ -250,17 +250,17 @@ def render(
 
   Args:
     model: The face model.
-    vertices: f32[v, 3] of `express`.
+    vertices: f32[v, 3] from `express`.
     surface: Texture and creases.
     camera: Pose and scale.
     light: The light.
     background: u8[side, side, 3], RGB.
-    swell: f32[v], by how many millimetres each vertex is moved outwards (hair).
-    gaze: By how many texels the iris moves right and down.
-    long_hair: Whether the model's mane is drawn.
+    swell: f32[v], millimetres by which each vertex is moved outwards (hair).
+    gaze: Texels by which the iris is moved right and down.
+    long_hair: Whether the model's long hair is drawn.
 
   Returns:
-    The picture u8[side, side, 3], RGB, and the landmarks f32[68, 2] in pixels, taken from the same
+    The picture u8[side, side, 3], RGB, and the landmarks f32[68, 2] in pixels, from the same
     projection.
   """
   size = background.shape[0]

@@ -1,4 +1,4 @@
-"""Enlarging and reducing pictures in plain NumPy: the same bits whatever the processor."""
+"""Enlarges and reduces pictures in plain NumPy: the same bits on every processor."""
 
 import numpy as np
 
@@ -20,7 +20,7 @@ def _taps(coarse, fine):
 
 
 def enlarge(coarse: np.ndarray, rows: int, columns: int) -> np.ndarray:
-  """A smooth enlargement of f32[h, w, ...] to f32[rows, columns, ...]."""
+  """Smoothly enlarges f32[h, w, ...] to f32[rows, columns, ...]."""
   coarse = np.asarray(coarse, np.float32)
   for axis, size in ((1, columns), (0, rows)):
     shape = [1] * coarse.ndim
@@ -34,7 +34,7 @@ def enlarge(coarse: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 
 def reduce_3_to_2(picture: np.ndarray) -> np.ndarray:
-  """Area averages of u8[3h, 3w, c] as u8[2h, 2w, c]: three pixels become two along each axis."""
+  """Area averages of u8[3h, 3w, c] as u8[2h, 2w, c]: along each axis, three pixels become two."""
   wide = picture.astype(np.uint16)
   a, b, c = wide[0::3], wide[1::3], wide[2::3]
   rows = np.stack([2 * a + b, b + 2 * c], axis=1).reshape(-1, *wide.shape[1:])

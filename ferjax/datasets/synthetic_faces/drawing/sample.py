@@ -19,15 +19,16 @@ from ferjax.datasets.synthetic_faces.drawing.model import FaceModel
 from ferjax.labels import CLASSES
 
 YAWS = (-60, -30, 0, 30, 60)
-_PERSON, _PICTURE, _ORDER = 1, 2, 3  # what a stream of random numbers is for
+_PERSON, _PICTURE, _ORDER = 1, 2, 3  # the purposes of the streams of random numbers
 
 
 class Config(NamedTuple):
   """A whole set of pictures.
 
-  `num` pictures of `subjects` people, `size` pixels high and wide, drawn from `seed`; `difficulty`
-  0..1 makes expressions weaker and more often blended, light and sensor worse. `ict_face_model` is
-  the folder of a checkout of that model, or empty for our own head.
+  There are `num` pictures of `subjects` people, `size` pixels high and wide, drawn from `seed`. A
+  higher `difficulty` 0..1 makes expressions weaker and more often blended, and light and sensor
+  worse. `ict_face_model` is the folder of a checkout of that model; if it is empty, our own head is
+  drawn.
   """
 
   num: int
@@ -39,7 +40,7 @@ class Config(NamedTuple):
 
 
 class Row(NamedTuple):
-  """What a picture shall show."""
+  """The plan of a picture."""
 
   index: int
   subject: int
@@ -63,11 +64,11 @@ class Sample(NamedTuple):
 
 
 class Person(NamedTuple):
-  """Who is in the picture."""
+  """The appearance of a person."""
 
   neutral: np.ndarray  # f32[v, 3]
   look: appearance.Appearance
-  lopsided: np.ndarray  # f32[a], share of an intensity that moves from right to left
+  lopsided: np.ndarray  # f32[a], share of the intensity that moves from the right half to the left
 
 
 def rows(config: Config) -> tuple[Row, ...]:
@@ -90,7 +91,7 @@ def rows(config: Config) -> tuple[Row, ...]:
 
 
 def split_of(subject: int, subjects: int) -> str:
-  """The split a subject belongs to: 70, 10 and 20 % of the people."""
+  """The split of a subject: 70, 10 and 20 % of the people are train, val and test."""
   test = max(round(0.2 * subjects), 1)
   val = max(round(0.1 * subjects), 1)
   if subject < subjects - val - test:
@@ -100,13 +101,13 @@ def split_of(subject: int, subjects: int) -> str:
 
 @functools.lru_cache(maxsize=2)
 def face_model(folder: str) -> FaceModel:
-  """The model of `Config.ict_face_model`; the folder is read once."""
+  """The model of `Config.ict_face_model`. The folder is read once."""
   return ict_face_model.load(folder) if folder else head.build()
 
 
 @functools.lru_cache(maxsize=8)
 def person(seed: int, subject: int, folder: str = '') -> Person:
-  """The same person for the same numbers; `folder` as `Config.ict_face_model`."""
+  """The person with these numbers, always the same; `folder` is `Config.ict_face_model`."""
   rng = np.random.default_rng((seed, _PERSON, subject))
   model = face_model(folder)
   shape = np.clip(rng.standard_normal(len(model.identity)), -1.9, 1.9)
@@ -117,8 +118,8 @@ def person(seed: int, subject: int, folder: str = '') -> Person:
 
 
 def _background(rng, size):
-  """Something out of focus: a gradient, large patches, sometimes a few edges; u8[size, size, 3]."""
-  full, size = size, (size + 1) // 2  # nothing in it is sharp
+  """A background out of focus: a gradient, large patches, sometimes edges; u8[size, size, 3]."""
+  full, size = size, (size + 1) // 2  # half the resolution suffices without sharp details
   base = rng.uniform(30, 220) + rng.normal(0, 22, 3)
   patches = base + rng.normal(0, rng.uniform(5, 40), (5, 5, 1)) + rng.normal(0, 9, (5, 5, 3))
   picture = np.clip(resample.enlarge(patches, size, size), 0, 255).astype(np.uint8)
@@ -132,7 +133,7 @@ def _background(rng, size):
 
 
 def _light(rng, difficulty, skin):
-  """A light as a photographer would choose: more of it for darker skin."""
+  """A light as a photographer would set it: brighter for darker skin."""
   hard = 0.35 + 0.65 * difficulty
   direction = np.array([rng.normal(0, 0.75 * hard), 0.45 + rng.normal(0, 0.45 * hard), 1.0])
   warm = rng.normal(0, 0.07 * hard)
@@ -148,7 +149,7 @@ def _light(rng, difficulty, skin):
 
 
 def _noise(rng, shape):
-  """Noise of unit deviation, the sum of three uniform numbers, f32[shape]."""
+  """Noise of standard deviation 1, the sum of three uniform numbers, f32[shape]."""
   count = int(np.prod(shape))
   parts = np.frombuffer(rng.bytes(3 * count), np.uint8).reshape(3, count)
   total = np.add(parts[0], parts[1], dtype=np.float32)
@@ -159,14 +160,14 @@ def _noise(rng, shape):
 
 
 def draw(config: Config, row: Row) -> Sample:
-  """Draws a picture; the same arguments give the same bytes, in any process and order.
+  """Draws a picture. The same arguments give the same bytes, in any process and order.
 
   Args:
-    config: The set; its `num` matters only through `row`.
+    config: The set; `num` has no effect other than through `row`.
     row: One of `rows(config)`.
 
   Returns:
-    The picture with everything that is known of it.
+    The picture with all its labels.
   """
   rng = np.random.default_rng((config.seed, _PICTURE, row.subject, row.index))
   who = person(config.seed, row.subject, config.ict_face_model)

@@ -22,7 +22,7 @@ def sheet(
   first: int = 0,
   landmarks: bool = False,
 ) -> np.ndarray:
-  """One column for each expression, one row for each of eight people, u8[h, w, 3] RGB."""
+  """A sheet u8[h, w, 3] RGB: a column for each expression, a row for each of eight people."""
   config = sample.Config(num=5000, size=size, seed=seed, difficulty=difficulty, subjects=100)
   plan = {}
   for row in sample.rows(config):
@@ -52,7 +52,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(
     prog='python -m ferjax.datasets.synthetic_faces.drawing.sheet', description=__doc__
   )
-  parser.add_argument('out', help='the picture to write; its ending says the format')
+  parser.add_argument('out', help='the picture to write; its ending gives the format')
   parser.add_argument('--landmarks', action='store_true', help='draw the 68 landmarks')
   parser.add_argument('--size', type=int, default=112, help='pixels of one face')
   parser.add_argument('--seed', type=int, default=0)
@@ -69,7 +69,7 @@ def main() -> None:
   jpeg = options.out.lower().endswith(('.jpg', '.jpeg'))
   quality = (cv2.IMWRITE_JPEG_QUALITY, 85) if jpeg else ()
   if not cv2.imwrite(options.out, picture[..., ::-1], quality):
-    raise SystemExit(f'{options.out} could not be written: does its folder exist?')
+    raise SystemExit(f'{options.out} could not be written: check its folder and its ending')
 
 
 if __name__ == '__main__':

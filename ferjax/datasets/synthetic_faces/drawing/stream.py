@@ -1,7 +1,7 @@
-"""Many pictures in order, drawn by several processes.
+"""Draws many pictures in order, with several processes.
 
-The processes run the module `worker` of this package: nothing is forked, so threads of the caller
-do no harm, and the caller's own main module is not run again.
+The processes run the module `worker`. They are not forked, so threads of the caller do no harm, and
+the main module of the caller does not run again.
 """
 
 import json
@@ -23,10 +23,10 @@ from ferjax.datasets.synthetic_faces.drawing.action_units import ACTION_UNITS
 from ferjax.distributed.processes import available_processes
 from ferjax.labels import CLASSES
 
-QUALITY = 93  # of the JPEG
+QUALITY = 93  # JPEG quality
 _LENGTHS = (2 * 68, len(ACTION_UNITS), 3, len(CLASSES))
 _QUEUE = 512
-_ROWS_PER_PROCESS = 150  # fewer are not worth another process
+_ROWS_PER_PROCESS = 150  # with fewer rows, a further process does not save time
 
 
 class Encoded(NamedTuple):
@@ -55,7 +55,7 @@ def write(encoded: Encoded, out) -> None:
 
 
 def read(stream) -> Encoded | None:
-  """Reads what `write` wrote; None at the end of the stream."""
+  """Reads a sample that `write` wrote; None at the end of the stream."""
   header = stream.read(4)
   if len(header) < 4:
     return None
@@ -68,7 +68,7 @@ def read(stream) -> Encoded | None:
 
 
 def share(rows: Sequence[sample.Row], processes: int, which: int) -> list[sample.Row]:
-  """The rows that one of several processes draws: whole subjects in turn."""
+  """The rows of process number `which`: whole subjects, in turn over the processes."""
   order = {subject: i for i, subject in enumerate(dict.fromkeys(row.subject for row in rows))}
   return [row for row in rows if order[row.subject] % processes == which]
 
@@ -87,7 +87,7 @@ def _start(config, processes, which):
 
 
 def _feed(worker, received, stop):
-  """Moves what a worker sends into a queue, and None at its end."""
+  """Moves the samples of a worker to a queue, and None at the end."""
   while not stop.is_set():
     item = read(worker.stdout)
     while not stop.is_set():
@@ -103,22 +103,22 @@ def _feed(worker, received, stop):
 def draw_all(
   config: sample.Config, *, processes: int | None = None
 ) -> Iterator[tuple[sample.Row, Encoded]]:
-  """Draws all pictures in order; the bytes do not depend on the number of processes.
+  """Draws all pictures in order. The bytes do not depend on the number of processes.
 
   Args:
     config: The set.
-    processes: How many draw; by default one for each processor, fewer for small sets. A single
-      one is this process itself.
+    processes: Number of processes; by default one for each processor, and fewer for small sets.
+      With one, this process draws itself.
 
   Yields:
     Each row with its picture and labels.
 
   Raises:
-    InputError: `config.ict_face_model` is no such folder.
-    RuntimeError: A process ended early; what it had to say stands on the standard error.
+    InputError: `config.ict_face_model` is not a folder with that model.
+    RuntimeError: A process ended early. Its own message is on the standard error stream.
   """
   rows = sample.rows(config)
-  sample.face_model(config.ict_face_model)  # a wrong folder is an error here, not in every process
+  sample.face_model(config.ict_face_model)  # reports a wrong folder once, before processes start
   if processes is None:
     processes = min(available_processes(), max(len(rows) // _ROWS_PER_PROCESS, 1))
   if processes <= 1:
@@ -141,7 +141,7 @@ def draw_all(
       if item is None:
         raise RuntimeError(
           f'a process that draws faces ended before row {row.index} (exit status '
-          f'{workers[which].wait()}); its own message stands above. Was it killed for memory?'
+          f'{workers[which].wait()}); see its message above. It may have run out of memory'
         )
       yield row, item
   finally:

@@ -1,7 +1,7 @@
 """The average head as a smooth analytic surface around a vertical axis, in millimetres.
 
-The origin lies on the axis at the height of the eyes. A point is addressed by its angle (0 ahead,
-pi/2 at the subject's left ear, pi behind) and its height y.
+The origin is on the axis at the height of the eyes. A point is given by its angle (0 in front, pi/2
+at the subject's left ear, pi behind) and its height y.
 """
 
 import numpy as np
@@ -32,7 +32,7 @@ EYE_RADIUS = 12.8
 
 
 def _smooth(heights, values, y):
-  """Piecewise cubic through the knots with limited slopes, so that nothing overshoots."""
+  """A piecewise cubic through the knots. Limited slopes prevent overshoot."""
   step = np.diff(heights)
   slope = np.diff(values) / step
   inner = np.where(
@@ -57,12 +57,12 @@ def _ellipse(angle, width, front, back):
 
 
 def jaw_height(angle: np.ndarray) -> np.ndarray:
-  """Height at which the face turns into the neck, f64[n]."""
+  """Height at which the face meets the neck, f64[n]."""
   return _smooth(_JAW_ANGLES, _JAW_HEIGHTS, np.abs(angle))
 
 
 def radius(angle: np.ndarray, y: np.ndarray) -> np.ndarray:
-  """Distance of the head without features from its axis, f64[n]."""
+  """Distance of the head, without features, from its axis, f64[n]."""
   angle = np.abs(angle)
   head = _ellipse(angle, *(_smooth(_HEIGHTS, knots, y) for knots in (_WIDTH, _FRONT, _BACK)))
   neck = _ellipse(
@@ -85,12 +85,12 @@ def angle_at(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def bump(x, y, x0, y0, width, height):
-  """A Gaussian hill around (+-x0, y0), f64[n]."""
+  """A Gaussian hill at (+-x0, y0), f64[n]."""
   return np.exp(-0.5 * (((np.abs(x) - x0) / width) ** 2 + ((y - y0) / height) ** 2))
 
 
 def relief(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  """How far the features stand out from the bare head, f64[n] along z, for the front of it."""
+  """Height of the features over the plain head, f64[n] along z, for its front."""
   nose_width = _smooth(_NOSE_HEIGHTS, _NOSE_WIDTH, y)
   nose = _smooth(_NOSE_HEIGHTS, _NOSE_DEPTH, y) * np.exp(-(np.abs(x / nose_width) ** 2.4))
   hills = (
@@ -99,7 +99,7 @@ def relief(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     (-10, 19, 1, 7, 9),  # inner eye socket
     (-5, 36, 2, 13, 8),  # outer eye socket
     (6.5, 12.5, -41, 3.8, 4.6),  # nostril wings
-    (-5, 17.5, -44, 3, 7),  # the fold beside the wings
+    (-5, 17.5, -44, 3, 7),  # the fold next to the wings
     (4.5, 46, -24, 14, 11),  # cheek bone
     (2.5, 33, -34, 13, 12),  # cheek
     (-2.5, 46, -62, 11, 15),  # hollow of the cheek
@@ -107,7 +107,7 @@ def relief(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     (-1.5, 0, -55, 2.5, 4),  # philtrum
     (-5, 0, -88, 15, 5),  # fold above the chin
     (6, 0, -102, 15, 8),  # chin
-    (-2.0, 29, -71, 5, 7),  # beside the mouth's corners
+    (-2.0, 29, -71, 5, 7),  # next to the corners of the mouth
     (2.5, 32, 58, 20, 16),  # forehead
   )
   return nose + sum(
