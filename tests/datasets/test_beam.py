@@ -52,7 +52,8 @@ try:
   catalogue.prepare(wrong, beam.parse_options(['runner=NoRunner']))
 except InputError as error:
   print(str(error).splitlines()[0][:70])
-drawn = catalogue.make_builder('synthetic_faces', str(root / 'drawn'), catalogue.Source(), {'num': 50})
+source = catalogue.Source()
+drawn = catalogue.make_builder('synthetic_faces', str(root / 'drawn'), source, {'num': 50})
 try:
   catalogue.prepare(drawn, options)
 except InputError as error:
