@@ -15,7 +15,6 @@ from ferjax.cli.console import find_modules_here, keep_programs, show_messages
 from ferjax.cli.flags import config_flag, parse_flags
 from ferjax.distributed import hosts, parallel
 from ferjax.errors import InputError
-from ferjax.evaluation import evaluate
 from ferjax.training import loop
 from ferjax.training.logs import NonFiniteError
 
@@ -64,6 +63,7 @@ def train_or_evaluate() -> None:
   if MODE.value == 'eval':
     if not WORKDIR.value:
       raise InputError('--mode=eval needs --workdir=RUN, the folder of a trained model')
+    from ferjax.evaluation import evaluate  # here, so that training starts without its libraries
 
     print_sets(evaluate.evaluate_run(Path(WORKDIR.value), CHECKPOINT.value, config_flag()))
     return
