@@ -1,12 +1,11 @@
 """Optimizers: optax chains with a schedule and (regex, value) rules over parameter names."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
 
 from ferjax.errors import choose
 from ferjax.optim.rules import (
@@ -72,34 +71,6 @@ def scale_by_tree(factors) -> optax.GradientTransformation:
   return optax.stateless(lambda updates, params: jax.tree.map(lambda u, f: u * f, updates, factors))
 
 
-class HeldState(NamedTuple):
-  """The steps seen i32[], and the state of the transformation that is held."""
-
-  step: Array
-  inner: Any
-
-
-def held(
-  inner: optax.GradientTransformation, when: Callable[[Array], Array]
-) -> optax.GradientTransformation:
-  """As `inner`, but while `when(step)` the updates are 0 and the state stays as it is.
-
-  `optax.conditionally_mask` does the same by `lax.cond`, which XLA compiles to other last bits.
-  """
-
-  def init(params):
-    return HeldState(jnp.zeros((), jnp.int32), inner.init(params))
-
-  def update(updates, state, params=None):
-    moved, after = inner.update(updates, state.inner, params)
-    still = when(state.step)
-    moved = jax.tree.map(lambda u: jnp.where(still, 0, u), moved)
-    after = jax.tree.map(lambda old, new: jnp.where(still, old, new), state.inner, after)
-    return moved, HeldState(state.step + 1, after)
-
-  return optax.GradientTransformation(init, update)
-
-
 def freeze(
   transformation: Callable[[Any], optax.GradientTransformation],
   params,
@@ -130,11 +101,12 @@ def freeze(
   for label in sorted(set(labels)):
     spans = [rule[1:] for rule, match in zip(rules, label, strict=True) if match == '1']
 
-    def frozen(step, spans=spans):
-      return jnp.any(jnp.array([within_epochs(step, steps_per_epoch, *span) for span in spans]))
+    def moves(step, spans=spans):
+      frozen = [within_epochs(step, steps_per_epoch, *span) for span in spans]
+      return ~jnp.any(jnp.array(frozen))
 
     inner = transformation(structure.unflatten([one == label for one in labels]))
-    groups[label] = held(inner, frozen) if spans else inner
+    groups[label] = optax.conditionally_mask(inner, moves) if spans else inner
   return optax.partition(groups, structure.unflatten(labels))
 
 
