@@ -107,11 +107,9 @@ class Command(Text):
   """What `ferjax COMMAND --help` prints."""
 
   def text(self, command):
-    if command in ('train', 'prepare'):
-      module = importlib.import_module(
-        'ferjax.main' if command == 'train' else 'ferjax.cli.prepare'
-      )
-      return f'{module.__doc__}\n{flags.FLAGS.module_help(module.__name__)}'.strip()
+    if module := {'train': 'ferjax.main', 'prepare': 'ferjax.cli.prepare'}.get(command):
+      text = inspect.getdoc(importlib.import_module(module))
+      return '\n'.join([text, *(flags.FLAGS.module_help(m) for m in (module, 'ferjax.cli.flags'))])
     os.environ['COLUMNS'] = '96'
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
@@ -162,10 +160,8 @@ def drawing(floors, meaning, width=860, height=46, gap=8):
       ]
   whole = len(floors) * (height + gap) - gap
   title = 'The packages of ferjax, floor by floor'
-  head = (
-    f'<svg class="floors" role="img" aria-label="{title}" viewBox="-1 -1 {width + 2} {whole + 2}">'
-  )
-  return '\n'.join([head, *parts, '</svg>'])
+  head = f'<svg class="floors" role="img" viewBox="-1 -1 {width + 2} {whole + 2}">'
+  return '\n'.join([head, f'<title>{title}</title>', *parts, '</svg>'])
 
 
 class Docstring(Text):
@@ -174,6 +170,27 @@ class Docstring(Text):
   def text(self, path):
     self.env.note_dependency(str(ROOT / path))
     return ast.get_docstring(ast.parse((ROOT / path).read_text()))
+
+
+class Files(SphinxDirective):
+  """A table of files of the repository and the first line of their docstrings.
+
+  Each line of the body names a Python file without its ending, or a folder of them.
+  """
+
+  has_content = True
+
+  def run(self):
+    rows = ['| file | |', '|---|---|']
+    for name in self.content:
+      folder = ROOT / name
+      for path in sorted(folder.glob('*.py')) or [folder.with_suffix('.py')]:
+        place = path.relative_to(ROOT)
+        self.env.note_dependency(str(path))
+        first = ast.get_docstring(ast.parse(path.read_text())).partition('\n\n')[0]
+        link = f'[{place}](/{os.path.relpath(path, self.env.srcdir)})'.replace('__', r'\_\_', 2)
+        rows.append(f'| {link} | {" ".join(first.split())} |')
+    return self.parse_text_to_nodes('\n'.join(rows))
 
 
 class Switches(SphinxDirective):
@@ -192,12 +209,14 @@ class Switches(SphinxDirective):
     get_config = module_of(f'configs/{config}.py').get_config
     demo, paper = get_config('demo').method, get_config('paper').method
     meanings = arguments_of(method.make)
+    if unexplained := paper.keys() - meanings.keys() - {'name'}:
+      raise self.error(f'{method.__name__}.make does not explain {unexplained}')
     rows = [('`config.method.`', '`:demo`', '`:paper`', 'meaning')]
-    for name, value in paper.items():
-      if name != 'name':
-        if name not in meanings:
-          raise self.error(f'{method.__name__}.make says nothing of {name}')
-        rows.append((f'`{name}`', f'`{demo[name]!r}`', f'`{value!r}`', meanings[name]))
+    rows += [
+      (f'`{name}`', f'`{demo[name]!r}`', f'`{paper[name]!r}`', meaning)
+      for name, meaning in meanings.items()
+      if name in paper
+    ]
     lines = ['| ' + ' | '.join(row) + ' |' for row in rows]
     return self.parse_text_to_nodes('\n'.join([lines[0], '|---|---|---|---|', *lines[1:]]))
 
@@ -224,5 +243,6 @@ def setup(app):
   app.add_directive('command', Command)
   app.add_directive('commands', Commands)
   app.add_directive('docstring', Docstring)
+  app.add_directive('files', Files)
   app.add_directive('floors', Floors)
   app.add_directive('switches', Switches)
