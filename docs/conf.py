@@ -169,7 +169,9 @@ class Docstring(Text):
 
   def text(self, path):
     self.env.note_dependency(str(ROOT / path))
-    return ast.get_docstring(ast.parse((ROOT / path).read_text()))
+    source = (ROOT / path).read_text()
+    quoted = ast.get_source_segment(source, ast.parse(source).body[0])
+    return inspect.cleandoc(quoted.strip('"')).replace(r'\\', '\\')
 
 
 class Files(SphinxDirective):
