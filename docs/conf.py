@@ -13,10 +13,11 @@ import inspect
 import io
 import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
-from absl import flags
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.util.docutils import SphinxDirective
@@ -107,9 +108,9 @@ class Command(Text):
   """What `ferjax COMMAND --help` prints."""
 
   def text(self, command):
-    if module := {'train': 'ferjax.main', 'prepare': 'ferjax.cli.prepare'}.get(command):
-      text = inspect.getdoc(importlib.import_module(module))
-      return '\n'.join([text, *(flags.FLAGS.module_help(m) for m in (module, 'ferjax.cli.flags'))])
+    if command in ('train', 'prepare'):  # of which absl's flags are of the whole process
+      program = [sys.executable, '-m', 'ferjax', command, '--help']
+      return subprocess.run(program, capture_output=True, text=True, check=True).stdout.strip()
     os.environ['COLUMNS'] = '96'
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
