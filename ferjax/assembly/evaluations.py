@@ -161,7 +161,7 @@ def on_host(
 
 
 def views(config: ml_collections.ConfigDict, distortions: Sequence[str]):
-  """{'': batch -> batch with normalised pictures, distortion: batch -> batch with distorted ones}."""
+  """Functions batch -> batch: '' normalises the pictures, each distortion also distorts them."""
   dtype = picture_dtype(config)
   plain = {'': lambda batch: augment.evaluation(batch, dtype)}
   return plain | {name: distort.make(name, config.eval.seed, dtype) for name in distortions}

@@ -143,8 +143,10 @@ def _spec(section):
 
 
 def _as_trained_on(spec, own):
-  """The spec with which the run trains on this set; `spec` itself if it does not train on it. A
-  spec with another protocol is an error, because it would test on rows that the run trains on."""
+  """The spec with which the run trains on this set; `spec` itself if it does not train on it.
+
+  A spec with another protocol is an error, because it would test on rows that the run trains on.
+  """
   for one in own:
     if sets.place(one) == sets.place(spec):
       if sets.parts(spec)[2] not in ('', sets.parts(one)[2]):

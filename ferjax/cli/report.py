@@ -1,6 +1,6 @@
-"""`ferjax report --workdir=RUN`: everything about a run on one page, `RUN/report/report.html`.
+"""Writes a page with everything about a run, `RUN/report/report.html`: `ferjax report --workdir=RUN`.
 
-Several runs, `--workdir=A --workdir=B --out=FILE.html` or `--workdir=A,B`, are compared. The page
+`--workdir=A --workdir=B --out=FILE.html` or `--workdir=A,B` compares several runs. The page
 contains its pictures, and needs neither scripts nor network.
 """
 
@@ -56,11 +56,11 @@ def main(argv: Sequence[str]) -> None:
     raise InputError('a comparison of runs needs --out=FILE.html')
   out = options.out or workdirs[0] / 'report' / 'report.html'
   if out.suffix.lower() not in ('.html', '.htm'):
-    raise InputError(f'--out={out} is no HTML file: its name must end in .html or .htm')
+    raise InputError(f'--out={out} is not an HTML file: its name must end in .html or .htm')
   write(workdirs, out)
   print(f'written to {out}')
 
 
 def run(argv: Sequence[str]) -> None:
-  """The command, in a process of its own."""
+  """Runs the command in its own process."""
   main(argv)

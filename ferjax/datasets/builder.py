@@ -1,4 +1,4 @@
-"""Makes a TFDS builder from a parser. Rows are checked, then stored in order as ArrayRecord files."""
+"""Makes a TFDS builder from a parser: rows are checked, then stored in order in ArrayRecord files."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""Checkpoints of the whole training state, with Orbax: the last ones, and the best by validation."""
+"""Checkpoints of the whole training state, with Orbax: the last few, and the best by validation."""
 
 import hashlib
 import json
