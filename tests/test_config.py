@@ -63,9 +63,9 @@ def test_a_run_goes_on_only_under_its_own_config(tmp_path, caplog):
     record(parallel__backend='shard_map', reading__threads=9, data__dir='elsewhere'),
   ):
     check_same_run(record(epochs=8), same, tmp_path)
-  with pytest.raises(InputError, match=r'config.epochs: 8 there, 2 now'):
+  with pytest.raises(InputError, match=r'config.epochs: 8 in the run, 2 now'):
     check_same_run(record(), record(epochs=2), tmp_path)
-  with pytest.raises(InputError, match=r'config.optimizer.lr: 0.001 there, 0.1 now'):
+  with pytest.raises(InputError, match=r'config.optimizer.lr: 0.001 in the run, 0.1 now'):
     check_same_run(record(), record(optimizer__lr=0.1), tmp_path)
   for what in ('fingerprint', 'labels_sha256'):
     with pytest.raises(InputError, match='other data'):
@@ -78,7 +78,7 @@ def test_a_run_goes_on_wherever_the_weights_are_that_it_began_with(tmp_path):
   begun = record(model__weights='a.pth')
   for other in ('', 'b.pth'):
     check_same_run(begun | {'weights': {}}, record(model__weights=other), tmp_path)
-  with pytest.raises(InputError, match=r"config.model.weights: '' there, 'b.pth' now"):
+  with pytest.raises(InputError, match=r"config.model.weights: '' in the run, 'b.pth' now"):
     check_same_run(record(), record(model__weights='b.pth'), tmp_path)
 
 
@@ -86,7 +86,7 @@ def test_a_run_of_an_older_version_goes_on_under_the_default_of_a_new_key(tmp_pa
   old = record()
   del old['config']['optimizer']['clip_norm']
   check_same_run(old, record(), tmp_path)
-  with pytest.raises(InputError, match=r'clip_norm: 0.0 there, 1.0 now'):
+  with pytest.raises(InputError, match=r'clip_norm: 0.0 in the run, 1.0 now'):
     check_same_run(old, record(optimizer__clip_norm=1.0), tmp_path)
 
 

@@ -143,7 +143,7 @@ def _spec(section):
 
 
 def _as_trained_on(spec, own):
-  """The spec with which the run trains on this set; `spec` itself if it does not train on it.
+  """The spec with which the run trains on this set, or `spec` if it does not train on it.
 
   A spec with another protocol is an error, because it would test on rows that the run trains on.
   """
@@ -151,7 +151,7 @@ def _as_trained_on(spec, own):
     if sets.place(one) == sets.place(spec):
       if sets.parts(spec)[2] not in ('', sets.parts(one)[2]):
         raise InputError(
-          f"config.eval.sets names '{spec}', but the run trains on '{one}', and rows of it would be "
+          f"config.eval.sets names '{spec}', but the run trains on '{one}'; its rows would be "
           f"tested: write '{one}'"
         )
       return one
@@ -166,8 +166,8 @@ def _check_sets(config, several, wanted):
     )
   if several and config.data.protocol:
     raise InputError(
-      f"config.data.protocol='{config.data.protocol}' is for a single set: give each of several "
-      f"sets its own, such as config.data.sets=('{several[0]}@{config.data.protocol}',)"
+      f"config.data.protocol='{config.data.protocol}' and several sets: give each its own, such as "
+      f"config.data.sets=('{several[0]}@{config.data.protocol}',)"
     )
   for key, specs in (('data.sets', several), ('eval.sets', wanted)):
     places = [sets.place(spec) for spec in specs]

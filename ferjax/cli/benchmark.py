@@ -84,7 +84,7 @@ def main(argv: list[str]) -> dict:
 
 def run(argv: list[str]) -> None:
   """Runs the command in its own process."""
-  # Otherwise JAX reserves most of a GPU's memory when it starts, and too little is left for PyTorch.
+  # Otherwise JAX reserves most of a GPU's memory at its start, and too little is left for PyTorch.
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   console.keep_freed_memory()
   main(argv)

@@ -33,7 +33,7 @@ def find_modules_here() -> None:
 
 
 class _StandardError(logging.StreamHandler):
-  """Writes to the current `sys.stderr`, which a progress bar replaces to print messages above it."""
+  """Writes to the current `sys.stderr`. A progress bar replaces it to print messages above."""
 
   @property
   def stream(self):

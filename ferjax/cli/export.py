@@ -26,7 +26,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   arguments.add_argument('--workdir', type=Path, required=True, help='the run of a trained model')
   arguments.add_argument('--out', type=Path, required=True, help='the folder to write')
   arguments.add_argument('--checkpoint', default='last', help='last, best, or a step')
-  arguments.add_argument('--onnx', default='auto', help='whether to write ONNX: auto, require or no')
+  arguments.add_argument('--onnx', default='auto', help='write ONNX: auto, require or no')
   arguments.add_argument(
     '--features',
     default='',

@@ -59,7 +59,7 @@ CONFIDENCE = flags.DEFINE_float(
 ORIGIN = flags.DEFINE_integer(
   'origin', None, "annotations: coordinate of the first pixel's centre; default: pts 1, else 0."
 )
-POINTS = flags.DEFINE_integer('points', 0, 'annotations, pts and points: number of points of a face.')
+POINTS = flags.DEFINE_integer('points', 0, 'annotations, pts and points: points of each face.')
 SUFFIX = flags.DEFINE_string(
   'suffix', '', "annotations: text after a picture's name in the file's name, such as _manu_attri."
 )

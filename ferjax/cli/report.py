@@ -1,7 +1,7 @@
-"""Writes a page with everything about a run, `RUN/report/report.html`: `ferjax report --workdir=RUN`.
+"""Writes a page with everything about a run: `ferjax report --workdir=RUN`.
 
-`--workdir=A --workdir=B --out=FILE.html` or `--workdir=A,B` compares several runs. The page
-contains its pictures, and needs neither scripts nor network.
+The page is `RUN/report/report.html`. `--workdir=A --workdir=B --out=FILE.html` or `--workdir=A,B`
+compares several runs. The page contains its pictures, and needs neither scripts nor network.
 """
 
 import argparse

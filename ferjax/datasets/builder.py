@@ -1,4 +1,4 @@
-"""Makes a TFDS builder from a parser: rows are checked, then stored in order in ArrayRecord files."""
+"""Makes a TFDS builder from a parser: checks rows, then stores them in order in ArrayRecord."""
 
 import contextlib
 import dataclasses
@@ -218,7 +218,7 @@ def maker(
       ready = tfds.builder_from_directory(prepared)
       if not source.refresh or ready.info.metadata['listing'] == content:
         return ready
-      LOGGER.info('%s has changed: preparing %s again', found.folder, name)
+      LOGGER.info('%s has changed: %s is prepared again', found.folder, name)
       shutil.rmtree(prepared)
     found = found or parsed()
     content = content or listings.fingerprint(found)

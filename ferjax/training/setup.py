@@ -302,7 +302,7 @@ def claimed(run: Run) -> Iterator[None]:
   """
   with contextlib.ExitStack() as lock:
     if parallel.first_process():
-      busy = f'another process trains in {run.workdir}: wait until it ends, or use another --workdir'
+      busy = f'another process trains in {run.workdir}: wait for its end, or give another --workdir'
       lock.enter_context(files.locked(run.workdir / 'train.lock', busy))
       copies = run.record['duplicates']
       if copies:

@@ -102,7 +102,7 @@ def test_a_folder_becomes_a_manifest(folder, tmp_path, detector_command):
   text = annotate.annotate(folder, out, detector_command, size=64, workers=2)
   assert '9 pictures, 4 with a face (44.4 %), 4 crops' in text
   assert 'cannot be read: 2' in text and 'the detector failed: 2' in text
-  assert 'happiness 2, sadness 1' in text and 'no folder of 1 crops is named as a class' in text
+  assert 'happiness 2, sadness 1' in text and 'no folder of 1 crops has the name of a class' in text
   rows = rows_of(out / 'manifest.csv')
   assert [(row['source'], row['split'], row['label'], row['face']) for row in rows] == [
     ('elsewhere/three.png', 'train', '', '0'),
@@ -136,7 +136,7 @@ def test_all_faces_and_no_class(folder, tmp_path, detector_command):
   text = annotate.annotate(folder / 'test' / 'sad', out, detector_command, all_faces=True)
   rows = rows_of(out / 'manifest.csv')
   assert [row['path'] for row in rows] == [f'faces/anna/two.bmp.{i}.png' for i in (0, 1)]
-  assert 'no folder is named as a class' in text and 'label' not in rows[0]
+  assert 'no folder has the name of a class' in text and 'label' not in rows[0]
   with pytest.raises(InputError, match="no column 'label'"):
     parser.parse(out / 'manifest.csv')
 
@@ -227,8 +227,8 @@ def open_lines(out):
 def test_what_cannot_be_done_is_told(folder, tmp_path, detector_command):
   out = tmp_path / 'out'
   for match, values in {
-    'nowhere is no folder': {'folder': tmp_path / 'nowhere'},
-    'lies in': {'out': folder / 'out'},
+    'nowhere is not a folder': {'folder': tmp_path / 'nowhere'},
+    'out is in': {'out': folder / 'out'},
     'from 16 to 4096': {'size': 8},
     'from 0 to 0.4': {'margin': 0.5},
     'at least 1': {'workers': 0},
@@ -241,7 +241,7 @@ def test_what_cannot_be_done_is_told(folder, tmp_path, detector_command):
       annotate.annotate(**{'folder': folder, 'out': out, 'command': detector_command} | values)
   assert not out.exists()
   annotate.annotate(folder / 'test', out, detector_command)
-  with pytest.raises(InputError, match='begun with other settings .size 112, now 64'):
+  with pytest.raises(InputError, match='started with other settings .size 112, now 64'):
     annotate.annotate(folder / 'test', out, detector_command, size=64)
   settings, entry = open_lines(out)
   bare = {key: value for key, value in json.loads(entry).items() if key != 'stamp'}
@@ -270,7 +270,7 @@ def test_a_second_command_on_one_folder_is_refused(folder, tmp_path, detector_co
   before = open_lines(out)
   with (out / 'annotate.lock').open('w') as held:
     fcntl.flock(held, fcntl.LOCK_EX)
-    with pytest.raises(InputError, match='another command is annotating into'):
+    with pytest.raises(InputError, match='another command is writing to'):
       annotate.annotate(folder / 'test', out, detector_command)
   assert open_lines(out) == before
   annotate.annotate(folder / 'test', out, detector_command)

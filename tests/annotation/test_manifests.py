@@ -72,7 +72,7 @@ def test_what_cannot_be_joined(pictures):
   folder = pictures.parent
   with pytest.raises(InputError, match='no picture of .* is annotated'):
     manifests.annotate(pictures, folder / 'out.csv', annotated('other'))
-  with pytest.raises(InputError, match='does not lie below the folder of the manifest'):
+  with pytest.raises(InputError, match='is not below the folder of the manifest'):
     (folder / 'elsewhere').mkdir()
     manifests.annotate(pictures, folder / 'elsewhere' / 'out.csv', annotated('c'))
   with pytest.raises(InputError, match='there is no folder'):
@@ -82,7 +82,7 @@ def test_what_cannot_be_joined(pictures):
   write(pictures, ('path', 'split', 'label'), ('set/test/sad/c.png', 'test', 'sad'))
   with pictures.open('a') as file:
     file.write('set/test/sad/c.png,test,sad\n')
-  with pytest.raises(InputError, match='stands there 2 times'):
+  with pytest.raises(InputError, match='is listed 2 times'):
     manifests.annotate(pictures, folder / 'out.csv', annotated('c'))
   assert not [path for path in folder.rglob('*') if 'out.csv' in path.name]
 
@@ -174,13 +174,13 @@ def test_subjects_by_order_and_by_path(pictures):
 @pytest.mark.parametrize(
   'embedding, path, message',
   [
-    (np.ones((3, 2)), None, '3 embeddings, and the manifest 4 rows'),
+    (np.ones((3, 2)), None, '3 embeddings, but the manifest has 4 rows'),
     (np.ones(4), None, r'embedding f\[n, d\]'),
     (np.ones((4, 2), int), None, r'int64\[4, 2\]'),
-    (np.array([[1, np.nan]] + [[1.0, 1]] * 3), None, 'zero or not finite, as 1 are'),
-    (np.zeros((4, 2)), None, 'zero or not finite, as 4 are'),
+    (np.array([[1, np.nan]] + [[1.0, 1]] * 3), None, '1 embeddings are zero or not finite'),
+    (np.zeros((4, 2)), None, '4 embeddings are zero or not finite'),
     (np.array([{}, {}, {}, {}]), None, 'allow_pickle'),
-    (np.ones((2, 2)), ['x.jpg', 'x.jpg'], '2 paths, each once'),
+    (np.ones((2, 2)), ['x.jpg', 'x.jpg'], '2 paths for 2 embeddings: .* each path once'),
     (np.ones((1, 2)), ['x.jpg'], 'none of its paths'),
   ],
 )
@@ -198,7 +198,7 @@ def test_one_way_to_say_how_many_people(pictures):
   for how in ({}, {'people': 2, 'threshold': 0.5}):
     with pytest.raises(InputError, match='one of --people=N'):
       manifests.add_subjects(pictures, pictures, pictures, **how)
-  with pytest.raises(InputError, match='between 0 and 2'):
+  with pytest.raises(InputError, match='above 0, at most 2'):
     manifests.add_subjects(pictures, pictures, pictures, threshold=3.0)
   np.save(pictures.parent / 'z.npy', np.eye(4))
   with pytest.raises(InputError, match='there are 4 rows'):

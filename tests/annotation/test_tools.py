@@ -81,7 +81,7 @@ def test_openface_sequences_name_no_pictures(tmp_path):
 def test_files_of_one_import_say_the_same(tmp_path):
   write(tmp_path, 'a.csv', ['AU01_r', 'AU02_r'], [(1, 2)])
   write(tmp_path, 'b.csv', ['AU01_r'], [(1,)])
-  with pytest.raises(InputError, match="b.csv and .*a.csv do not say the same.*'AU02_r'"):
+  with pytest.raises(InputError, match="b.csv and .*a.csv have different columns.*'AU02_r'"):
     tools.read(tmp_path, 'openface')
 
 
@@ -156,7 +156,7 @@ def test_libreface_gives_intensities_and_no_angles(tmp_path):
   assert found.faces[0].values == {'AU01_r': 0.0, 'AU26_r': 4.5}
   assert kinds(found) == ['action unit outside 0..5'] and len(found.remarks) == 2
   video = write(tmp_path, 'video.csv', header, [('{}', 'Fear', 9, 8, 7, 0.4, 1, 0, 4.5)] * 2)
-  with pytest.raises(InputError, match='2 rows, of a video'):
+  with pytest.raises(InputError, match='2 rows of a video'):
     tools.read(video, 'libreface')
   header = ['', 'input_image_path', 'au_1_intensity']
   named = write(tmp_path, 'old.csv', header, [(0, 'x/c.png', 2)])
@@ -195,7 +195,7 @@ def test_files_of_points_with_tabs_and_a_suffix(tmp_path):
   found = tools.read(tmp_path, 'points', points=5, suffix='_manu_attri')
   assert found.faces[0].picture == 'train_1' and kinds(found) == ['not 5 lines "x y"']
   assert found.faces[0].values['x_4'] == 4 and found.faces[0].values['y_4'] == 14
-  with pytest.raises(InputError, match='how many points'):
+  with pytest.raises(InputError, match='number of points'):
     tools.read(tmp_path, 'points')
 
 
@@ -213,13 +213,13 @@ def test_one_list_of_points_after_a_count_and_names(tmp_path):
 @pytest.mark.parametrize(
   'name, content, format, message',
   [
-    ('a.csv', 'path,split\n', 'openface', 'no table of OpenFace 2'),
-    ('a.csv', '', 'pyfeat', 'no table of py-feat'),
-    ('a.csv', 'au_1\n', 'libreface', 'no table of LibreFace'),
-    ('a.pts', '1 2\n3 4', 'pts', 'is no .pts file'),
+    ('a.csv', 'path,split\n', 'openface', 'not a table of OpenFace 2'),
+    ('a.csv', '', 'pyfeat', 'not a table of py-feat'),
+    ('a.csv', 'au_1\n', 'libreface', 'not a table of LibreFace'),
+    ('a.pts', '1 2\n3 4', 'pts', 'is not a .pts file'),
     ('a.txt', '', 'openface', r'no file \*.csv'),
     ('a.csv', '', 'openfaec', "Did you mean 'openface'"),
-    ('a.pts', '', 'pts', 'is no .pts file'),
+    ('a.pts', '', 'pts', 'is not a .pts file'),
   ],
 )
 def test_what_is_no_annotation(tmp_path, name, content, format, message):

@@ -32,7 +32,7 @@ def call(*flags):
     (['--config=configs/softmax.py', '--config.batch=abc'], 'batch'),
     (['--config=configs/softmax.py', '--bogus=1'], "Unknown command line flag 'bogus'"),
     (['--config=configs/softmax.py:bogus'], 'use demo, paper or smoke'),
-    (['--mode=eval', '--workdir=no/run'], 'no/run is no run'),
+    (['--mode=eval', '--workdir=no/run'], 'no/run is not a run'),
   ],
 )
 def test_mistakes_are_told_without_a_traceback(flags, message):

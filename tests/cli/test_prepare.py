@@ -32,7 +32,7 @@ def test_graphs_are_built_ahead(manifest, tmp_path):
   [
     (['graph', '--config=configs/ldl_alsg.py'], "Did you mean 'graphs'"),
     (['graphs', '--config=configs/softmax.py'], "is 'natural', which needs no graphs"),
-    (['--config=configs/ldl_alsg.py'], 'say what to prepare'),
+    (['--config=configs/ldl_alsg.py'], 'name what to prepare'),
   ],
 )
 def test_mistakes_are_told_without_a_traceback(flags, message):

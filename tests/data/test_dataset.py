@@ -73,7 +73,7 @@ def test_validation_without_subjects_is_carved_by_class():
 def test_shared_subjects_are_refused_unless_accepted(data_dir, tmp_path):
   path = write_manifest(tmp_path, {'train': 28, 'test': 14})
   path.write_text(path.read_text().replace(',test0,', ',train0,'))
-  with pytest.raises(InputError, match='1 subjects stand in both test and train'):
+  with pytest.raises(InputError, match='1 subjects are in both test and train'):
     load(path, data_dir)
   load(path, data_dir, allow_shared_subjects=True)
 
@@ -131,9 +131,9 @@ def test_other_names_become_classes(manifest, data_dir, tmp_path, caplog):
 @pytest.mark.parametrize(
   'options, message',
   [
-    ({'class_map': (('neutral', 'feer'),)}, "makes 'neutral' a 'feer'.* Did you mean 'fear'"),
+    ({'class_map': (('neutral', 'feer'),)}, "maps 'neutral' to 'feer'.* Did you mean 'fear'"),
     ({'class_map': ('neutral', 'fear')}, 'give pairs'),
-    ({'class_map': (('neutral', 'fear'), ('neutral', 'anger'))}, "'neutral' two: 'fear', 'anger'"),
+    ({'class_map': (('neutral', 'fear'), ('neutral', 'anger'))}, "'neutral' to two classes, 'fear' and 'anger'"),
     ({'class_map': (('fear', ''),), 'classes': ('fear', 'anger')}, "leaves out 'fear'"),
   ],
 )
@@ -155,7 +155,7 @@ def test_classes_that_a_data_set_does_not_know(tmp_path, caplog):
   assert merged.fingerprint != data.fingerprint
   rows, more = (sum(len(split.rows) for split in d.splits.values()) for d in (data, merged))
   assert rows < more < 30
-  with pytest.raises(InputError, match="no class of synthetic_faces. Did you mean 'neutral'"):
+  with pytest.raises(InputError, match="not a class of synthetic_faces. Did you mean 'neutral'"):
     dataset.load(**options, class_map=(('neutrl', 'fear'),), needs_every_class=False)
   options['classes'] = ('contempt',)
   with pytest.raises(InputError, match='no row of synthetic_faces is of a class in use: contempt'):
@@ -207,7 +207,7 @@ def test_poses_are_chosen_and_ordered_by_yaw(manifest, data_dir):
   table = chosen.splits['train'].table
   np.testing.assert_array_equal(np.array([30, 0])[table['pose']], table['yaw_bin'])
   assert len(table['pose']) == 56
-  with pytest.raises(InputError, match='the pose 30 and not -30.*flip=0'):
+  with pytest.raises(InputError, match='the pose 30 but not -30.*flip=0'):
     dataset.flip_poses(chosen)
   theirs = dataset.with_poses(whole, (0, 45, -30))
   table = theirs.splits['test'].table
@@ -226,7 +226,7 @@ def test_poses_that_are_not_there_are_told(manifest, data_dir, tmp_path):
   data = load(path, data_dir)
   assert data.poses == () and 'pose' not in data.splits['train'].table
   assert 'pose' not in dataset.with_poses(data, (0,)).splits['train'].table
-  with pytest.raises(InputError, match='does not say the pose'):
+  with pytest.raises(InputError, match='has no poses of its pictures'):
     load(path, data_dir, poses=(0,))
 
 

@@ -53,7 +53,7 @@ def test_graphs_of_other_rows_are_refused_and_damaged_ones_built_anew(tmp_path, 
   make(tmp_path, backwards)
   (other,) = set(tmp_path.iterdir()) - {path}
   other.write_bytes(path.read_bytes())
-  with pytest.raises(InputError, match='other rows, or of these in another order: delete'):
+  with pytest.raises(InputError, match='other rows, or of these rows in another order: delete'):
     make(tmp_path, backwards)
   path.write_bytes(path.read_bytes()[:100])
   graph = make(tmp_path, columns)
@@ -97,4 +97,4 @@ def test_what_cannot_be_built_is_told(tmp_path, caplog):
   (tmp_path / 'file').write_text('')
   with caplog.at_level(logging.WARNING):
     assert make(tmp_path / 'file', table()).index.shape == (30, 3)
-  assert 'cannot be kept' in caplog.text
+  assert 'cannot store the graph' in caplog.text

@@ -108,7 +108,7 @@ def test_published_lists_of_names_and_numbers(tmp_path):
   [
     ('0.jpg 5\n', 'line 1: .*number'),
     ('0.jpg happy\n1.jpg\n', 'line 2: expected'),
-    ('nobody.jpg fear\n', 'no training row'),
+    ('nobody.jpg fear\n', 'is not a training row'),
     ('0.jpg glee\n', "unknown class 'glee'"),
     ('name,label\n0.jpg,glee\n', 'line 2: unknown class'),
     ('"label","name"\nglee,0.jpg\n', 'line 2: unknown class'),

@@ -188,7 +188,7 @@ def test_groups_are_centres_with_their_neighbours(tmp_path):
     ({'graphs': ()}, 'give one or two'),
     ({'graphs': ('au', 'au')}, 'give one or two different'),
     ({'graphs': ('aus',)}, "Did you mean 'au'"),
-    ({'neighbours': 0}, 'neighbours=0: at least 1'),
+    ({'neighbours': 0}, 'neighbours=0: it must be at least 1'),
     ({'neighbours': 100}, '100 rows are too few'),
     ({'landmark_sigma': 0.0}, 'landmark_sigma=0.0: it must be a number above 0'),
   ],
@@ -236,7 +236,7 @@ def test_p_by_k_draws_a_small_class_with_replacement_and_says_so(caplog):
 
 @pytest.mark.parametrize(
   'batch, k, message',
-  [(20, 8, '16 and 24'), (8, 8, 'do: 16'), (4, 8, 'do: 16'), (8, 0, 'k=0: at least 1')],
+  [(20, 8, '16 and 24'), (8, 8, 'do: 16'), (4, 8, 'do: 16'), (8, 0, 'k=0: it must be at least 1')],
 )
 def test_p_by_k_refuses_other_batches(batch, k, message):
   with pytest.raises(InputError, match=message):

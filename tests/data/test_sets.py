@@ -79,7 +79,7 @@ def test_two_sets_are_joined_row_by_row(folder, data_dir, caplog):
   data = sources.load(config_of(folder, data_dir, 'a', 'b')).data
   found = {'a': alone(folder, data_dir, 'a'), 'b': alone(folder, data_dir, 'b')}
   assert len(found['b'].classes) == 8 and data.classes == CLASSES and data.name == 'a+b'
-  assert "left out (config.data.classes keeps them): {'b': ['contempt']}" in caplog.text
+  assert "has them (config.data.classes keeps them): {'b': ['contempt']}" in caplog.text
   assert 'landmarks (b has none)' in caplog.text
   assert data.landmark_indices is None and 'au' in data.splits['train'].table
   subjects = {}
@@ -211,7 +211,7 @@ def test_mapped_names_need_only_be_known_to_one_set(folder, data_dir, tmp_path):
   assert data.name == 'synthetic_faces' and list(tests) == ['synthetic_faces', 'd']
   np.testing.assert_array_equal(tests['d'].splits['test'].table['label'], np.arange(7))
   config.data.sets, config.eval.sets = ('synthetic_faces',), ()
-  with pytest.raises(InputError, match="'scream', which is no class of any set"):
+  with pytest.raises(InputError, match="'scream', which is not a class of any set"):
     sources.load(config)
 
 
@@ -219,7 +219,7 @@ def test_mapped_names_need_only_be_known_to_one_set(folder, data_dir, tmp_path):
   'change, message',
   [
     ({'data.sets': ('manifst',)}, "data.sets names 'manifst'.* Did you mean 'manifest'"),
-    ({'data.sets': ('manifest',)}, "say which manifest, such as 'manifest:faces/manifest.csv'"),
+    ({'data.sets': ('manifest',)}, "name the manifest, such as 'manifest:faces/manifest.csv'"),
     ({'data.sets': ('synthetic_faces:x',)}, 'only a manifest has a file'),
     (
       {'data.sets': ('manifest:no/x.csv',)},
@@ -229,10 +229,10 @@ def test_mapped_names_need_only_be_known_to_one_set(folder, data_dir, tmp_path):
       {'eval.sets': ('manifest:no/x.csv',)},
       "eval.sets names 'manifest:no/x.csv': there is no such file",
     ),
-    ({'eval.sets': ('kdf',)}, "config.eval.sets names 'kdf', which is no data set"),
+    ({'eval.sets': ('kdf',)}, "config.eval.sets names 'kdf', which is not a data set"),
     ({'data.sets': ('A', 'A')}, "config.data.sets names 'manifest:.*' twice"),
-    ({'data.sets': ('A',), 'data.path': 'x.csv'}, 'give one or the other'),
-    ({'data.sets': ('A',), 'data.name': 'manifest'}, 'give one or the other'),
+    ({'data.sets': ('A',), 'data.path': 'x.csv'}, 'give one of them'),
+    ({'data.sets': ('A',), 'data.name': 'manifest'}, 'give one of them'),
     ({'data.sets': ('C',), 'eval.sets': ('C',)}, 'is trained on and has no test rows'),
     ({'data.sets': ('A', 'C'), 'eval.groups': (('lab', ('c',)),)}, "'c' of 'lab' has no test rows"),
     ({'data.sets': ('A',), 'eval.groups': (('lab', ('aa',)),)}, "'aa' of 'lab'.* mean 'a'"),

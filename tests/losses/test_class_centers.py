@@ -140,7 +140,7 @@ def test_centres_of_another_width_are_told():
 
 def test_numbers_out_of_range_are_told():
   for options in ({'num_classes': 0}, {'num_classes': 3, 'rate': 1.5}):
-    with pytest.raises(InputError, match='num_classes=. .at least 1. that follow with rate='):
+    with pytest.raises(InputError, match='num_classes=. and rate=.*: give num_classes of at least 1'):
       class_centers.centers(**options)
   with pytest.raises(InputError, match='apart=-1: it must be at least 0'):
     class_centers.islands(num_classes=3, apart=-1)

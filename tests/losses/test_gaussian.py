@@ -205,5 +205,5 @@ def test_means_without_gradient_are_constants():
 
 
 def test_a_width_of_0_is_told():
-  with pytest.raises(InputError, match='sigma=0: above 0'):
+  with pytest.raises(InputError, match='sigma=0: it must be above 0'):
     gaussian.gaussian_manifold(jnp.zeros((2, 3)), jnp.arange(2), num_classes=2, sigma=0)

@@ -89,5 +89,5 @@ def test_numbers_out_of_range_are_told():
     margin.cosface(cosine, label, scale=0)
   with pytest.raises(InputError, match='margin=4 within 0..3.142'):
     margin.arcface_head(num_classes=3, margin=4)
-  with pytest.raises(InputError, match='num_classes=0: at least 1'):
+  with pytest.raises(InputError, match='num_classes=0: it must be at least 1'):
     margin.cosface_head(num_classes=0)

@@ -79,9 +79,9 @@ def test_what_cannot_be_done_is_told(folder, tmp_path, monkeypatch):
   run = tmp_path / 'run'
   with pytest.raises(InputError, match='holds 30 pictures that can be read, fewer than --n=31'):
     album.summarise(folder, run, 31, tmp_path / 'out')
-  with pytest.raises(InputError, match='--n=0: at least 1'):
+  with pytest.raises(InputError, match='--n=0: it must be at least 1'):
     album.summarise(folder, run, 0, tmp_path / 'out')
-  with pytest.raises(InputError, match='nowhere is no folder'):
+  with pytest.raises(InputError, match='nowhere is not a folder'):
     album.summarise(tmp_path / 'nowhere', run, 3, tmp_path / 'out')
   needs = model._replace(method=model.method._replace(predict_needs=frozenset({'landmarks'})))
   monkeypatch.setattr(restore, 'load', lambda workdir, which: needs)
@@ -91,7 +91,7 @@ def test_what_cannot_be_done_is_told(folder, tmp_path, monkeypatch):
     predict=lambda *args, **kwargs: predictions.Predictions({'logits': None}, {})
   )
   monkeypatch.setattr(restore, 'load', lambda workdir, which: blind)
-  with pytest.raises(InputError, match='gives no embeddings'):
+  with pytest.raises(InputError, match='has no embeddings'):
     album.summarise(folder, run, 3, tmp_path / 'out')
   assert not (tmp_path / 'out').exists()
 
@@ -112,7 +112,7 @@ def test_the_command_on_a_trained_run(small_config, tmp_path, capsys):
   with (out / 'album.csv').open(newline='') as file:
     lines = list(csv.DictReader(file))
   assert len(lines) == 9 and sum(line['medoid'] == '1' for line in lines) == 4
-  with pytest.raises(InputError, match='is no run'):
+  with pytest.raises(InputError, match='is not a run'):
     main([str(tmp_path / 'faces'), f'--workdir={tmp_path / "other"}', '--n=4'])
 
 
@@ -131,5 +131,5 @@ def test_seed_checkpoint_and_out(folder, tmp_path, monkeypatch):
   assert (tmp_path / 'run' / 'album' / 'pictures' / 'sheet.png').is_file()
   with pytest.raises(InputError, match='--seed=-1'):
     album.summarise(folder, tmp_path / 'run', 3, tmp_path / 'out', seed=-1)
-  with pytest.raises(InputError, match='write elsewhere'):
+  with pytest.raises(InputError, match='give another folder'):
     album.summarise(folder, tmp_path / 'run', 3, folder / 'summary')

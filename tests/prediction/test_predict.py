@@ -126,7 +126,7 @@ def test_patterns_and_repeated_pictures(folder, tmp_path, caplog, monkeypatch):
   assert str(inputs.find(['more'])[0].path) == 'more/12.png'
   counts, rows = run([folder / '00.png', folder / '01.jpg', '00.png', '01.jpg'], tmp_path / 'a.csv')
   assert len(rows) == 4 and counts.faces == 4
-  assert caplog.text.count('named more than once') == 1 and 'and 1 others' in caplog.text
+  assert caplog.text.count('named and read more than once') == 1 and 'and 1 others' in caplog.text
   for name in ('none', 'no*', str(folder / '*.txt')):
     with pytest.raises(InputError, match=f'{name[-5:].replace("*", "[*]")}: '):
       inputs.find([str(folder), name])
@@ -232,7 +232,7 @@ def test_an_output_is_no_input(folder, tmp_path):
     with pytest.raises(InputError, match=f'--{[*options][0][:1]}|--margin'):
       predict.predict(model, [str(folder)], predict.Outputs(out), **options)
   os.mkfifo(tmp_path / 'fifo')
-  with pytest.raises(InputError, match='no regular file'):
+  with pytest.raises(InputError, match='not a regular file'):
     run([folder], tmp_path / 'fifo')
   (tmp_path / 'file').write_text('')
   with pytest.raises(InputError, match='cannot make'):
@@ -326,7 +326,7 @@ def test_landmarks_of_a_manifest(folder, tmp_path, caplog):
   assert 'not finite' in errors[0] and 'not below' in errors[1] and 'missing file' in errors[2]
   with pytest.raises(InputError, match='(?s)manifest.*annotate.*--detect'):
     run([path, folder / '01.jpg'], tmp_path / 'a.csv', needing)
-  with pytest.raises(InputError, match='besides pictures, which no input can have'):
+  with pytest.raises(InputError, match='besides pictures, which inputs cannot have'):
     run([path], tmp_path / 'a.csv', fake(needs=frozenset({'au'})))
   other = folder / 'other.csv'
   other.write_text('path,x_0,y_0\n00.png,1,1\n')

@@ -100,7 +100,7 @@ def test_pictures_that_cannot_be_used_are_named(predictor, tmp_path):
   ):
     with pytest.raises(InputError, match=said):
       predictor(given)
-  with pytest.raises(InputError, match='does not look at landmarks: leave it out'):
+  with pytest.raises(InputError, match='does not use landmarks: leave it out'):
     predictor(image, landmarks=np.zeros((1, 68, 2)))
   assert predictor([tmp_path / 'whole.png']).shape == (1, 7)
 
@@ -135,9 +135,9 @@ def test_landmarks_that_cannot_be_used_are_refused(landmark_predictor):
   image, points = draw_face(np.random.default_rng(0), 1)
   far = np.full((1, 68, 2), np.nan)
   for given, said in (
-    (points, '1 pictures, and landmarks of 68'),
+    (points, '1 pictures, but landmarks of 68'),
     (points[None, :, :1], r'shape \(1, 68, 1\)'),
-    (points[None, :60], '60 landmarks of each picture: .* 50, up to number 67'),
+    (points[None, :60], '60 landmarks for each picture: .* 50, up to number 67'),
     (far, 'not finite'),
   ):
     with pytest.raises(InputError, match=said):

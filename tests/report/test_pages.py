@@ -307,10 +307,10 @@ def test_results_of_a_run_that_goes_on(tmp_path):
     ('summary.json', b'\xff\xfe', 'summary.json cannot be read'),
     ('noise.csv', 'name,label\n', 'noise.csv is damaged: it lacks the column clean_label'),
     ('predictions/test.csv', 'name,label,prediction\na,neutral\n', 'line 2 has 2 columns'),
-    ('predictions/test.csv', 'name,label,prediction\na,b,neutral\n', "'b' is no class"),
+    ('predictions/test.csv', 'name,label,prediction\na,b,neutral\n', "'b' is not a class"),
     ('predictions/test.csv', '', 'test.csv is damaged'),
     ('report/classes_test.csv', 'class,rows\n', 'classes_test.csv is damaged'),
-    ('report/expression_by_pose_val.csv', 'expression,0,mean\nfear,x,1\n', "'x' is no number"),
+    ('report/expression_by_pose_val.csv', 'expression,0,mean\nfear,x,1\n', "'x' is not a number"),
     ('report/sets.csv', 'set,"\n', 'sets.csv is damaged'),
     ('report/tsne_test.png', b'\x89PNG\r\n\x1a\nrest', 'tsne_test.png is damaged'),
     ('eval/other-12345678-4/summary.json', '{}', 'summary.json is damaged'),
@@ -461,7 +461,7 @@ def test_arguments_that_do_not_fit(folder, tmp_path):
     report.main([f'--workdir={folder},{tmp_path}'])
   with pytest.raises(InputError, match='is given twice'):
     report.main([f'--workdir={folder}', f'--workdir={folder}/.'])
-  with pytest.raises(InputError, match='is no run'):
+  with pytest.raises(InputError, match='is not a run'):
     report.main([f'--workdir={tmp_path}'])
   with pytest.raises(InputError, match='--workdir is empty'):
     report.main(['--workdir='])
@@ -486,7 +486,7 @@ def test_the_command(tmp_path):
     (sys.executable, '-c', code), capture_output=True, text=True, env=os.environ, timeout=120
   )
   assert done.returncode == 1
-  assert done.stderr.strip() == 'ferjax: nowhere is no run: it has no config.json'
+  assert done.stderr.strip() == 'ferjax: nowhere is not a run: it has no config.json'
 
 
 def test_all_that_the_end_of_a_run_writes_has_its_place(tmp_path):

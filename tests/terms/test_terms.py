@@ -343,7 +343,7 @@ def test_a_run_with_terms_resumes_to_the_bit_and_is_read_without_them(
   my_losses.write_text(MINE + '\n# changed\n')
   caplog.clear()
   assert loop.train(config_with_terms, tmp_path / 'cut')['state_sha256'] == whole['state_sha256']
-  assert 'source of the loss config.terms.mine, my_losses.py, has changed since' in caplog.text
+  assert 'source of the loss config.terms.mine, my_losses.py, has changed;' in caplog.text
 
   lines = history.read_lines(tmp_path / 'whole' / 'metrics.jsonl')
   first, *_, last = (line for line in lines if line['split'] == 'train')
@@ -356,7 +356,7 @@ def test_a_run_with_terms_resumes_to_the_bit_and_is_read_without_them(
   assert len(record['term_sources']['running']['sha256']) == 64
   assert set(record['term_sources']) == {'mine', 'running'}
   config_with_terms.terms.mine.width = 3.0
-  with pytest.raises(InputError, match='config.terms.mine.width: 2.0 there, 3.0 now'):
+  with pytest.raises(InputError, match='config.terms.mine.width: 2.0 in the run, 3.0 now'):
     loop.train(config_with_terms, tmp_path / 'whole')
 
   my_losses.unlink()

@@ -105,7 +105,7 @@ def test_killed_three_times_and_the_same_to_the_bit(small_config, tmp_path):
 def test_lengthened_runs_go_on_and_other_configs_are_refused(small_config, tmp_path):
   loop.train(small_config, tmp_path)
   small_config.steps = 8
-  with pytest.raises(InputError, match='config.steps: 10 there, 8 now'):
+  with pytest.raises(InputError, match='config.steps: 10 in the run, 8 now'):
     loop.train(small_config, tmp_path)
   small_config.steps = 12
   small_config.profile.update(start=2, stop=11)
@@ -115,7 +115,7 @@ def test_lengthened_runs_go_on_and_other_configs_are_refused(small_config, tmp_p
   assert (tmp_path / 'report' / 'confusion_test.png').is_file()
   assert list((tmp_path / 'profile').rglob('*.pb'))
   small_config.optimizer.lr = 0.5
-  with pytest.raises(InputError, match='config.optimizer.lr: 0.001 there, 0.5 now'):
+  with pytest.raises(InputError, match='config.optimizer.lr: 0.001 in the run, 0.5 now'):
     loop.train(small_config, tmp_path)
 
 
