@@ -50,9 +50,7 @@ def evaluate_run(
     model = restore.load_with(workdir, which, config)
     data = _data(config, model)
     gaps = _gaps(model.method, data.data)
-    requested = evaluations.make(
-      config, model.method, model.predict, data, tuple(data.data.splits)
-    )
+    requested = evaluations.make(config, model.method, model.predict, data, tuple(data.data.splits))
     predictions = requested.predict_splits(model.state)
     stored = predictions.get('train')
     if other is None and stored:

@@ -1,4 +1,4 @@
-"""`ferjax COMMAND` as a user meets it."""
+"""`ferjax COMMAND` as a user runs it."""
 
 import importlib
 import subprocess

@@ -1,4 +1,4 @@
-"""The command line as a user meets it."""
+"""The command line as a user runs it."""
 
 import subprocess
 import sys
@@ -35,7 +35,7 @@ def call(*flags):
     (['--mode=eval', '--workdir=no/run'], 'no/run is not a run'),
   ],
 )
-def test_mistakes_are_told_without_a_traceback(flags, message):
+def test_mistakes_are_reported_without_a_traceback(flags, message):
   result = call(*flags)
   assert result.returncode == 1
   assert message in result.stderr and 'Traceback' not in result.stderr

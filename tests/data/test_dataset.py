@@ -28,7 +28,7 @@ def test_columns_and_pictures_of_every_split(manifest, data_dir):
   assert data.landmark_indices == tuple(range(68)) and len(dataset.flip_order(data)) == 68
 
 
-def test_fingerprint_is_of_the_content(manifest, data_dir, tmp_path):
+def test_the_fingerprint_depends_on_the_content(manifest, data_dir, tmp_path):
   first = load(manifest, data_dir).fingerprint
   copy = write_manifest(tmp_path / 'copy', {'train': 84, 'val': 21, 'test': 28})
   assert load(copy, data_dir).fingerprint == first
@@ -52,7 +52,7 @@ def test_validation_is_carved_by_subject(data_dir, tmp_path):
   assert 'val' not in load(path, data_dir, val_fraction=0.0).splits
 
 
-def test_the_carve_spares_large_people_and_the_last_of_a_class():
+def test_validation_leaves_large_subjects_and_last_rows_of_classes_in_train():
   subject = np.repeat([0, 1, 2, 3], [80, 8, 8, 4])
   label = np.where(subject == 3, 1, 0)
   table = {'label': label, 'subject': subject, 'name': np.arange(100).astype(str)}
@@ -100,7 +100,7 @@ def test_a_class_named_twice_is_refused(manifest, data_dir):
 
 
 def test_other_names_become_classes(manifest, data_dir, tmp_path, caplog):
-  """Two of the manifest's classes become one, whose shares add up; one is left out."""
+  """Two classes of the manifest become one, and their shares are added; one class is left out."""
   text = manifest.read_text().replace(',fear,', ',Scream,').replace('p_fear', 'p_scream')
   text = text.replace(',disgust,', ',squint,').replace('p_disgust', 'p_squint')
   path = manifest.with_name('renamed.csv')
@@ -133,16 +133,19 @@ def test_other_names_become_classes(manifest, data_dir, tmp_path, caplog):
   [
     ({'class_map': (('neutral', 'feer'),)}, "maps 'neutral' to 'feer'.* Did you mean 'fear'"),
     ({'class_map': ('neutral', 'fear')}, 'give pairs'),
-    ({'class_map': (('neutral', 'fear'), ('neutral', 'anger'))}, "'neutral' to two classes, 'fear' and 'anger'"),
+    (
+      {'class_map': (('neutral', 'fear'), ('neutral', 'anger'))},
+      "'neutral' to two classes, 'fear' and 'anger'",
+    ),
     ({'class_map': (('fear', ''),), 'classes': ('fear', 'anger')}, "leaves out 'fear'"),
   ],
 )
-def test_a_class_map_that_makes_no_sense_is_refused(options, message, manifest, data_dir):
+def test_an_invalid_class_map_is_refused(options, message, manifest, data_dir):
   with pytest.raises(InputError, match=message):
     load(manifest, data_dir, **options)
 
 
-def test_classes_that_a_data_set_does_not_know(tmp_path, caplog):
+def test_classes_that_a_data_set_lacks(tmp_path, caplog):
   options = {'name': 'synthetic_faces', 'dir': str(tmp_path), 'classes': ('fear', 'contempt')}
   options['options'] = {'synthetic_faces': {'num': 30, 'size': 32}}
   with pytest.raises(InputError, match="synthetic_faces has no class 'contempt'"):
@@ -170,7 +173,7 @@ def test_only_some_landmarks(manifest, data_dir):
     load(manifest, data_dir, landmarks=(70,))
 
 
-def test_unknown_data_sets_are_told_from_known_ones():
+def test_an_unknown_data_set_names_the_nearest():
   with pytest.raises(InputError, match="Did you mean 'manifest'"):
     dataset.load(name='manifst')
 
@@ -216,7 +219,7 @@ def test_poses_are_chosen_and_ordered_by_yaw(manifest, data_dir):
   assert theirs.poses == (0, 45, -30) and set(expected) == {0, 2, -1}
 
 
-def test_poses_that_are_not_there_are_told(manifest, data_dir, tmp_path):
+def test_missing_poses_are_errors(manifest, data_dir, tmp_path):
   with pytest.raises(InputError, match=r'has no pose 45. It has \(-30, 0, 30\)'):
     load(manifest, data_dir, poses=(0, 45))
   with pytest.raises(InputError, match='twice'):

@@ -74,7 +74,7 @@ def test_the_medoids_of_three_colours(folder, tmp_path, monkeypatch, caplog):
   assert again == rows and len(list((tmp_path / 'out').iterdir())) == 2
 
 
-def test_what_cannot_be_done_is_told(folder, tmp_path, monkeypatch):
+def test_invalid_arguments_are_errors(folder, tmp_path, monkeypatch):
   model = fake_model(monkeypatch)
   run = tmp_path / 'run'
   with pytest.raises(InputError, match='holds 30 pictures that can be read, fewer than --n=31'):
@@ -118,16 +118,16 @@ def test_the_command_on_a_trained_run(small_config, tmp_path, capsys):
 
 def test_seed_checkpoint_and_out(folder, tmp_path, monkeypatch):
   fake_model(monkeypatch)
-  asked = []
+  calls = []
   found = restore.load
-  monkeypatch.setattr(restore, 'load', lambda run, which: asked.append(which) or found(run, which))
+  monkeypatch.setattr(restore, 'load', lambda run, which: calls.append(which) or found(run, which))
   mixture = album.mixtures.gaussian_mixture
   monkeypatch.setattr(
-    album.mixtures, 'gaussian_mixture', lambda z, n, seed: asked.append(seed) or mixture(z, n, seed)
+    album.mixtures, 'gaussian_mixture', lambda z, n, seed: calls.append(seed) or mixture(z, n, seed)
   )
   run = str(tmp_path / 'run')
   main([str(folder), '--n=3', f'--workdir={run}', '--checkpoint=best', '--seed=4'])
-  assert asked == ['best', 4]
+  assert calls == ['best', 4]
   assert (tmp_path / 'run' / 'album' / 'pictures' / 'sheet.png').is_file()
   with pytest.raises(InputError, match='--seed=-1'):
     album.summarise(folder, tmp_path / 'run', 3, tmp_path / 'out', seed=-1)

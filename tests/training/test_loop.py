@@ -1,4 +1,4 @@
-"""Whole runs: what they write, that they go on bit for bit, and how they stop."""
+"""Complete runs: their files, their continuation bit for bit, and how they stop."""
 
 import csv
 import json
@@ -65,7 +65,7 @@ def test_a_second_process_on_one_folder_is_refused(small_config, tmp_path):
 
 
 def test_killed_three_times_and_the_same_to_the_bit(small_config, tmp_path):
-  """SIGKILL at random moments; every restart goes on from the last checkpoint."""
+  """SIGKILL at random moments; every restart continues from the last checkpoint."""
   small_config.steps = 24
   small_config.parallel.devices = 2
   small_config.noise.update(kind='symmetric', rate=0.3)
