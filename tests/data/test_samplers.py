@@ -60,7 +60,7 @@ def random_table(seed, rows=150):
 
 @pytest.mark.parametrize('seed', range(8))
 def test_five_tuples_of_random_tables(seed):
-  """Tuples meet all constraints, use no row twice in a round, and no further tuple can be formed."""
+  """Tuples meet all constraints and use no row twice in a round; no further tuple can be formed."""
   table = random_table(seed)
   label, pose, subject = (table[name] for name in ('label', 'pose', 'subject'))
   found = samplers.five_tuples()(seed, 10, seed, table, 10)

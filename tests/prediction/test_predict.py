@@ -153,7 +153,7 @@ def test_broken_files_are_rows_with_their_error(folder, tmp_path):
   assert set(errors) == set(found)
   assert 'truncated' in errors['01.jpg'].lower() and 'No such file' in errors['04.png']
   assert 'JPEG, PNG, BMP, TIFF' in errors['05.jpg'] == errors['a.gif']
-  assert 'no video' in errors['b.mp4'] and 'no file' in errors['c.png']
+  assert 'not a video' in errors['b.mp4'] and 'no file' in errors['c.png']
   assert 'I (32-bit)' in errors['d.tif']
   assert all(row['class'] == row['p_red'] == '' for row in rows if row['error'])
   assert counts.errors == 9 and counts.faces == 15 and counts.files == 24
