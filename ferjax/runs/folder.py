@@ -68,8 +68,9 @@ def read(workdir: Path) -> Run:
   kinds = {'config': dict, 'classes': list, 'steps': int, 'fingerprint': str}
   for key, kind in kinds.items():
     _require(isinstance(record[key], kind), path, f"'{key}' is {record[key]!r:.60}")
-  names = all(isinstance(name, str) for name in record['classes'])
-  _require(names, path, "'classes' are not names")
+  _require(
+    all(isinstance(name, str) for name in record['classes']), path, "'classes' are not names"
+  )
   defaults = configs.flat(configs.plain(configs.base()))
   record = record | {'config': defaults | configs.flat(record['config'])}
   lines = history.read_lines(workdir / 'metrics.jsonl')
