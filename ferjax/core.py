@@ -1,4 +1,4 @@
-"""What a method is, and the state that changes in training."""
+"""The type of a method, and the training state."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -21,36 +21,35 @@ NO_TERMS |= {'lr', 'images_per_s'}
 
 
 class Method(NamedTuple):
-  """Pure functions over explicit state; `extra` is what only the method itself changes.
+  """A method: pure functions over explicit state. Only these functions change `extra`.
 
   Attributes:
-    needs: Features it trains on, beyond image and label; checked before anything is built.
-    predict_needs: Features it needs at inference.
-    predict_uses: Features with which it predicts better, where the data set has them.
-    derived: {name: (table) -> array of n rows}: further features that come with the batch. They are
-      made on the host from a split's table, where that has all that the method needs.
+    needs: Features for training, beyond image and label; checked before anything is built.
+    predict_needs: Features that prediction needs.
+    predict_uses: Features that improve prediction if the data set has them.
+    derived: {name: (table) -> array of n rows}: further features of a batch. They are made on the
+      host from the table of a split, if it has all that the method needs.
     init: (rng, batch, table) -> params, extra. `table` holds host columns of the training rows,
-      label noise applied.
+      with label noise.
     forward: (params, extra, batch, keys) -> outputs, carry. Runs the networks on this device's
       share of the batch; one key for each local example. `outputs` are per example and hold
-      `logits` f32[b, C] (where there is a classifier) and `embedding` f32[b, d].
+      `logits` f32[b, C] (if there is a classifier) and `embedding` f32[b, d].
     loss: (params, extra, outputs, batch, step) -> terms, aux. Over the global batch, pure;
-      terms {name: f32[]}, unweighted. Where aux is a dict, its `metrics` {name: f32[]} are logged.
+      terms {name: f32[]}, unweighted. If aux is a dict, its `metrics` {name: f32[]} are logged.
     update: (extra, params, carry, outputs, batch, aux) -> extra. After the optimizer, no gradient.
     predict: (params, extra, batch, delta=None) -> {'logits', 'embedding', ...}, rows of the batch.
-      Other scores `<name>_logits` are measured too, against the table's column `<name>` where
-      there is one, else against the label; so are numbers f32[b]. `delta` is added to the last
+      Other scores `<name>_logits` are measured too, against the table's column `<name>` if it
+      exists, else against the label; numbers f32[b] are averaged. `delta` is added to the last
       feature map, which is then among the predictions as `last_map` f[b, h, w, d].
-    refresh: (epoch, params, extra, table, embed) -> extra. On the host, before an epoch's plan, of
-      NumPy arrays; embed() -> f[N, d] gives the embeddings that it predicts for its training rows.
-    enroll: (params, extra, table, embed) -> extra. As `refresh`, before every evaluation and save:
-      what prediction needs to know of the training rows, such as class means.
-    columns: (extra) -> {name: array of N rows}. What the sampler's table has besides the columns
-      of the training rows.
-    estimates: (extra, label) -> f32[N, C]. The label distributions that it estimated for its
-      training rows, whose labels are i32[N]; None where it estimates none.
-    views: How many augmented views of each picture it trains on; above 1, `image` and `landmarks`
-      have them as their second axis.
+    refresh: (epoch, params, extra, table, embed) -> extra. On the host, with NumPy arrays, before
+      the plan of an epoch is made; embed() -> f[N, d] predicts the embeddings of the training rows.
+    enroll: (params, extra, table, embed) -> extra. Like `refresh`, before every evaluation and
+      save: stores what prediction needs from the training rows, such as class means.
+    columns: (extra) -> {name: array of N rows}. Further columns for the sampler's table.
+    estimates: (extra, label) -> f32[N, C]. The label distributions that the method has estimated
+      for the training rows, whose labels are i32[N]; None if it estimates none.
+    views: Number of augmented views of each picture in training; above 1, they are the second axis
+      of `image` and `landmarks`.
   """
 
   needs: frozenset[str]
@@ -71,7 +70,7 @@ class Method(NamedTuple):
 
 @flax.struct.dataclass
 class TrainState:
-  """All that changes in training, and so all that is saved."""
+  """Everything that changes in training. Checkpoints hold all of it."""
 
   step: Array  # i32[]
   params: PyTree
@@ -82,12 +81,12 @@ class TrainState:
 
 
 def own(params: PyTree) -> PyTree:
-  """The parameters of the method: all but learned weights of its terms."""
+  """The parameters of the method: all except the learned weights of its terms."""
   return {name: value for name, value in params.items() if name != LEARNED}
 
 
 def labels(batch: Batch) -> Batch:
-  """What the loss sees of a batch: all but the pictures."""
+  """The part of a batch that the loss gets: all except the pictures."""
   return {name: value for name, value in batch.items() if not name.endswith('image')}
 
 
@@ -98,8 +97,10 @@ def example_outputs(
   extra: PyTree,
   batch: Batch,
 ) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, jax.ShapeDtypeStruct]]:
-  """Names, shapes and types of what the loss sees, outputs and labels, of a global batch; nothing
-  is computed, and `params`, `extra` and `batch` may be shapes themselves."""
+  """Names, shapes and types of the outputs and labels that the loss gets, for a global batch.
+
+  Nothing is computed; `params`, `extra` and `batch` may be shapes themselves.
+  """
 
   def run(params, extra, batch):
     keys = example_keys(jax.random.key(0), batch['position'])
@@ -119,9 +120,11 @@ def inside(
   extra_of: Callable[[PyTree], PyTree],
   with_extra: Callable[[PyTree, PyTree], PyTree],
 ) -> Method:
-  """A method inside of a wrapper that keeps more in `params` and `extra`: every function but `init`
-  gets the method's own part of them, and what it changes is put back. A wrapper replaces what it
-  does in another way; functions that the method lacks stay None.
+  """A method inside a wrapper that stores more in `params` and `extra`.
+
+  Every function except `init` gets the method's own part of them, and its changes are put back. A
+  wrapper then replaces the functions that it implements differently. Functions that the method
+  lacks stay None.
 
   Args:
     method: Any method.

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and locks against a second process."""
+"""Files that are written completely or not at all, and locks against a second process."""
 
 import contextlib
 import json
@@ -17,9 +17,9 @@ LOGGER = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def locked(path: Path, busy: str) -> Iterator[None]:
-  """Makes the folder of `path`, and locks that file until the block ends or the process dies.
+  """Makes the folder of `path`, and locks the file until the block ends or the process dies.
 
-  On a file system without locks the block runs after a warning.
+  On a file system without locks, the block runs after a warning.
 
   Args:
     path: The file to lock; it stays there.
@@ -33,7 +33,7 @@ def locked(path: Path, busy: str) -> Iterator[None]:
     path.open('a').close()
   except OSError as error:
     raise InputError(f'cannot write in {path.parent}: {error.strerror}') from error
-  # without the library's own fallback, whose lock a killed process would leave behind
+  # The library's fallback is not used, because a killed process would leave its lock behind.
   lock = filelock.FileLock(path, blocking=False, fallback_to_soft=False)
   try:
     lock.acquire()
@@ -49,12 +49,11 @@ def locked(path: Path, busy: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: Path, mode: str = 'w') -> Iterator[IO]:
-  """Opens a temporary file next to `path`; it takes the place of `path` when the block ends without
-  an error.
+  """Opens a temporary file next to `path`. It replaces `path` when the block ends without an error.
 
   Args:
-    path: The file to write; an older one stays until then.
-    mode: `w` for text (UTF-8, line ends as written) or `wb`.
+    path: The file to write; an existing file stays until then.
+    mode: `w` for text (UTF-8, line ends unchanged) or `wb`.
   """
   partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
   text = {} if 'b' in mode else {'encoding': 'utf-8', 'newline': ''}
@@ -68,8 +67,10 @@ def replacing(path: Path, mode: str = 'w') -> Iterator[IO]:
 
 @contextlib.contextmanager
 def replacing_path(path: Path) -> Iterator[Path]:
-  """A temporary path next to `path` with the same ending, for code that writes a file by name; that
-  file takes the place of `path` when the block ends without an error."""
+  """A temporary path next to `path` with the same ending, for code that writes a file by name.
+
+  The file there replaces `path` when the block ends without an error.
+  """
   partial = path.with_name(f'{path.stem}.{os.getpid()}.partial{path.suffix}')
   try:
     yield partial
@@ -79,6 +80,6 @@ def replacing_path(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value) -> None:
-  """Writes JSON; a half-written file is never seen."""
+  """Writes a JSON file. The file appears when it is complete."""
   with replacing(path) as file:
     file.write(json.dumps(value, indent=2, allow_nan=False) + '\n')

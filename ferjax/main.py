@@ -1,4 +1,4 @@
-"""`python -m ferjax.main --config=configs/NAME.py`: trains, goes on, or evaluates."""
+"""Trains a model, continues a run, or evaluates it: `python -m ferjax.main --config=FILE.py`."""
 
 import logging
 import sys
@@ -19,23 +19,23 @@ from ferjax.training import loop
 from ferjax.training.logs import NonFiniteError
 
 WORKDIR = flags.DEFINE_string(
-  'workdir', None, "The run's folder; one that exists goes on. Default: runs/<config>/<time>."
+  'workdir', None, "The run's folder; an existing run continues. Default: runs/<config>/<time>."
 )
-MODE = flags.DEFINE_enum('mode', 'train', ['train', 'eval'], 'What to do.')
+MODE = flags.DEFINE_enum('mode', 'train', ['train', 'eval'], 'Train, or evaluate a trained model.')
 CHECKPOINT = flags.DEFINE_string(
   'checkpoint', 'last', 'With --mode=eval: last, best (by validation accuracy), or a step.'
 )
 COORDINATOR = flags.DEFINE_string(
-  'coordinator_address', None, 'Of several processes: HOST:PORT of process 0.'
+  'coordinator_address', None, 'With several processes: HOST:PORT of process 0.'
 )
 NUM_PROCESSES = flags.DEFINE_integer(
-  'num_processes', None, 'Of several processes: how many; 1 for a process alone, wherever it runs.'
+  'num_processes', None, 'The number of processes; 1 for a single process, also on a cluster.'
 )
 PROCESS_ID = flags.DEFINE_integer(
-  'process_id', None, 'Of several processes: which of them this one is, from 0.'
+  'process_id', None, 'With several processes: the number of this process, from 0.'
 )
 HEARTBEAT = flags.DEFINE_integer(
-  'heartbeat_timeout', 100, 'Of several processes: seconds of silence until one counts as dead.'
+  'heartbeat_timeout', 100, 'With several processes: seconds of silence until one counts as dead.'
 )
 
 
@@ -55,15 +55,15 @@ def main(argv: list[str]) -> None:
   keep_programs()
   console.keep_freed_memory()
   train_or_evaluate()
-  hosts.wait('end of the command')  # at an exit of its own, JAX waits five minutes for the others
+  hosts.wait('end of the command')  # at exit, JAX itself waits only five minutes for the others
 
 
 def train_or_evaluate() -> None:
-  """What the flags ask for."""
+  """Trains or evaluates, depending on the flags."""
   if MODE.value == 'eval':
     if not WORKDIR.value:
       raise InputError('--mode=eval needs --workdir=RUN, the folder of a trained model')
-    from ferjax.evaluation import evaluate  # here, so that training starts without its libraries
+    from ferjax.evaluation import evaluate  # imported here: training starts without its libraries
 
     print_sets(evaluate.evaluate_run(Path(WORKDIR.value), CHECKPOINT.value, config_flag()))
     return
@@ -71,7 +71,7 @@ def train_or_evaluate() -> None:
   if config is None:
     raise InputError('give a config, such as --config=configs/softmax.py')
   if not WORKDIR.value and jax.process_count() > 1:
-    raise InputError('several processes need --workdir=RUN, a folder that all of them see')
+    raise InputError('give --workdir=RUN, a folder that all of the processes see')
   workdir = Path(WORKDIR.value or _new_workdir())
   if parallel.first_process():
     print(f'workdir: {workdir}')
@@ -87,7 +87,7 @@ def _new_workdir() -> str:
 
 
 def print_summary(summary) -> None:
-  """The three results side by side."""
+  """Prints the last result and the two best ones."""
   for key in ('last', 'best_by_val', 'best_by_test'):
     found = summary[key]
     if found:
@@ -102,7 +102,7 @@ def print_summary(summary) -> None:
 
 
 def print_sets(summary) -> None:
-  """The accuracy on each of several data sets, and the averages."""
+  """Prints the accuracy on each of several data sets, and the averages."""
   for name, values in summary.get('sets', {}).items():
     print(f'{name:20}  {values["rows"]:6} rows  accuracy {100 * values["acc"]:.2f} %')
   for group, values in summary.get('averages', {}).items():
@@ -111,7 +111,7 @@ def print_sets(summary) -> None:
 
 
 def run(argv: list[str] | None = None) -> None:
-  """The command: what a user can correct is one line on stderr, without a traceback.
+  """Runs the command. Errors that a user can correct are printed to stderr without a traceback.
 
   Args:
     argv: The program's name and its flags; None for those of this process.

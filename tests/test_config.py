@@ -56,16 +56,16 @@ def record(**changes):
   }
 
 
-def test_a_run_goes_on_only_under_its_own_config(tmp_path, caplog):
+def test_a_run_continues_only_with_its_own_config(tmp_path, caplog):
   for same in (
     record(),
     record(epochs=20),
     record(parallel__backend='shard_map', reading__threads=9, data__dir='elsewhere'),
   ):
     check_same_run(record(epochs=8), same, tmp_path)
-  with pytest.raises(InputError, match=r'config.epochs: 8 there, 2 now'):
+  with pytest.raises(InputError, match=r'config.epochs: 8 in the run, 2 now'):
     check_same_run(record(), record(epochs=2), tmp_path)
-  with pytest.raises(InputError, match=r'config.optimizer.lr: 0.001 there, 0.1 now'):
+  with pytest.raises(InputError, match=r'config.optimizer.lr: 0.001 in the run, 0.1 now'):
     check_same_run(record(), record(optimizer__lr=0.1), tmp_path)
   for what in ('fingerprint', 'labels_sha256'):
     with pytest.raises(InputError, match='other data'):
@@ -74,19 +74,19 @@ def test_a_run_goes_on_only_under_its_own_config(tmp_path, caplog):
   assert "versions were {'jax': '1'}, now {'jax': '2'}" in caplog.text
 
 
-def test_a_run_goes_on_wherever_the_weights_are_that_it_began_with(tmp_path):
+def test_a_run_continues_without_its_first_weights(tmp_path):
   begun = record(model__weights='a.pth')
   for other in ('', 'b.pth'):
     check_same_run(begun | {'weights': {}}, record(model__weights=other), tmp_path)
-  with pytest.raises(InputError, match=r"config.model.weights: '' there, 'b.pth' now"):
+  with pytest.raises(InputError, match=r"config.model.weights: '' in the run, 'b.pth' now"):
     check_same_run(record(), record(model__weights='b.pth'), tmp_path)
 
 
-def test_a_run_of_an_older_version_goes_on_under_the_default_of_a_new_key(tmp_path):
+def test_a_run_of_an_older_version_continues_with_the_default_of_a_new_key(tmp_path):
   old = record()
   del old['config']['optimizer']['clip_norm']
   check_same_run(old, record(), tmp_path)
-  with pytest.raises(InputError, match=r'clip_norm: 0.0 there, 1.0 now'):
+  with pytest.raises(InputError, match=r'clip_norm: 0.0 in the run, 1.0 now'):
     check_same_run(old, record(optimizer__clip_norm=1.0), tmp_path)
 
 
@@ -98,7 +98,7 @@ def test_a_plain_config_comes_back_with_its_tuples():
   assert again.to_dict() == config.to_dict()
 
 
-def test_folders_that_hold_no_run(tmp_path):
+def test_folders_without_a_run(tmp_path):
   with pytest.raises(InputError, match='no config.json'):
     read(tmp_path)
   for text, message in (

@@ -1,4 +1,4 @@
-"""Aligned crops: where a face lies in a crop, and the pixels. Pixel centres are whole numbers."""
+"""Aligned crops of faces: their geometry and their pixels. Pixel centres are whole numbers."""
 
 import cv2
 import numpy as np
@@ -8,10 +8,10 @@ from ferjax.annotation import mesh
 
 
 def five_points(landmarks: np.ndarray) -> np.ndarray:
-  """Centres of the right and the left eye, tip of the nose, right and left corner of the mouth.
+  """Centres of the right and left eye, tip of the nose, right and left corner of the mouth.
 
   Args:
-    landmarks: f[68, 2], iBUG points.
+    landmarks: f[68, 2], iBUG points; right and left are the subject's own.
 
   Returns:
     f[5, 2].
@@ -21,16 +21,16 @@ def five_points(landmarks: np.ndarray) -> np.ndarray:
 
 
 def target(size: int, margin: float, pitch: float = 0.0, yaw: float = 0.0) -> np.ndarray:
-  """The average face's 68 points f64[68, 2] in a crop, turned about its own axes, in the middle.
+  """The 68 points of the average face f64[68, 2], in the middle of a crop, turned by a pose.
 
-  Its size is the same in every pose: seen from the front, the larger of its width and height fills
-  the crop but for the margin.
+  The size of the face is the same in every pose: seen from the front, the larger of its width and
+  height fills the crop except for the margin.
 
   Args:
-    size: Pixels of the crop's side.
-    margin: Share of the crop on each side.
-    pitch: Radians, as `mesh.pose` gives them; a roll is what alignment takes away.
-    yaw: Radians.
+    size: Size of the crop in pixels.
+    margin: Margin on each side, as a share of the crop.
+    pitch, yaw: Radians, with the signs of `mesh.pose`. There is no roll, because alignment removes
+      it.
   """
   scale = size * (1 - 2 * margin) / np.ptp(mesh.AVERAGE_FACE[:, :2], axis=0).max()
   turned = Rotation.from_euler('xyz', (pitch, yaw, 0.0)).apply(mesh.AVERAGE_FACE)
@@ -39,36 +39,43 @@ def target(size: int, margin: float, pitch: float = 0.0, yaw: float = 0.0) -> np
 
 
 def similarity(source: np.ndarray, destination: np.ndarray) -> np.ndarray:
-  """The rotation, scale and shift f64[2, 3] that carries points onto others with the least squared
-  distance; it never mirrors (Umeyama, 1991, equations 40 to 42).
+  """The rotation, scale and shift that map points to others with the least squared distance.
+
+  It never mirrors. Reference: Umeyama, 1991, equations 40 to 42.
 
   Args:
     source: f[k, 2].
     destination: f[k, 2].
+
+  Returns:
+    f64[2, 3].
   """
   a = (source - source.mean(0)) @ (1, 1j)
   b = (destination - destination.mean(0)) @ (1, 1j)
-  turn = np.vdot(a, b) / np.vdot(a, a).real  # a plane's rotation and scale are one complex factor
+  turn = np.vdot(a, b) / np.vdot(a, a).real  # in the plane, rotation and scale: a complex factor
   linear = np.array([[turn.real, -turn.imag], [turn.imag, turn.real]])
   return np.column_stack([linear, destination.mean(0) - linear @ source.mean(0)])
 
 
 def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-  """Points f[..., 2 or 3] carried by a similarity f[2, 3]; a depth is scaled along."""
+  """Applies a similarity f[2, 3] to points f[..., 2 or 3]. A depth is only scaled."""
   plane = points[..., :2] @ matrix[:, :2].T + matrix[:, 2]
   return np.concatenate([plane, points[..., 2:] * np.hypot(*matrix[:, 0])], -1)
 
 
 def crop(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
-  """The crop u8[size, size, c]; the picture's edge is continued beyond it.
+  """Cuts out a crop. Beyond the edges of the picture, the pixels at the edge are repeated.
 
   Args:
     image: u8[h, w, c].
-    matrix: The similarity from the picture's pixels to the crop's, f[2, 3].
-    size: Pixels.
+    matrix: The similarity from pixels of the picture to pixels of the crop, f[2, 3].
+    size: Size of the crop in pixels.
+
+  Returns:
+    u8[size, size, c].
   """
   factor = int(1 / np.hypot(*matrix[:, 0]))
-  if factor > 1:  # a bilinear sample would miss most pixels: average them first
+  if factor > 1:  # bilinear samples would skip most pixels, so average them first
     height, width = image.shape[:2]
     shape = max(width // factor, 1), max(height // factor, 1)
     ratio = np.array([width / shape[0], height / shape[1]])

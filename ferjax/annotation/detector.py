@@ -1,4 +1,4 @@
-"""Faces in a picture, by a process that runs `worker.py`; small pictures are enlarged for it."""
+"""Finds faces in a picture with a process that runs `worker.py`. Small pictures are enlarged."""
 
 import json
 import subprocess
@@ -14,8 +14,8 @@ from ferjax.annotation import environment
 from ferjax.annotation.mesh import POINTS
 from ferjax.errors import InputError
 
-SMALL = 192  # pixels; the longer side of a smaller picture is enlarged to no less
-BORDER = 0.25  # of the longer side, at each side: detectors want to see what is around a face
+SMALL = 192  # pixels; smaller pictures are enlarged until their longer side has at least these
+BORDER = 0.25  # of the longer side, at each side: detectors need the surroundings of a face
 
 
 class Face(NamedTuple):
@@ -23,7 +23,7 @@ class Face(NamedTuple):
 
   Attributes:
     mesh: f64[478, 3], pixels of the picture.
-    blendshapes: {name: 0 to 1}; empty where the model has none.
+    blendshapes: {name: 0 to 1}; empty if the model has none.
   """
 
   mesh: np.ndarray
@@ -31,7 +31,7 @@ class Face(NamedTuple):
 
   @property
   def area(self) -> float:
-    """Square pixels of the box around it."""
+    """Area of the bounding box in square pixels."""
     return float(np.ptp(self.mesh[:, :2], axis=0).prod())
 
 
@@ -40,8 +40,8 @@ class View(NamedTuple):
 
   Attributes:
     image: u8[h, w, 3].
-    scale: By how much it is enlarged.
-    origin: The pixel of the picture, x and y, at which it starts.
+    scale: The factor of the enlargement.
+    origin: The pixel of the picture, x and y, at which the view starts.
   """
 
   image: np.ndarray
@@ -50,17 +50,17 @@ class View(NamedTuple):
 
 
 class DetectorError(Exception):
-  """The process could not look at a picture."""
+  """The process failed on a picture."""
 
 
 class Detector:
-  """A process that finds faces; used by one thread at a time.
+  """A process that finds faces. Only one thread may use it at a time.
 
   Args:
-    command: How to start it; see `worker.py` for what it reads and writes.
+    command: The command that starts the process; `worker.py` describes its input and output.
 
   Raises:
-    InputError: it does not start.
+    InputError: the process does not start.
   """
 
   def __init__(self, command: Sequence[str]):
@@ -68,17 +68,17 @@ class Detector:
     self._start()
 
   def _start(self) -> None:
-    self._said = tempfile.TemporaryFile()
+    self._messages = tempfile.TemporaryFile()
     try:
       self._process = subprocess.Popen(
         self._command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=self._said,
+        stderr=self._messages,
         env=environment.clean_environment() | {'GLOG_minloglevel': '2'},
       )
     except OSError as error:
-      self._said.close()
+      self._messages.close()
       raise InputError(f'cannot run {self._command[0]}: {error.strerror}') from error
     try:
       self.version = self._receive()['ready']
@@ -91,10 +91,10 @@ class Detector:
     """Ends the process."""
     self._process.kill()
     self._process.wait()
-    for stream in (self._process.stdin, self._process.stdout, self._said):
+    for stream in (self._process.stdin, self._process.stdout, self._messages):
       try:
         stream.close()
-      except BrokenPipeError:  # what it had not read yet
+      except BrokenPipeError:  # the process had not read everything
         pass
 
   def find(self, image: np.ndarray, every: bool = False) -> list[Face]:
@@ -102,11 +102,11 @@ class Detector:
 
     Args:
       image: u8[h, w, 3], RGB.
-      every: Look for small faces as well where large ones are found.
+      every: Also search for small faces if large ones are found.
 
     Raises:
-      DetectorError: the process failed on this picture; it goes on with the next.
-      InputError: it failed, and cannot be started again.
+      DetectorError: the process failed on this picture; the next one can be searched.
+      InputError: the process failed and cannot be started again.
     """
     faces = []
     for views in searches(image):
@@ -124,7 +124,7 @@ class Detector:
     return [f._replace(mesh=(f.mesh + half) / view.scale - half + at) for f in faces]
 
   def _again(self, image: np.ndarray, face: Face) -> Face:
-    """A face as a closer look shows it, where that finds it."""
+    """The face from a closer view; the same face if none is found there."""
     return max(self._look(closer(image, face)), key=lambda found: found.area, default=face)
 
   def _ask(self, image: np.ndarray) -> list[Face]:
@@ -159,22 +159,23 @@ class Detector:
 
   def _last_words(self) -> str:
     status = self._process.wait()
-    self._said.seek(0)
-    lines = self._said.read().decode(errors='replace').strip().splitlines()
+    self._messages.seek(0)
+    lines = self._messages.read().decode(errors='replace').strip().splitlines()
     return f'it ended with status {status}' + (f': {lines[-1]}' if lines else '')
 
 
 def searches(image: np.ndarray) -> Iterator[list[View]]:
-  """Where to look for faces, from large ones to small ones.
+  """The views of a picture to search for faces, for large faces first.
 
-  The whole picture, enlarged if it is small; with its edge continued; then squares of a half and of
-  a quarter of its longer side, which overlap by half, as long as they are not small.
+  These are the whole picture, if it is not small; the picture with a border of repeated edge
+  pixels, enlarged if it is small; then squares of a half and of a quarter of the longer side, which
+  overlap by half, if they are not small.
 
   Yields:
-    Views to be looked at together.
+    Views to search together.
   """
   longer = max(image.shape[:2])
-  factor = -(-SMALL // longer)  # whole: each pixel is enlarged by exactly that much
+  factor = -(-SMALL // longer)  # an integer, so that all pixels are enlarged equally
   if factor == 1:
     yield [View(image, 1, (0, 0))]
   border = round(BORDER * longer)
@@ -189,7 +190,7 @@ def searches(image: np.ndarray) -> Iterator[list[View]]:
 
 
 def closer(image: np.ndarray, face: Face) -> View:
-  """The square around a face whose side is twice the face's, enlarged if it is small."""
+  """The square around a face with twice its size, enlarged if it is small."""
   low, high = face.mesh[:, :2].min(0), face.mesh[:, :2].max(0)
   half = (high - low).max()
   x0, y0 = np.maximum((low + high) / 2 - half, 0).astype(int)
@@ -201,26 +202,26 @@ def closer(image: np.ndarray, face: Face) -> View:
 
 
 def _is_in(face: Face, shape: Sequence[int]) -> bool:
-  """Whether a picture shows some of a face, whose mesh may reach beyond its edges."""
+  """Whether a part of a face is in the picture; its mesh may reach beyond the edges."""
   low, high = face.mesh[:, :2].min(0), face.mesh[:, :2].max(0)
   return bool((low < (shape[1], shape[0])).all() and (high >= 0).all())
 
 
 def _is_small(face: Face, view: View) -> bool:
-  """Whether a face takes less than a quarter of its view: its mesh may be far off."""
+  """Whether a face is smaller than a quarter of its view; its mesh may then be inaccurate."""
   return np.sqrt(face.area) * view.scale < max(view.image.shape[:2]) / 4
 
 
 def _steps(length: int, side: int) -> list[int]:
-  """Starts of parts of `side` pixels that overlap by half and cover `length`."""
+  """The starts of parts of `side` pixels, which overlap by half and cover `length`."""
   last = max(length - side, 0)
   count = -(-2 * last // side) + 1
   return [last * i // max(count - 1, 1) for i in range(count)]
 
 
 def _is_cut(face: Face, view: View, shape: Sequence[int]) -> bool:
-  """Whether a face reaches beyond an edge of its view that is not the picture's: another view that
-  overlaps with this one has all of it."""
+  """Whether a face reaches beyond an edge of its view that is not an edge of the picture. Another
+  view then overlaps with this one and has the whole face."""
   low, high = face.mesh[:, :2].min(0), face.mesh[:, :2].max(0)
   start = np.array(view.origin)
   end = start + np.array(view.image.shape[1::-1]) / view.scale
@@ -229,7 +230,7 @@ def _is_cut(face: Face, view: View, shape: Sequence[int]) -> bool:
 
 
 def _distinct(faces: Sequence[Face]) -> list[Face]:
-  """Faces without those whose box shares more than a third of its union with that of one before."""
+  """Removes faces whose box overlaps (IoU above 1/3) with that of an earlier face."""
   kept = []
   for face in faces:
     if all(_overlap(face, other) <= 1 / 3 for other in kept):
@@ -238,7 +239,7 @@ def _distinct(faces: Sequence[Face]) -> list[Face]:
 
 
 def _overlap(a: Face, b: Face) -> float:
-  """Intersection over union of two faces' boxes."""
+  """Intersection over union of the boxes of two faces."""
   low = np.maximum(a.mesh[:, :2].min(0), b.mesh[:, :2].min(0))
   high = np.minimum(a.mesh[:, :2].max(0), b.mesh[:, :2].max(0))
   both = np.maximum(high - low, 0).prod()
@@ -246,7 +247,7 @@ def _overlap(a: Face, b: Face) -> float:
 
 
 def worker(python: Path, model: Path | None) -> list[str]:
-  """The command of `Detector`: the face mesh, or the landmarker of a model file."""
+  """The command for `Detector`: the face mesh, or the landmarker of a model file."""
   script = str(Path(__file__).with_name('worker.py'))
   kind = ['landmarker', str(model.resolve())] if model else ['mesh']
   return [str(python), '-I', script, *kind]

@@ -1,4 +1,4 @@
-"""Virtual environments for MediaPipe, which wants other versions of packages than ferjax does."""
+"""Virtual environments for MediaPipe, which needs other versions of packages than ferjax."""
 
 import hashlib
 import logging
@@ -16,13 +16,13 @@ LOGGER = logging.getLogger(__name__)
 
 
 class Requirements(NamedTuple):
-  """What an environment holds.
+  """The packages of an environment.
 
   Attributes:
-    name: Of the package that matters.
-    alone: Packages installed without what they ask for.
-    packages: Packages installed with it.
-    pythons: The oldest and the newest Python (3.x) that they have wheels for.
+    name: The main package.
+    alone: Packages to install without their dependencies.
+    packages: Packages to install with their dependencies.
+    pythons: The oldest and the newest Python (3.x) with wheels of these packages.
   """
 
   name: str
@@ -31,8 +31,8 @@ class Requirements(NamedTuple):
   pythons: tuple[int, int]
 
 
-# mediapipe 0.10.21 asks for jax, a microphone's and a tokeniser's package as well, which faces do
-# not need: 400 MB instead of 1 GB.
+# mediapipe 0.10.21 also depends on jax and on packages for sound and text, which faces do not need.
+# Without them, the environment has 400 MB instead of 1 GB.
 MESH = Requirements(
   'mediapipe==0.10.21',
   ('mediapipe==0.10.21',),
@@ -51,17 +51,17 @@ LANDMARKER = Requirements('mediapipe==1.2.3', (), ('mediapipe==1.2.3',), (10, 13
 
 
 def python(requirements: Requirements, folder: Path) -> Path:
-  """The Python of an environment with these packages: made at its first use, then used again.
+  """The Python of an environment with these packages. The environment is made at its first use.
 
-  It is made in a folder next to its own and renamed once it is whole, so that one which was broken
-  off is never taken for finished. pip downloads the packages; a message says so before.
+  It is made in a temporary folder and renamed when it is complete, so that an interrupted
+  installation is never used. pip downloads the packages, after a message.
 
   Args:
-    requirements: What it holds.
-    folder: Where environments lie.
+    requirements: The packages.
+    folder: The folder of environments.
 
   Raises:
-    InputError: no Python that these packages have wheels for, or they cannot be installed.
+    InputError: there is no Python with wheels of these packages, or they cannot be installed.
   """
   base, minor = _base(requirements)
   home = folder / f'{_stem(requirements)}{minor}'
@@ -71,7 +71,7 @@ def python(requirements: Requirements, folder: Path) -> Path:
 
 
 def made(requirements: Requirements, folder: Path) -> Path | None:
-  """The Python of an environment with these packages that is there already."""
+  """The Python of an existing environment with these packages, or None."""
   found = sorted(folder.glob(f'{_stem(requirements)}[0-9]*[0-9]'))
   return _python_of(found[0]) if found else None
 
@@ -86,11 +86,11 @@ def _python_of(home: Path) -> Path:
 
 
 def _base(requirements: Requirements) -> tuple[str, int]:
-  """A Python of a version that will do: this one, or the first on the PATH."""
+  """A Python of a suitable version, and its minor version: this one, or the newest on the PATH."""
   oldest, newest = requirements.pythons
   for candidate in _candidates(oldest, newest):
     try:
-      asked = subprocess.run(
+      result = subprocess.run(
         [candidate, '-c', 'import sys, venv, ensurepip; print(*sys.version_info[:2])'],
         capture_output=True,
         text=True,
@@ -98,8 +98,8 @@ def _base(requirements: Requirements) -> tuple[str, int]:
       )
     except (OSError, subprocess.TimeoutExpired):
       continue
-    version = asked.stdout.split()
-    if asked.returncode == 0 and version[0] == '3' and oldest <= int(version[1]) <= newest:
+    version = result.stdout.split()
+    if result.returncode == 0 and version[0] == '3' and oldest <= int(version[1]) <= newest:
       return candidate, int(version[1])
   raise InputError(
     f'{requirements.name} runs on Python 3.{oldest} to 3.{newest}; this is '
@@ -118,7 +118,7 @@ def _candidates(oldest: int, newest: int) -> Iterator[str]:
 
 def _make(requirements: Requirements, base: str, home: Path) -> None:
   LOGGER.info(
-    'installing %s with pip into an environment of its own, once: %s', requirements.name, home
+    'installing %s with pip in its own environment, only once: %s', requirements.name, home
   )
   partial = home.with_name(f'{home.name}.{os.getpid()}.partial')
   try:
@@ -145,13 +145,14 @@ def _run(command: list[str], requirements: Requirements) -> None:
   if done.returncode:
     log = '\n'.join(f'  {line}' for line in (done.stderr or done.stdout).strip().splitlines()[-8:])
     raise InputError(
-      f'cannot install {requirements.name}:\n{log}\npip needs the network, or an index of its own '
+      f'cannot install {requirements.name}:\n{log}\npip needs the network, or a local index '
       '(PIP_INDEX_URL, PIP_FIND_LINKS). Or give a Python that has it with --python=PYTHON'
     )
 
 
 def clean_environment() -> dict[str, str]:
-  """This process's environment, less what would lead another Python to this one's packages."""
+  """The environment variables of this process, without those that would make another Python use
+  the packages of this one."""
   return {
     name: value
     for name, value in os.environ.items()

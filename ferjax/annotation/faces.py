@@ -1,4 +1,4 @@
-"""Faces of a folder of pictures: found, aligned, cropped, and listed in a manifest."""
+"""Finds, aligns and crops the faces in a folder of pictures, and lists them in a manifest."""
 
 import contextlib
 import csv
@@ -45,24 +45,24 @@ def annotate(
   all_faces: bool = False,
   workers: int = 1,
 ) -> str:
-  """Annotates the pictures below a folder; those that a former run has done are not done again.
+  """Annotates the pictures below a folder. Pictures that an earlier run has annotated are skipped.
 
   Args:
-    folder: Of pictures, at any depth.
-    out: Where to write, outside the folder.
-    command: What starts a process that finds faces; see `detector.worker`.
-    size: Pixels of a crop's side.
-    margin: Share of the crop left free on each side of an average face.
-    all_faces: Every face of a picture, instead of its largest.
-    workers: Processes that find faces.
+    folder: The folder of pictures, at any depth.
+    out: The folder to write, outside of `folder`.
+    command: The command of a process that finds faces; see `detector.worker`.
+    size: Size of a crop in pixels.
+    margin: Margin on each side of an average face, as a share of the crop.
+    all_faces: Annotate every face of a picture, instead of the largest one.
+    workers: Number of processes that find faces.
 
   Returns:
     A summary.
 
   Raises:
-    InputError: no such folder or no picture in it, a setting outside its range, `out` lies in the
-      folder, its crops and the pictures would lie in each other, another command is writing
-      there, or it was begun with other settings or by another MediaPipe.
+    InputError: there is no such folder or no picture in it, a setting is out of range, `out` is in
+      `folder` or the folder is in that of the crops, another command is writing to `out`, or `out`
+      was started with other settings or another MediaPipe.
   """
   _check(folder, out, size, margin, workers)
   names = [name for name in folders.files(folder) if name.lower().endswith(ENDINGS)]
@@ -78,8 +78,7 @@ def annotate(
       pool.put(detector)
     settings['detector'] = detector.version
     busy = (
-      f'another command is annotating into {out}: wait for its end, or give another folder with '
-      '--out'
+      f'another command is writing to {out}: wait for its end, or give another folder with --out'
     )
     stack.enter_context(files.locked(out / 'annotate.lock', busy))
     journal = out / 'annotate.jsonl'
@@ -112,33 +111,33 @@ def annotate(
 
 def _check(folder: Path, out: Path, size: int, margin: float, workers: int) -> None:
   if not folder.is_dir():
-    raise InputError(f'{folder} is no folder')
+    raise InputError(f'{folder} is not a folder')
   pictures, crops = folder.resolve(), (out / 'faces').resolve()
   if crops.is_relative_to(pictures) or out.resolve().is_relative_to(pictures):
-    raise InputError(f'--out={out} lies in {folder}, whose pictures are read: give another folder')
+    raise InputError(f'--out={out} is in {folder}, whose pictures are read: give another folder')
   if pictures.is_relative_to(crops):
-    raise InputError(f'{folder} lies in {crops}, where the crops are written: give another --out')
+    raise InputError(f'{folder} is in {crops}, where the crops are written: give another --out')
   check_crop(size, margin)
   if workers < 1:
-    raise InputError(f'--workers={workers}: at least 1')
+    raise InputError(f'--workers={workers}: it must be at least 1')
 
 
 def check_crop(size: int, margin: float) -> None:
-  """Refuses a crop that `describe` cannot make.
+  """Checks the size and the margin of a crop.
 
   Raises:
-    InputError: says which number is out of range.
+    InputError: a number is out of range. The message names it.
   """
   if not 16 <= size <= 4096:
-    raise InputError(f'--size={size}: from 16 to 4096 pixels')
+    raise InputError(f'--size={size}: give a size from 16 to 4096 pixels')
   if not 0 <= margin <= 0.4:
-    raise InputError(f'--margin={margin}: a share of the crop from 0 to 0.4')
+    raise InputError(f'--margin={margin}: give a share of the crop from 0 to 0.4')
 
 
 def _resume(journal: Path, settings: Mapping, folder: Path, out: Path) -> dict[str, Entry]:
-  """The entries of the journal that still hold; begins a new journal where there is none.
+  """The entries of the journal that are still valid. If there is no journal, a new one is started.
 
-  An incomplete last line is cut from the file.
+  An incomplete last line is removed from the file.
   """
   try:
     if not journal.exists():
@@ -157,16 +156,18 @@ def _resume(journal: Path, settings: Mapping, folder: Path, out: Path) -> dict[s
     entries = {entry['picture']: entry for entry in others}
     done = {name: entry for name, entry in entries.items() if _still_holds(entry, folder, out)}
   except (ValueError, LookupError, TypeError) as error:
-    raise InputError(f'{journal} is damaged: delete it to begin anew') from error
+    raise InputError(f'{journal} is damaged: delete it to start again') from error
   changed = [key for key in settings if former.get(key) != settings[key]]
   if changed:
     was = ', '.join(f'{key} {former.get(key)}, now {settings[key]}' for key in changed)
-    raise InputError(f'{out} was begun with other settings ({was}): give another folder with --out')
+    raise InputError(
+      f'{out} was started with other settings ({was}): give another folder with --out'
+    )
   return done
 
 
 def _still_holds(entry: Entry, folder: Path, out: Path) -> bool:
-  """Whether a picture was looked at, is the same, and has its crops; failures may pass."""
+  """Whether a picture was searched without a failure, has not changed, and has all its crops."""
   crops = [out / face['path'] for face in entry['faces']]
   stamp, looked_at = entry['stamp'], entry['reason'] in ('', NO_FACE)
   try:
@@ -182,7 +183,7 @@ def _stamp(path: Path) -> list[int]:
 
 
 def _picture(folder, out, name, detector, size, margin, all_faces) -> Entry:
-  """Annotates one picture: its entry in the journal; the crops are written before it."""
+  """Annotates a picture: writes its crops, and returns its entry for the journal."""
   entry = {'picture': name, 'stamp': [], 'faces': [], 'reason': ''}
   if printable(name) != name:
     return entry | {'reason': 'its name is not UTF-8'}
@@ -210,24 +211,34 @@ def _picture(folder, out, name, detector, size, margin, all_faces) -> Entry:
 
 
 def printable(name: str) -> str:
-  r"""A file's name, with bytes that are not UTF-8 as \udc80 to \udcff."""
+  r"""The name of a file, with bytes that are not UTF-8 as \udc80 to \udcff."""
   return name.encode('utf-8', 'backslashreplace').decode('utf-8')
 
 
 def describe(
   image: np.ndarray, face: detectors.Face, size: int, margin: float
 ) -> tuple[dict[str, str], np.ndarray]:
-  """A face's columns of the manifest, by name, and its crop u8[size, size, 3].
+  """The columns of the manifest for a face, and its crop.
 
-  Five points (eyes, nose, mouth) are brought as near as a similarity can to those of the average
-  face, turned up and aside as this face is: upright, of one size in every pose, jaw and all.
+  A similarity maps five points (eyes, nose, mouth) as closely as possible to those of the average
+  face, turned by the pitch and yaw of this face. So the face is upright, has the same size in every
+  pose, and is in the crop as a whole.
+
+  Args:
+    image: The picture u8[h, w, 3].
+    face: A face in it.
+    size: Size of the crop in pixels.
+    margin: Margin on each side, as a share of the crop.
+
+  Returns:
+    {column: text}, and u8[size, size, 3].
   """
   points = mesh.landmarks(face.mesh)
   pitch, yaw, _ = mesh.pose(points)
   destination = alignment.five_points(alignment.target(size, margin, pitch, yaw))
   matrix = alignment.similarity(alignment.five_points(points[:, :2]), destination)
   written = [f'{value:.9g}' for value in matrix.ravel()]
-  matrix = np.array([float(text) for text in written]).reshape(2, 3)  # exactly what is written
+  matrix = np.array([float(text) for text in written]).reshape(2, 3)  # exactly the written numbers
   moved = alignment.apply(matrix, points)
   fields = dict(zip(MATRIX, written, strict=True))
   angles = mesh.pose(moved)
@@ -250,7 +261,7 @@ def _write_crop(path: Path, crop: np.ndarray) -> None:
 
 
 def split_and_label(name: str) -> tuple[str, str]:
-  """A picture's split and class ('' when no folder of its path is named as one)."""
+  """The split and the class of a picture; '' if no folder in its path has the name of a class."""
   folders = PurePosixPath(name).parts[:-1]
   split = SPLITS.get(folders[0].lower(), 'train') if folders else 'train'
   known = [c for c in map(labels.canonical, folders) if c in labels.CLASSES_8]
@@ -266,7 +277,7 @@ def _rows(entries: Sequence[Entry]) -> Iterator[dict[str, str]]:
 
 
 def _write_manifest(path: Path, entries: Sequence[Entry]) -> None:
-  """Writes the manifest; without a column `label` where no folder is named as a class."""
+  """Writes the manifest, without a column `label` if no folder has the name of a class."""
   rows = list(_rows(entries))
   header = list(rows[0]) if rows else ['path', 'split', 'label', 'source', 'face']
   if not any(row['label'] for row in rows):
@@ -285,7 +296,7 @@ def _write_left_out(path: Path, entries: Sequence[Entry]) -> None:
 
 
 def summary(entries: Sequence[Entry], out: Path) -> str:
-  """What was found and what was not, and what the manifest still lacks."""
+  """A text with the numbers of faces found and not found, and what the manifest lacks."""
   rows = list(_rows(entries))
   reasons = Counter(e['reason'].partition(':')[0] for e in entries if e['reason'])
   found = sum(bool(entry['faces']) for entry in entries)
@@ -299,8 +310,8 @@ def summary(entries: Sequence[Entry], out: Path) -> str:
   if unnamed:
     which = f'of {unnamed} crops ' if counts else ''
     lines.append(
-      f'no folder {which}is named as a class: fill in the column `label` of the manifest before '
-      f'training on it ({", ".join(labels.CLASSES_8)})'
+      f'no folder {which}has the name of a class: fill in the column `label` of the manifest '
+      f'before training on it ({", ".join(labels.CLASSES_8)})'
     )
   lines.append(f'written to {out / "manifest.csv"}')
   return '\n'.join(lines)

@@ -1,6 +1,6 @@
-"""Makes manifests of what is known: annotations of other tools, people by clustering, pose classes.
+"""Adds columns to manifests: annotations of other tools, people by clustering, pose classes.
 
-A manifest is a CSV of pictures and labels; `data/manifest/README.md` says its columns.
+A manifest is a CSV of pictures and labels; `datasets/manifest/README.md` describes its columns.
 """
 
 import csv
@@ -25,7 +25,7 @@ from ferjax.datasets.manifest import parser
 from ferjax.errors import InputError
 
 KINDS = {'landmarks': r'[xy]_\d+', 'action units': r'AU\d+_r', 'pose': r'pose_R[xyz]'}
-MOST_ROWS = 20_000  # of which all pairs are compared
+MOST_ROWS = 20_000  # the most rows for clustering, which compares all pairs
 DML_NET_POSES = (-45, -30, -15, 0, 15, 30, 45)
 
 
@@ -33,7 +33,7 @@ class Table(NamedTuple):
   """A manifest as text.
 
   Attributes:
-    folder: Where its paths start.
+    folder: The folder from which its paths start.
     header: Names of the columns.
     rows: {column: text}, in order.
   """
@@ -44,10 +44,10 @@ class Table(NamedTuple):
 
 
 def read(path: Path) -> Table:
-  """The rows of a manifest as they stand, or of a folder with one sub-folder a class.
+  """The rows of a manifest, unchanged, or of a folder with a sub-folder for each class.
 
   Raises:
-    InputError: no such file or folder, or it is neither.
+    InputError: there is no such file or folder, or it is neither.
   """
   path = Path(path)
   if path.is_dir():
@@ -59,7 +59,7 @@ def read(path: Path) -> Table:
   header, records = parser.read_csv(path)
   for name in ('path', 'split', 'label'):
     if name not in header:
-      raise InputError(f"{path} has no column '{name}', as a manifest has")
+      raise InputError(f"{path} has no column '{name}', which a manifest needs: add it")
   for line, record in records:
     if parser.SURPLUS in record:
       raise InputError(f'{path}, line {line}: more fields than the header has columns')
@@ -67,10 +67,10 @@ def read(path: Path) -> Table:
 
 
 def write(path: Path, table: Table) -> None:
-  """Writes a manifest, its paths relative to its own folder.
+  """Writes a manifest with paths relative to its own folder.
 
   Raises:
-    InputError: a picture does not lie below that folder, or there are no rows.
+    InputError: a picture is not below that folder, or there are no rows.
   """
   path = Path(path)
   if not table.rows:
@@ -85,8 +85,8 @@ def write(path: Path, table: Table) -> None:
       place = os.path.normpath(os.path.join(between, row['path'])).replace(os.sep, '/')
       if place.startswith('../'):
         raise InputError(
-          f'--out={path}: {table.folder / row["path"]} does not lie below the folder of the '
-          f'manifest: write it to {table.folder}, or above'
+          f'--out={path}: {table.folder / row["path"]} is not below the folder of the manifest: '
+          f'write the manifest to {table.folder}, or to a folder above'
         )
       lines.writerow([place if name == 'path' else row[name] for name in table.header])
 
@@ -95,21 +95,24 @@ def annotate(pictures: Path, out: Path, found: tools.Annotations) -> str:
   """Writes a manifest of the pictures that are annotated.
 
   Args:
-    pictures: A manifest, whose columns stay, or a folder with one sub-folder a class.
+    pictures: A manifest, whose columns are kept, or a folder with a sub-folder for each class.
     out: The manifest to write.
-    found: See `tools.read`. Columns of a kind that it brings replace those of `pictures`.
+    found: See `tools.read`. Its columns replace those of the same kind in `pictures`.
 
   Returns:
-    What was done and left out.
+    A summary of the rows and of what was left out.
 
   Raises:
-    InputError: see `read` and `write`; a picture that stands twice; no picture is annotated.
+    InputError: see `read` and `write`; also if a picture is listed twice, or none is annotated.
   """
   table = read(pictures)
   names = [row['path'] for row in table.rows]
   repeated = [name for name, count in Counter(names).items() if count > 1]
   if repeated:
-    raise InputError(f'{pictures}: {repeated[0]} stands there {Counter(names)[repeated[0]]} times')
+    raise InputError(
+      f'{pictures}: {repeated[0]} is listed {Counter(names)[repeated[0]]} times: keep one of these '
+      'rows'
+    )
   of_picture, problems = tools.by_picture(found.faces, names)
   problems = [*found.problems, *problems]
   problems += [
@@ -120,7 +123,7 @@ def annotate(pictures: Path, out: Path, found: tools.Annotations) -> str:
   if not of_picture:
     raise InputError(
       f'no picture of {pictures} is annotated:\n{listing.report(problems)}\n'
-      'Annotations are found by the names of the pictures, without their endings'
+      'An annotation must have the name of its picture, without the ending'
     )
   new = list(next(iter(of_picture.values())).values)
   kinds = {kind for kind, names in KINDS.items() if any(re.fullmatch(names, n) for n in new)}
@@ -145,7 +148,7 @@ def annotate(pictures: Path, out: Path, found: tools.Annotations) -> str:
 
 
 def nearest_pose(yaw: np.ndarray, poses: Sequence[int]) -> np.ndarray:
-  """int[n]: the nearest of `poses` to yaws f[n], degrees; of two the one that is turned less."""
+  """int[n]: the nearest of `poses` to yaws f[n], degrees. In a tie, it is the one nearer to 0."""
   ordered = np.array(sorted(poses, key=lambda pose: (abs(pose), pose)))
   return ordered[np.abs(yaw[:, None] - ordered).argmin(1)]
 
@@ -153,25 +156,26 @@ def nearest_pose(yaw: np.ndarray, poses: Sequence[int]) -> np.ndarray:
 def add_poses(manifest: Path, out: Path, poses: Sequence[int] = DML_NET_POSES) -> str:
   """Writes a manifest with the pose class `yaw_bin` of each row, the nearest to its yaw `pose_Ry`.
 
-  DML-Net labels SFEW's yaws by a network and then corrects them by hand; it has seven classes,
-  which it does not list: -45 to 45 by 15 are ours.
+  DML-Net labels the yaws of SFEW with a network and then corrects them by hand. It has seven
+  classes but does not list them; -45 to 45 in steps of 15 are ours.
 
   Args:
-    manifest: With `pose_Ry`, radians, above 0 where the nose points to the right of the picture.
+    manifest: A manifest with `pose_Ry`, radians, positive if the nose points to the right of the
+      picture.
     out: The manifest to write.
-    poses: Pose classes, whole degrees. Edges lie half-way; what is beyond the outermost belongs to
-      it. Rows without a yaw are left out.
+    poses: Pose classes, whole degrees. Edges are half-way between them; yaws beyond the outermost
+      class belong to it. Rows without a yaw are left out.
 
   Returns:
-    What was done: of each class its edges, rows, and the yaws that it has.
+    A summary with the edges, the number of rows and the range of yaws of each class.
 
   Raises:
-    InputError: see `read` and `write`; fewer than two classes, no column `pose_Ry`, yaws that are
-      degrees.
+    InputError: see `read` and `write`; also if there are fewer than two classes, there is no column
+      `pose_Ry`, or yaws are in degrees.
   """
   poses = tuple(sorted(set(poses)))
   if len(poses) < 2 or any(abs(pose) > 180 for pose in poses):
-    raise InputError(f'--bins={poses}: at least two different ones, in whole degrees')
+    raise InputError(f'--bins={poses}: give at least two different ones, in whole degrees')
   table = read(manifest)
   if 'pose_Ry' not in table.header:
     raise InputError(
@@ -181,8 +185,8 @@ def add_poses(manifest: Path, out: Path, poses: Sequence[int] = DML_NET_POSES) -
   if (np.abs(yaw) > np.pi).any():
     row = int(np.flatnonzero(np.abs(yaw) > np.pi)[0])
     raise InputError(
-      f'{manifest}: pose_Ry of {table.rows[row]["path"]} is {yaw[row]:g}, which is more than a '
-      'half turn: it must be in radians'
+      f'{manifest}: pose_Ry of {table.rows[row]["path"]} is {yaw[row]:g}, which is more than half '
+      'a turn: give it in radians'
     )
   known = np.flatnonzero(np.isfinite(yaw))
   degrees = np.degrees(yaw[known])
@@ -191,7 +195,7 @@ def add_poses(manifest: Path, out: Path, poses: Sequence[int] = DML_NET_POSES) -
   rows = [table.rows[row] | {'yaw_bin': str(pose)} for row, pose in zip(known, binned, strict=True)]
   write(out, Table(table.folder, header, rows))
   edges = [-180.0, *((a + b) / 2 for a, b in zip(poses, poses[1:], strict=False)), 180.0]
-  lines = [f'{out}: {len(rows)} rows by yaw, degrees, above 0 where the nose points to the right']
+  lines = [f'{out}: {len(rows)} rows by yaw, degrees, positive if the nose points to the right']
   for pose, low, high in zip(poses, edges, edges[1:], strict=False):
     of = degrees[binned == pose]
     seen = f', yaws {of.min():.1f} to {of.max():.1f}' if len(of) else ''
@@ -216,12 +220,13 @@ def cluster(
   """Groups face embeddings by average linkage of cosine distances.
 
   Args:
-    embedding: f[n, d], of a network for face recognition; no row of zeros.
-    people: How many groups, if that is known.
-    threshold: Else the mean cosine distance up to which two groups are joined, 0..2.
+    embedding: f[n, d], from a network for face recognition, without rows of zeros.
+    people: Number of groups, if it is known.
+    threshold: Otherwise the mean cosine distance up to which two groups are joined, 0..2.
 
   Returns:
-    int[n], the largest group 0, of equal ones the one whose first row comes first.
+    int[n], numbers of groups: 0 is the largest; among equal ones, that with the earliest row comes
+    first.
   """
   unit = embedding.astype(np.float64)
   unit /= np.linalg.norm(unit, axis=1, keepdims=True)
@@ -245,39 +250,39 @@ def add_subjects(
   people: int | None = None,
   threshold: float | None = None,
 ) -> str:
-  """Writes a manifest with `subject` of each row, from clusters of face embeddings.
+  """Writes a manifest with the `subject` of each row, from clusters of face embeddings.
 
-  DML-Net labels SFEW's people so, with FaceNet's embeddings, and then corrects them by hand. It
-  assumes that the embeddings tell people apart whatever their expression and pose; an expression
-  network's do not.
+  DML-Net labels the people of SFEW in this way, with embeddings of FaceNet, and then corrects them
+  by hand. The embeddings must distinguish people independently of expression and pose; those of an
+  expression network do not.
 
   Args:
-    manifest: The manifest.
-    out: The one to write.
-    embeddings: `.npy` f[n, d] in the order of its rows, or `.npz` with `embedding` f[m, d] and
-      `path` str[m] as in the manifest, in any order. Rows without one are left out.
-    people, threshold: See `cluster`; one of them.
+    manifest: The manifest to read.
+    out: The manifest to write.
+    embeddings: `.npy` f[n, d] in the order of the rows, or `.npz` with `embedding` f[m, d] and
+      `path` str[m] as in the manifest, in any order. Rows without an embedding are left out.
+    people, threshold: See `cluster`; give one of them.
 
   Returns:
-    What was done: the sizes of the clusters, and how many stand in two splits.
+    A summary with the sizes of the clusters, and the number of people in several splits.
 
   Raises:
-    InputError: see `read` and `write`; embeddings that do not fit; neither or both of `people` and
-      `threshold`.
+    InputError: see `read` and `write`; also if the embeddings do not fit, or neither or both of
+      `people` and `threshold` are given.
   """
   if (people is None) == (threshold is None):
     raise InputError(
-      'say one of --people=N, if it is known how many there are, and --threshold=DISTANCE (cosine '
-      'distance: networks for face recognition tell people apart at about 0.5 to 0.7)'
+      'give one of --people=N, if their number is known, and --threshold=DISTANCE (cosine '
+      'distance: networks for face recognition distinguish people at about 0.5 to 0.7)'
     )
   if threshold is not None and not 0 < threshold <= 2:
-    raise InputError(f'--threshold={threshold}: a cosine distance lies between 0 and 2')
+    raise InputError(f'--threshold={threshold}: give a cosine distance above 0, at most 2')
   table = read(manifest)
   paths = [row['path'] for row in table.rows]
   known, embedding = _embeddings(Path(embeddings), paths)
   if len(known) > MOST_ROWS:
     raise InputError(
-      f'{len(known)} rows: clustering compares all pairs, of at most {MOST_ROWS} rows. Cluster '
+      f'{len(known)} rows: clustering compares all pairs of at most {MOST_ROWS} rows. Cluster '
       'parts of the manifest that have no person in common, such as one film each'
     )
   if people is not None and not 1 <= people <= len(known):
@@ -300,16 +305,16 @@ def add_subjects(
     splits.setdefault(row['subject'], set()).add(split)
   shared = sum(len(found) > 1 for found in splits.values())
   if shared:
-    lines.append(f'  people in several splits, which training refuses: {shared}')
+    lines.append(f'  people in several splits, which training does not accept: {shared}')
   if 'subject' in table.header:
     lines.append('replaced: subject')
   if len(rows) < len(table.rows):
     lines.append(f'left out, without an embedding: {len(table.rows) - len(rows)}')
-  return '\n'.join([*lines, 'Look through the clusters and correct them before you use them.'])
+  return '\n'.join([*lines, 'Check the clusters and correct them before you use them.'])
 
 
 def _embeddings(path: Path, paths: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-  """Rows int[m] that have an embedding, and their embeddings f[m, d]."""
+  """The rows int[m] that have an embedding, and their embeddings f[m, d]."""
   layout = f'{path}: give .npy f[n, d], or .npz with embedding f[n, d] and path str[n]'
   try:
     with path.open('rb') as file:
@@ -327,24 +332,29 @@ def _embeddings(path: Path, paths: Sequence[str]) -> tuple[np.ndarray, np.ndarra
   if names is None:
     if len(embedding) != len(paths):
       raise InputError(
-        f'{path} has {len(embedding)} embeddings, and the manifest {len(paths)} rows: give one for '
-        'each row, in order, or .npz with the paths'
+        f'{path} has {len(embedding)} embeddings, but the manifest has {len(paths)} rows: give one '
+        'for each row, in order, or .npz with the paths'
       )
     rows = np.arange(len(paths))
   else:
     if len(names) != len(embedding) or len(set(names)) != len(names):
-      raise InputError(f'{path}: {len(names)} paths, each once, for {len(embedding)} embeddings')
+      raise InputError(
+        f'{path} has {len(names)} paths for {len(embedding)} embeddings: give each embedding a '
+        'path, and each path once'
+      )
     place = {name: number for number, name in enumerate(names)}
     rows = np.array([row for row, name in enumerate(paths) if name in place], int)
     if not len(rows):
       raise InputError(
-        f'{path}: none of its paths is one of the manifest, such as {names[0]} and {paths[0]}'
+        f'{path}: none of its paths is in the manifest. It has {names[0]}, for example, and the '
+        f'manifest {paths[0]}'
       )
     embedding = embedding[[place[paths[row]] for row in rows]]
   length = np.linalg.norm(embedding.astype(np.float64), axis=1)
   wrong = np.flatnonzero(~np.isfinite(length) | (length == 0))
   if len(wrong):
     raise InputError(
-      f'{path}: the embedding of {paths[rows[wrong[0]]]} is zero or not finite, as {len(wrong)} are'
+      f'{path}: {len(wrong)} embeddings are zero or not finite, such as that of '
+      f'{paths[rows[wrong[0]]]}: leave these rows out'
     )
   return rows, embedding

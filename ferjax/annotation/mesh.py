@@ -1,10 +1,10 @@
-"""MediaPipe's face mesh -> the 68 iBUG points, the pose, and estimates of action units.
+"""Converts MediaPipe's face mesh to the 68 iBUG points, the pose, and estimates of action units.
 
-`landmarks.tsv` in this folder lists which of the mesh's 478 points lies on which iBUG point, and
-where that point is on the average face: x to the right of the picture, y up, z towards the viewer,
-in distances between the outer corners of the eyes. The average is over the meshes that MediaPipe
-found on 309 rendered faces of people who are not in the test set, turned back by their known poses
-and made symmetric. `right` and `left` are the subject's own.
+For each iBUG point, `landmarks.tsv` in this folder lists the corresponding point of the 478 points
+of the mesh, and its position on the average face: x to the right of the picture, y up, z towards
+the viewer. The unit is the distance between the outer corners of the eyes. The average is over the
+meshes that MediaPipe found on 309 rendered faces of people who are not in the test set, turned back
+by their known poses and made symmetric. `right` and `left` are the subject's own.
 """
 
 import csv
@@ -16,11 +16,11 @@ from scipy.spatial.transform import Rotation
 
 POINTS = 478
 
-# Points that expressions hardly move: the upper jaw, the nose, the corners of the eyes.
+# Points that expressions hardly move: upper ends of the jaw line, nose, corners of the eyes.
 RIGID = (0, 1, 2, 14, 15, 16, *range(27, 36), 36, 39, 42, 45)
 
-# FACS action units from ARKit's blendshapes, whose definitions they follow; left and right are
-# averaged. AU25 is what remains of an open jaw while the lips are not kept closed.
+# FACS action units and the ARKit blendshapes with the same definition; left and right are averaged.
+# AU25 is the opening of the jaw minus the closing of the lips.
 ACTION_UNITS = {
   'AU01': ('browInnerUp',),
   'AU02': ('browOuterUpLeft', 'browOuterUpRight'),
@@ -61,15 +61,15 @@ def landmarks(mesh: np.ndarray) -> np.ndarray:
 
 
 def pose(points: np.ndarray) -> np.ndarray:
-  """Pitch, yaw and roll of a face, f64[3] in radians, in a manifest's convention.
+  """Pitch, yaw and roll of a face, f64[3] in radians, with the signs of a manifest.
 
-  The rotation Rz(roll) Ry(yaw) Rx(pitch) that carries the average face onto the rigid points with
-  the least squared distance (Kabsch, 1976); axes to the right, up and towards the viewer. Yaw > 0
-  turns the nose to the picture's right, pitch > 0 lowers it, roll > 0 turns the face
-  counter-clockwise.
+  They are of the rotation Rz(roll) Ry(yaw) Rx(pitch) that maps the average face to the rigid points
+  with the least squared distance (Kabsch, 1976); axes to the right, up and towards the viewer. With
+  yaw > 0, the nose points to the right of the picture; with pitch > 0, down; with roll > 0, the
+  face is turned counter-clockwise.
 
   Args:
-    points: f[68, 3], as `landmarks` gives them, of any scale and place.
+    points: f[68, 3], the result of `landmarks`, of any scale and position.
   """
   seen = np.asarray(points, np.float64)[list(RIGID)] * (1, -1, -1)
   average = AVERAGE_FACE[list(RIGID)]
@@ -80,8 +80,8 @@ def pose(points: np.ndarray) -> np.ndarray:
 def action_units(blendshapes: Mapping[str, float]) -> dict[str, float]:
   """Intensities 0 to 5, by OpenFace's column names, estimated from blendshapes 0 to 1.
 
-  Five times the blendshape, which says how far towards its own extreme a movement has gone: an
-  estimate, made by nobody who was trained in FACS.
+  An intensity is five times the blendshape, which is the share of the largest possible movement. It
+  is only an estimate, not the coding of a FACS expert.
   """
   found = {
     name: sum(blendshapes[part] for part in parts) / len(parts)

@@ -1,9 +1,9 @@
-"""Reads what others say of faces: OpenFace 2, py-feat, LibreFace, `.pts` files, lists of points.
+"""Reads annotations of OpenFace 2, py-feat and LibreFace, `.pts` files and lists of points.
 
-Every reader returns the same thing, in this project's units: landmarks in pixels with pixel centres
-at integers, action units on OpenFace's scale 0 to 5, angles in radians, yaw above 0 where the nose
-points to the right of the picture, pitch above 0 where it points down, roll above 0 where the eye
-on the right is the higher one.
+All readers return the same structure and units: landmarks in pixels with pixel centres at integers,
+action units on OpenFace's scale 0 to 5, angles in radians. Yaw is positive if the nose points to
+the right of the picture, pitch if it points down, roll if the eye on the right of the picture is
+the higher one.
 
 References: OpenFace 2's wiki (Output Format), py-feat's `Fex` table, LibreFace's README (Output
 Format), the `.pts` files of iBUG's 300-W.
@@ -31,11 +31,11 @@ class Annotation(NamedTuple):
   """One face.
 
   Attributes:
-    picture: Its picture as the tool names it, or the name of the tool's file without its ending.
-    source: The file that says it.
-    place: Where in that file, for messages.
-    size: Of the face, in pixels squared: the largest of several is kept. 0 where it is unknown.
-    values: By the columns of a manifest.
+    picture: The tool's name of the picture, or the name of the tool's file without its ending.
+    source: The file with the annotation.
+    place: The place in that file, for messages.
+    size: Area of the face in square pixels; the largest of several is kept. 0 if unknown.
+    values: {column of a manifest: value}.
   """
 
   picture: str
@@ -46,12 +46,12 @@ class Annotation(NamedTuple):
 
 
 class Annotations(NamedTuple):
-  """What a tool's files say.
+  """The annotations in the files of a tool.
 
   Attributes:
-    faces: In the order of the files and their rows.
-    problems: Faces that cannot be used, and why.
-    remarks: What was left out of all, or changed.
+    faces: The faces, in the order of the files and their rows.
+    problems: Faces that cannot be used, with the reasons.
+    remarks: Columns that were left out or changed.
   """
 
   faces: Sequence[Annotation]
@@ -60,7 +60,7 @@ class Annotations(NamedTuple):
 
 
 class _Bad(Exception):
-  """A face that cannot be used: kind and particulars of its problem."""
+  """A face that cannot be used: the kind and the details of its problem."""
 
 
 def read(
@@ -80,15 +80,16 @@ def read(
     path: The file or folder.
     format: `openface`, `pyfeat`, `libreface`, `pts` or `points`.
     angles: For `pyfeat`, whose versions differ: `degrees` or `radians`.
-    mirror_yaw: For `openface` and `pyfeat`: the other sign of yaw than the tool's usual one.
-    confidence: Faces that the tool is less sure of are left out, 0..1.
-    origin: The coordinate of the first pixel's centre; 1 for `pts`, else 0, when None.
-    points: For `pts` and `points`: how many a face has, one of 5, 19, 37, 68; of a `.pts` file what
-      it says, when 0.
-    suffix: What follows a picture's name in the names of the files, such as `_manu_attri`.
+    mirror_yaw: For `openface` and `pyfeat`: yaw has the opposite of the tool's usual sign.
+    confidence: Faces with a lower confidence are left out, 0..1.
+    origin: The coordinate of the first pixel's centre. None is 1 for `pts`, else 0.
+    points: For `pts` and `points`: number of points of a face, one of 5, 19, 37, 68. With 0, it is
+      the number in the `.pts` file.
+    suffix: The text after the picture's name in the names of the files, such as `_manu_attri`.
 
   Raises:
-    InputError: no such file or format, a file that is not of this format, none that can be used.
+    InputError: there is no such file or format, a file is not of this format, or the columns of two
+      files differ.
   """
   if format not in FORMATS:
     raise InputError(
@@ -105,7 +106,7 @@ def read(
   else:
     raise InputError(f'no such file or folder: --annotations={path}')
   if not names:
-    raise InputError(f'{path} holds no file *{ending}, as --format={format} has')
+    raise InputError(f'{path} holds no file *{ending}, which --format={format} reads')
   options = {
     'angles': angles,
     'mirror_yaw': mirror_yaw,
@@ -126,7 +127,7 @@ def read(
       if set(face.values) != columns[0]:
         odd = sorted(set(face.values) ^ columns[0])[0]
         raise InputError(
-          f"{face.source} and {columns[1]} do not say the same: only one of them has '{odd}'. "
+          f"{face.source} and {columns[1]} have different columns: only one of them has '{odd}'. "
           'Import them one after the other, or leave one out'
         )
       faces.append(face)
@@ -137,12 +138,12 @@ def read(
 
 
 def _openface(path, stem, options) -> Annotations:
-  """FaceLandmarkImg's table of one picture, named as the picture."""
+  """Reads a table of FaceLandmarkImg, which is for one picture and has its name."""
   header, rows = _table(path, ('x_0', 'pose_Ry', 'AU01_r'), 'OpenFace 2')
   frames = {row['frame'] for _, row in rows if row.get('frame')}
   if len(frames) > 1:
     raise InputError(
-      f'{path} has {len(frames)} frames of a sequence, and does not say which picture each is. '
+      f'{path} has {len(frames)} frames of a sequence, but not the names of their pictures. '
       "Run OpenFace's FaceLandmarkImg -fdir FOLDER, which writes one file for each picture"
     )
   units = [name for name in header if re.fullmatch(r'AU\d+_r', name)]
@@ -160,8 +161,8 @@ def _openface(path, stem, options) -> Annotations:
       values['pose_Rz'] = -_number(row, 'pose_Rz')
     return values | {name: _number(row, name) for name in units}
 
-  turned = 'yaw and roll have the other sign than in the files' if yaw_sign < 0 else ''
-  remarks = [turned or 'roll has the other sign than in the files'] if has_pose else []
+  turned = 'yaw and roll have the opposite sign of the files' if yaw_sign < 0 else ''
+  remarks = [turned or 'roll has the opposite sign of the files'] if has_pose else []
   return _faces(path, rows, lambda row: stem, face, _extent, remarks)
 
 
@@ -213,12 +214,12 @@ def _libreface(path, stem, options) -> Annotations:
   units = {name: f'AU{int(match[1]):02}_r' for name, match in units.items() if match}
   if len(rows) > 1 and 'input_image_path' not in header:
     raise InputError(
-      f'{path} has {len(rows)} rows, of a video, and does not say which picture each is. Run '
+      f'{path} has {len(rows)} rows of a video, but not the names of their pictures. Run '
       'LibreFace on each picture, with --output_path=<name of the picture>.csv'
     )
   remarks = []
   if {'yaw', 'pitch'} & set(header):
-    remarks.append("LibreFace's head pose is left out: it is no angle in degrees")
+    remarks.append("LibreFace's head pose is left out: it is not an angle in degrees")
   if 'lm_mp_0_x' in header:
     remarks.append('landmarks left out: they are not the 68 iBUG points')
 
@@ -241,8 +242,8 @@ def _pts(path, stem, options) -> Annotations:
   body = re.search(r'\{(.*?)\}', text, re.S)
   if not header or not body:
     raise InputError(
-      f'{path} is no .pts file. Expected: "version: 1", "n_points: 68", and between braces a line '
-      '"x y" for each point'
+      f'{path} is not a .pts file. Expected: "version: 1", "n_points: 68", and between braces a '
+      'line "x y" for each point'
     )
   count, wanted = int(header[1]), options['points'] or int(header[1])
   fields = body[1].split()
@@ -261,7 +262,7 @@ def _pts(path, stem, options) -> Annotations:
 def _points(path, stem, options) -> Annotations:
   count = options['points']
   if not count:
-    raise InputError('--format=points: say how many points a face has, such as --points=5')
+    raise InputError('--format=points: give the number of points of a face, such as --points=5')
   lines = [re.split(r'[\s,;]+', line.strip()) for line in text_lines(path)]
   lines = [(number, fields) for number, fields in enumerate(lines, 1) if fields != ['']]
   named = [len(fields) == 2 * count + 1 and not _is_number(fields[0]) for _, fields in lines]
@@ -278,7 +279,7 @@ def _points(path, stem, options) -> Annotations:
 
 
 def _list_of_points(path, lines, options) -> Annotations:
-  """Lines `name x y x y ...`, after perhaps a count and names of columns, as CelebA's."""
+  """Reads lines `name x y x y ...`, as in the lists of CelebA."""
   faces, problems = [], []
   for number, fields in lines:
     try:
@@ -301,11 +302,11 @@ FORMATS: Mapping[str, tuple[str, Callable[..., Annotations]]] = {
 
 
 def _table(path, any_of, tool) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-  """Header, and rows with their lines; every name and cell without blanks around it."""
+  """The header, and (line, row) pairs. Blanks around names and cells are removed."""
   lines = csv_rows(path)
   header = [name.strip() for name in next(lines, (0, []))[1]]
   if not set(any_of) & set(header):
-    raise InputError(f'{path} is no table of {tool}: it has none of the columns {any_of}')
+    raise InputError(f'{path} is not a table of {tool}: it has none of the columns {any_of}')
   return header, [
     (line, {k: v.strip() for k, v in zip(header, fields, strict=False)}) for line, fields in lines
   ]
@@ -373,14 +374,14 @@ def _check_confidence(row, name, options) -> None:
 
 
 def _extent(row, values) -> float:
-  """The area of the box around the landmarks; 0 without any."""
+  """The area of the box around the landmarks; 0 without landmarks."""
   sides = [[v for k, v in values.items() if re.fullmatch(rf'{axis}_\d+', k)] for axis in 'xy']
   return float(np.ptp(sides[0]) * np.ptp(sides[1])) if sides[0] else 0.0
 
 
 def _check_yaw(found: Annotations) -> None:
-  """Refuses yaws whose sign contradicts 68 landmarks: where a head turns to the right of the
-  picture, the tip of its nose comes nearer to the right end of its jaw."""
+  """Checks the sign of yaws against 68 landmarks: when a head turns to the right of the picture,
+  the tip of its nose comes nearer to the right end of the jaw line."""
   faces = [face.values for face in found.faces]
   if not {'pose_Ry', 'x_30', 'x_67'} <= set(faces[0]) or len(faces) < 10:
     return
@@ -394,8 +395,8 @@ def _check_yaw(found: Annotations) -> None:
   if agreement < -0.3:
     raise InputError(
       f'yaw contradicts the landmarks of {len(faces)} faces (correlation {agreement:.2f} with the '
-      'place of the nose): these files have the other sign of yaw, so turn --mirror_yaw on, or off '
-      'where it was on'
+      'place of the nose): these files have the other sign of yaw. Turn --mirror_yaw on, or off if '
+      'it was on'
     )
 
 
@@ -404,16 +405,16 @@ def by_picture(
 ) -> tuple[dict[str, Annotation], list[Problem]]:
   """Finds the picture of each face.
 
-  A name fits a picture if one of the two paths ends as the other whole one, in any case,
-  backslashes as slashes; a name without a picture's ending fits any. Where none fits whole, the
-  file's name alone decides, if it stands once among the pictures and once among the annotations.
+  A name fits a picture if one of the two paths ends with the whole other path. Case is ignored,
+  backslashes are slashes, and a name without the ending of a picture file fits any ending. If no
+  path fits, the file name alone decides, if it is unique among the pictures and the annotations.
 
   Args:
-    faces: As read.
+    faces: The annotations.
     pictures: Paths of the pictures below their folder.
 
   Returns:
-    {picture: its face}, the largest where there are several in one file; and what has no place.
+    {picture: its face}, the largest one if a file has several; and problems for the other faces.
   """
   by_stem = {}
   for picture in pictures:
@@ -454,7 +455,7 @@ def by_picture(
 
 
 def _parts(path: str) -> tuple[tuple[str, ...], str]:
-  """The names of a path, the last without a picture's ending; and that ending, '' for none."""
+  """The names of a path, the last without the ending of a picture file; and that ending, or ''."""
   names = [name for name in path.lower().replace('\\', '/').split('/') if name not in ('', '.')]
   ending = next((e for e in ENDINGS if names and names[-1].endswith(e)), '')
   return (*names[:-1], names[-1].removesuffix(ending)) if names else ('',), ending

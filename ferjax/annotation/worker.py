@@ -1,17 +1,17 @@
-"""Finds faces with MediaPipe: a script of its own, for a Python that need not have ferjax.
+"""Finds faces with MediaPipe: a separate script, for a Python that does not need ferjax.
 
 Usage: worker.py mesh, or worker.py landmarker MODEL.task
 
 It reads requests from its standard input and answers on its standard output. A line of JSON starts
 each message:
 
-  it starts:  {"ready": "mediapipe 0.10.21"}, or {"error": "..."} and it ends
+  start:      {"ready": "mediapipe 0.10.21"}, or {"error": "..."}, after which the script ends
   request:    {"height": h, "width": w}, then h * w * 3 bytes, RGB
   answer:     {"faces": n, "blendshapes": [{name: share}, ...]}, then n * 478 * 3 float32: x, y in
               pixels of the picture (centres are whole numbers), z in pixels, smaller is nearer; or
               {"error": "..."}
 
-`mesh` is MediaPipe 0.10's face mesh, whose wheel carries its models; it gives no blendshapes.
+`mesh` is the face mesh of MediaPipe 0.10, whose wheel contains its models; it has no blendshapes.
 `landmarker` is the face landmarker of MediaPipe 1.
 """
 
@@ -22,18 +22,18 @@ import sys
 import numpy as np
 
 POINTS = 478
-MOST = 32  # faces in a picture
+MOST = 32  # largest number of faces in a picture
 CONFIDENCE = 0.5
 
 
 def pixels(landmarks, width, height):
-  """Landmarks in shares of the picture -> f32[478, 3] in pixels."""
+  """Converts landmarks, in shares of the picture, to f32[478, 3] in pixels."""
   points = np.array([(point.x, point.y, point.z) for point in landmarks], np.float32)
   return points * np.float32([width, height, width]) - np.float32([0.5, 0.5, 0])
 
 
 def mesh():
-  """A function from a picture u8[h, w, 3] to its faces' points and blendshapes."""
+  """A function: picture u8[h, w, 3] -> points f32[478, 3] of each face, and no blendshapes."""
   from mediapipe.python.solutions import face_mesh
 
   model = face_mesh.FaceMesh(
@@ -52,7 +52,7 @@ def mesh():
 
 
 def landmarker(path):
-  """As `mesh`, with the blendshapes of each face."""
+  """Like `mesh`, with the blendshapes of each face."""
   import mediapipe
   from mediapipe.tasks import python as tasks
   from mediapipe.tasks.python import vision
@@ -98,7 +98,7 @@ def send(answers, message, content=b''):
 
 def main():
   answers = os.fdopen(os.dup(1), 'wb')
-  os.dup2(2, 1)  # what MediaPipe prints is no answer
+  os.dup2(2, 1)  # MediaPipe's own output must not be mixed with the answers
   try:
     import mediapipe
 

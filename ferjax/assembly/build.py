@@ -1,4 +1,4 @@
-"""From a config to the parts of a run; below here no function sees a config."""
+"""Builds the parts of a run from its config. The modules below this package do not see a config."""
 
 import importlib
 import logging
@@ -31,10 +31,10 @@ def make_method(
 
   Args:
     config: The config.
-    num_classes, num_poses: What every method's `make` is given; 0 poses where they are unknown.
+    num_classes, num_poses: Arguments of every method's `make`; 0 poses if they are unknown.
 
   Raises:
-    InputError: no such method or network, or a key that neither has.
+    InputError: there is no such method or network, or it lacks a key of the config.
   """
   model = make_model(config)
   name = config.method.name
@@ -54,7 +54,7 @@ def make_model(config: ml_collections.ConfigDict) -> nn.Module:
   """The network of `config.model`.
 
   Raises:
-    InputError: no such network, or a key that it does not have.
+    InputError: there is no such network, or it lacks a key of the config.
   """
   dtype, param_dtype = PRECISIONS[config.precision]
   make = configs.named(models, config.model.name, 'model')
@@ -63,7 +63,7 @@ def make_model(config: ml_collections.ConfigDict) -> nn.Module:
 
 
 def read_weights(config: ml_collections.ConfigDict) -> pretrained.Weights | None:
-  """The weights of the file `config.model.weights`, or None where it names none.
+  """The weights in the file `config.model.weights`, or None if the config names no file.
 
   Raises:
     InputError: see `pretrained.read` and `pretrained.convert`.
@@ -85,7 +85,7 @@ def picture_dtype(config: ml_collections.ConfigDict):
 
 
 def in_precision(config: ml_collections.ConfigDict, extra: core.PyTree) -> core.PyTree:
-  """`extra` of a new run in its precision: Flax starts the statistics of BatchNorm as float32; in a
-  float64 run they become float64 here."""
+  """`extra` of a new run in its precision. Flax creates the statistics of BatchNorm as float32; in
+  a float64 run they are converted to float64."""
   dtype = picture_dtype(config)
   return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, extra)

@@ -1,4 +1,4 @@
-"""From a config to what is predicted and evaluated."""
+"""Makes the predictions and evaluations that a config defines."""
 
 import functools
 import logging
@@ -22,18 +22,18 @@ LOGGER = logging.getLogger(__name__)
 
 
 class Evaluations(NamedTuple):
-  """What a model is evaluated on, and how.
+  """The data that a model is evaluated on, and the settings of the evaluation.
 
   Attributes:
     data: The data set.
-    splits: {name: (split, distortion)} of it, such as `test` and `test/rotation`.
-    tests: Where there are several sets: by name, what each is tested on, its only split `test`.
-    groups: Names of tests by the group that their average is of.
+    splits: {name: (split, distortion)} of the data set, such as `test` and `test/rotation`.
+    tests: If there are several sets: {name: test data of the set, with the only split `test`}.
+    groups: {group: names of its tests, which are averaged}.
     predict: (state, split, distortion='', limit=...) -> predictions; see `make_predict`.
-    look: (state) -> what some test pictures look like to the network, or None.
+    look: (state) -> heat maps of some test pictures, or None; see `look`.
     sheets: Whether to draw sheets of rows: mistakes, searches, label distributions.
     embeddings: Whether to measure neighbours and clusters of embeddings.
-    tsne: How many points of t-SNE to draw; 0 for none.
+    tsne: Number of points to draw with t-SNE; 0 for none.
   """
 
   data: dataset.Dataset
@@ -47,11 +47,11 @@ class Evaluations(NamedTuple):
   tsne: int
 
   def predict_splits(self, state: core.TrainState) -> dict[str, predictions.Predictions]:
-    """Predictions by name, as in `splits`."""
+    """Predictions by name, with the names of `splits`."""
     return {name: self.predict(state, *which) for name, which in self.splits.items()}
 
   def predict_tests(self, state: core.TrainState) -> dict[str, predictions.Predictions]:
-    """Predictions by name, as in `tests`."""
+    """Predictions by name, with the names of `tests`."""
     return {name: self.predict(state, data.splits['test']) for name, data in self.tests.items()}
 
 
@@ -62,7 +62,7 @@ def make(
   data: sources.Data,
   splits: Sequence[str],
 ) -> Evaluations:
-  """The evaluations that `config.eval` asks for.
+  """The evaluations that `config.eval` requests.
 
   Args:
     config: The config.
@@ -85,7 +85,7 @@ def make(
 
 
 def predict_columns(method: core.Method, split: dataset.Split) -> tuple[str, ...]:
-  """The columns of a split that a method looks at when it predicts."""
+  """The columns of a split that a method uses for prediction."""
   optional = (method.predict_uses | set(method.derived)) & set(split.table)
   return tuple(sorted(method.predict_needs | optional))
 
@@ -93,9 +93,12 @@ def predict_columns(method: core.Method, split: dataset.Split) -> tuple[str, ...
 def make_predict(
   config: ml_collections.ConfigDict, method: core.Method, devices: parallel.Parallel
 ) -> Callable[..., predictions.Predictions]:
-  """(state, split, distortion='', limit=config.eval.limit) -> predictions for every row, as
-  `config.eval` and `config.reading` say; the pictures distorted where `data.distort` has a
-  distortion of that name.
+  """Makes the function that predicts a split, with the settings of `config.eval` and
+  `config.reading`.
+
+  Returns:
+    (state, split, distortion='', limit=config.eval.limit) -> predictions for every row.
+    `distortion` is '' or one of `config.eval.distortions`; see `images.distort`.
   """
   distort.check(config.eval.distortions)
   prepare = views(config, config.eval.distortions)
@@ -129,13 +132,16 @@ def on_host(
   devices: parallel.Parallel,
   split: dataset.Split,
 ) -> Callable[..., core.TrainState]:
-  """(state, *first) -> state, whose `extra` is change(*first, params, extra, table, embed).
+  """Makes a function that changes `extra` of a state on the host.
 
   Args:
-    change: `refresh` or `enroll` of a method; None leaves the state as it is.
+    change: `refresh` or `enroll` of a method; None leaves the state unchanged.
     predict: See `make_predict`.
-    devices: Where the state lies.
+    devices: The devices that hold the state.
     split: The training rows.
+
+  Returns:
+    (state, *first) -> the state with `extra` = change(*first, params, extra, table, embed).
   """
 
   def apply(state, *first):
@@ -155,17 +161,17 @@ def on_host(
 
 
 def views(config: ml_collections.ConfigDict, distortions: Sequence[str]):
-  """{'': batch -> batch with normalised pictures, distortion: batch -> with distorted ones}."""
+  """Functions batch -> batch: '' normalises the pictures, each distortion also distorts them."""
   dtype = picture_dtype(config)
   plain = {'': lambda batch: augment.evaluation(batch, dtype)}
   return plain | {name: distort.make(name, config.eval.seed, dtype) for name in distortions}
 
 
 def evaluated(config: ml_collections.ConfigDict, data: dataset.Dataset, splits: Sequence[str]):
-  """{name: (split, distortion)} of all that is evaluated, such as `test` and `test/rotation`."""
+  """{name: (split, distortion)} of all evaluations, such as `test` and `test/rotation`."""
   found = {name: (data.splits[name], '') for name in splits if name in data.splits}
   if config.eval.distortions and 'test' not in found:
-    LOGGER.warning('%s has no test split: config.eval.distortions changes nothing', data.name)
+    LOGGER.warning('%s has no test split: config.eval.distortions has no effect', data.name)
   if 'test' in found:
     test = data.splits['test']
     found |= {f'test/{name}': (test, name) for name in config.eval.distortions}
@@ -178,8 +184,11 @@ def look(
   state: core.TrainState,
   data: dataset.Dataset,
 ) -> heatmaps.Looks | None:
-  """What `config.eval.heatmaps` pictures look like to the trained network: of the test split, or of
-  the last one there is. None when there are to be none, or the method shows no map."""
+  """Heat maps of the trained network for `config.eval.heatmaps` pictures.
+
+  The pictures are from the test split, or from the last split if there is no test split. The result
+  is None if no picture is requested, or the method has no feature map.
+  """
   name = 'test' if 'test' in data.splits else list(data.splits)[-1]
   split = data.splits[name]
   rows = heatmaps.some_of_each_class(split.table['label'], config.eval.heatmaps)

@@ -1,4 +1,4 @@
-"""A trained model, from the folder of its run: what evaluation and every later use start from."""
+"""Loads a trained model from the folder of its run, for evaluation and every later use."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ class Trained(NamedTuple):
     method: The method.
     state: The restored state.
     predict: (state, split, distortion='') -> predictions; see `assembly.evaluations.make_predict`.
-    poses: Pose classes in label order, yaw in degrees; empty where they were unknown.
+    poses: Pose classes in label order, yaw in degrees; empty if they were unknown.
   """
 
   config: ml_collections.ConfigDict
@@ -52,7 +52,7 @@ def load(workdir: Path, which: str = 'last') -> Trained:
 
 
 def config_of(workdir: Path) -> ml_collections.ConfigDict:
-  """The config of a run, with today's defaults for keys that it does not have.
+  """The config of a run, with the current defaults for keys that it lacks.
 
   Raises:
     InputError: there is no run.
@@ -63,12 +63,13 @@ def config_of(workdir: Path) -> ml_collections.ConfigDict:
 
 
 def load_with(workdir: Path, which: str, config: ml_collections.ConfigDict) -> Trained:
-  """As `load`, with another config: its sections `data`, `eval` and `reading` may differ."""
+  """Loads a run's model like `load`, with another config. Its sections `data`, `eval` and `reading`
+  may differ from those of the run."""
   found = record.read(workdir)
   classes, poses = tuple(found['classes']), tuple(found.get('poses', ()))
   devices = parallel.make(backend=config.parallel.backend)
   method = build.make_method(config, len(classes), len(poses))
-  method = wrap.with_terms(method, {})  # prediction knows nothing of added terms
+  method = wrap.with_terms(method, {})  # prediction does not use added terms
   saved = checkpoint.restore(workdir, which)
   state = core.TrainState(
     jnp.asarray(saved['step']), saved['params'], (), saved['extra'], jax.random.key(config.seed)

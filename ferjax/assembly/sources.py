@@ -1,4 +1,4 @@
-"""The data of a run, from its config: the training data, one set or several joined, and tests."""
+"""Loads the data of a run from its config: the training data, one or several sets, and tests."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,13 @@ LOGGER = logging.getLogger(__name__)
 
 
 class Data(NamedTuple):
-  """What `config.data` and `config.eval.sets` name.
+  """The data of `config.data` and `config.eval.sets`.
 
   Attributes:
     data: The data set, or several joined to one.
-    tests: Where there are several sets: the test data of each by name, with the only split `test`.
-    groups: {group: names of its tests, which are averaged}; `all` is those of `config.eval.sets`,
-      or every test where that is empty.
+    tests: If there are several sets: {name: test data of the set, with the only split `test`}.
+    groups: {group: names of its tests, which are averaged}. The group `all` has the tests of
+      `config.eval.sets`, or every test if that is empty.
   """
 
   data: dataset.Dataset
@@ -37,18 +37,18 @@ def load(
 ) -> Data:
   """Loads every data set that a config names.
 
-  Several training sets have the classes that all of them know, unless `config.data.classes` says
-  which; the test sets have those of the training sets. Classes are matched by name.
+  Several training sets get the classes that all of them have, unless `config.data.classes` chooses
+  others. The test sets get the classes of the training sets. Classes are matched by name.
 
   Args:
     config: The config.
-    classes: Those of a trained model, instead of `config.data.classes`.
-    needs_every_class: See `dataset.load`; of several sets, none needs to know every class.
+    classes: The classes of a trained model, instead of `config.data.classes`.
+    needs_every_class: See `dataset.load`. With several sets, none needs to have every class.
 
   Raises:
     InputError: an error of `sets.parse` or `dataset.load`, with the set's name; both one set and
-      several are named, or one is named twice; a group names a set that is no test; no set knows a
-      class of `config.data.class_map`.
+      several are named, or one is named twice; a group names a set that is not tested; no set has
+      a class of `config.data.class_map`.
   """
   several = config.data.sets
   own = several or (_spec(config.data),)
@@ -89,11 +89,16 @@ def load(
 def fit(
   method: core.Method, tests: Mapping[str, dataset.Dataset], poses: Sequence[int]
 ) -> dict[str, dataset.Dataset]:
-  """Data sets to test on, with the model's pose classes. Logs what the method would use and a set
-  does not have, and classes without rows.
+  """Test sets with the model's pose classes. Warnings name features that the method could use but a
+  set lacks, and classes without rows.
+
+  Args:
+    method: The method.
+    tests: {name: test set}.
+    poses: The model's pose classes, yaw in degrees.
 
   Raises:
-    InputError: a set lacks what the method needs to predict.
+    InputError: a set lacks a feature that the method needs for prediction.
   """
   tests = {name: derive(method, data) for name, data in tests.items()}
   for name, data in tests.items():
@@ -101,9 +106,9 @@ def fit(
     without = sorted(method.predict_uses.difference(data.splits['test'].table))
     if without:
       LOGGER.warning('%s has no %s: the model predicts without them', name, ', '.join(without))
-    lacking = dataset.classes_without_rows(data)
-    if lacking:
-      LOGGER.warning('%s has no row of %s: means are over the others', name, ', '.join(lacking))
+    missing = dataset.classes_without_rows(data)
+    if missing:
+      LOGGER.warning('%s has no row of %s: means are over the others', name, ', '.join(missing))
   return {name: dataset.with_poses(data, poses) for name, data in tests.items()}
 
 
@@ -115,7 +120,7 @@ def _join(section, specs, name):
 
 
 def _load_one(section, spec, key, name, **options):
-  """The set that a spec of `config.<key>` names, with the name that a run uses for it."""
+  """Loads the set that a spec of `config.<key>` names; it gets the name that the run uses."""
   which = sets.parse(spec, key)
   LOGGER.info('%s of config.%s: %s', name, key, spec)
   try:
@@ -138,14 +143,16 @@ def _spec(section):
 
 
 def _as_trained_on(spec, own):
-  """The spec by which the run trains on this set, if it does. A spec with another protocol is
-  refused: it would test on rows that the run trains on."""
+  """The spec with which the run trains on this set, or `spec` if it does not train on it.
+
+  A spec with another protocol is an error, because it would test on rows that the run trains on.
+  """
   for one in own:
     if sets.place(one) == sets.place(spec):
       if sets.parts(spec)[2] not in ('', sets.parts(one)[2]):
         raise InputError(
-          f"config.eval.sets names '{spec}', but the run trains on '{one}', some of whose rows "
-          f"would be tested: write '{one}'"
+          f"config.eval.sets names '{spec}', but the run trains on '{one}'; its rows would be "
+          f"tested: write '{one}'"
         )
       return one
   return spec
@@ -155,7 +162,7 @@ def _check_sets(config, several, wanted):
   if several and (config.data.path or config.data.name != configs.base().data.name):
     raise InputError(
       f'config.data.sets={several} and config.data.name={config.data.name!r} (or path): give one '
-      "or the other; a manifest among several is 'manifest:FILE.csv'"
+      "of them; in config.data.sets, a manifest is 'manifest:FILE.csv'"
     )
   if several and config.data.protocol:
     raise InputError(
@@ -172,8 +179,8 @@ def _check_sets(config, several, wanted):
 
 
 def _groups(groups, name):
-  """{group: names of its sets}, from pairs of a group and its sets, named as in the config or
-  as in the run."""
+  """{group: names of its sets}, from pairs of a group and its sets. The sets in a pair have the
+  names of the config or of the run."""
   names, found = name | {known: known for known in name.values()}, {}
   for pair in groups:
     if isinstance(pair, str) or len(pair) != 2 or isinstance(pair[1], str) or not pair[1]:
@@ -195,7 +202,7 @@ def _check_class_map(pairs, data, tests):
   for theirs, _ in pairs:
     if labels.canonical(theirs) not in known:
       raise InputError(
-        f"config.data.class_map names '{theirs}', which is no class of any set."
+        f"config.data.class_map names '{theirs}', which is not a class of any set."
         f'{nearest(theirs, known)} There are: {", ".join(sorted(known))}'
       )
 
@@ -205,10 +212,10 @@ def make_sampler(config: ml_collections.ConfigDict, table: dataset.Table) -> sam
 
   Args:
     config: The config.
-    table: The training rows, of which a sampler of `samplers.OF_GRAPHS` builds its graphs.
+    table: The training rows, from which a sampler of `samplers.OF_GRAPHS` builds its graphs.
 
   Raises:
-    InputError: no such sampler, a key that it does not have, or rows that it cannot work with.
+    InputError: there is no such sampler, it lacks a key of the config, or it cannot use these rows.
   """
   make = configs.named(samplers, config.sampler.name, 'sampler')
   options = configs.without_name(config.sampler)
@@ -226,8 +233,11 @@ def uses_graphs(config: ml_collections.ConfigDict) -> bool:
 def example_batch(
   config, split: dataset.Split, columns: tuple[str, ...], sampler: samplers.Plan
 ) -> core.Batch:
-  """One row as a batch of one, its picture normalised, to initialise a method with. If terms are
-  added, it also has what the sampler plans, as their functions see all of a batch."""
+  """A batch of one row with a normalised picture, to initialise a method.
+
+  If terms are added, the batch also has the columns of the sampler's plan, because the functions of
+  these terms get the whole batch.
+  """
   plan = pipeline.in_order(1, 1)
   if config.terms:
     plan = sampler(0, 1, config.seed, split.table, config.batch)
@@ -238,7 +248,7 @@ def example_batch(
 
 
 def corrupt_labels(config: ml_collections.ConfigDict, data: dataset.Dataset) -> dataset.Dataset:
-  """The data set with the label noise of `config.noise` in its training rows."""
+  """Applies the label noise of `config.noise` to the training rows of a data set."""
   corrupt = configs.call(noise.make, 'noise', config.noise)
   train_split = data.splits['train']
   others = [name for split in data.splits.values() for name in split.table['name']]
@@ -249,13 +259,13 @@ def corrupt_labels(config: ml_collections.ConfigDict, data: dataset.Dataset) -> 
 
 
 def derive(method: core.Method, data: dataset.Dataset) -> dataset.Dataset:
-  """The data set with the columns that a method derives from others; columns that exist stay."""
+  """The data set with the columns that a method derives from others. Existing columns are kept."""
   splits = {name: with_derived(method, split) for name, split in data.splits.items()}
   return data._replace(splits=splits)
 
 
 def with_derived(method: core.Method, split: dataset.Split) -> dataset.Split:
-  """As `derive`, of one split."""
+  """The split with the columns that a method derives; see `derive`."""
   made = dict(split.table)
   if method.needs <= set(made):
     made |= {k: f(split.table) for k, f in method.derived.items() if k not in made}

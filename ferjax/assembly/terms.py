@@ -1,4 +1,4 @@
-"""`config.terms` and `config.weights`: terms of the loss and their weights."""
+"""Builds the terms of the loss and their weights from `config.terms` and `config.weights`."""
 
 import math
 
@@ -21,8 +21,17 @@ def with_terms(
   num_classes: int,
   num_poses: int = 0,
 ) -> core.Method:
-  """The method with the terms of `config.terms` added to its own. Each term is tried on shapes, and
-  the columns of the training rows that it reads are added to the method's `needs`.
+  """Adds the terms of `config.terms` to those of a method.
+
+  Each term is traced on the shapes of a batch. The columns of the training rows that it reads are
+  added to the method's `needs`.
+
+  Args:
+    config: The config.
+    method: The method.
+    split: The training rows.
+    sampler: The sampler of the run.
+    num_classes, num_poses: Arguments for the terms; 0 poses if they are unknown.
 
   Raises:
     InputError: see `added.make` and `added.check`.
@@ -52,7 +61,7 @@ def make_weights(
   """{term: its weight} of `config.weights` and `config.terms`: a number, or a schedule by step.
 
   Raises:
-    InputError: a weight that is neither, or that is in both sections; see `schedules`.
+    InputError: a weight is neither, or is given in both sections; see also `schedules`.
   """
   made = {
     name: _weight(f'weights.{name}', value, steps_per_epoch)

@@ -1,8 +1,8 @@
-"""`ferjax album FOLDER --workdir=RUN --n=40`: a folder of faces in n pictures.
+"""Summarises a folder of faces in n pictures: `ferjax album FOLDER --workdir=RUN --n=40`.
 
-The embeddings of all pictures are grouped by a mixture of n Gaussians, and the medoid of each
-group, the picture nearest its mean, stands for it (Marrero-Fernandez et al., 2022, figure 9).
-Pictures should be cropped to the face as those that the model was trained on.
+The embeddings of all pictures are grouped by a mixture of n Gaussians. Each group is represented by
+its medoid, the picture nearest to its mean (Marrero-Fernandez et al., 2022, figure 9). Pictures
+should be cropped to the face, like those that the model was trained on.
 """
 
 import argparse
@@ -20,8 +20,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   arguments.add_argument('folder', type=Path, help='the folder of pictures')
   arguments.add_argument('--workdir', type=Path, required=True, help='the run of a trained model')
   arguments.add_argument('--checkpoint', default='last', help='last, best, or a step')
-  arguments.add_argument('--n', type=int, default=40, help='pictures that stand for the folder')
-  arguments.add_argument('--seed', type=int, default=0, help='of the mixture')
+  arguments.add_argument('--n', type=int, default=40, help='pictures that represent the folder')
+  arguments.add_argument('--seed', type=int, default=0, help='the seed of the mixture')
   arguments.add_argument('--out', type=Path, help='default: RUN/album/<name of the folder>')
   return arguments.parse_args(argv)
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run(argv: Sequence[str]) -> None:
-  """The command, in a process of its own."""
+  """Runs the command in its own process."""
   flags.FLAGS.mark_as_parsed()  # grain reads absl flags
   console.show_messages()
   console.keep_freed_memory()

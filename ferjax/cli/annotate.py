@@ -1,19 +1,20 @@
-"""`ferjax annotate FOLDER`: finds, aligns and crops faces, and writes a `manifest`.
+"""Finds, aligns and crops faces, and writes a manifest: `ferjax annotate FOLDER`.
 
-Each face gets 68 landmarks and its pose; with --model=face_landmarker.task, which MediaPipe's site
-offers, also estimates of action units. Below the output folder:
+Each face gets 68 landmarks and its pose. With --model=face_landmarker.task, a file from MediaPipe's
+site, it also gets estimates of action units. The output folder contains:
 
   faces/            the crops, in the folders of the pictures
   manifest.csv      a row for each crop, for --config.data.name=manifest
-  left_out.csv      the pictures that have none, and why
-  annotate.jsonl    what is done so far; the same command goes on from there
-  annotate.lock     locked while a command runs, so that a second one is refused
+  left_out.csv      the pictures without a crop, and the reasons
+  annotate.jsonl    the progress; the same command continues from there
+  annotate.lock     locked while a command runs, so that a second command ends with an error
 
-The manifest's further columns are `source`, the picture below FOLDER; `face`, 0 for its largest;
-and `crop_00 ... crop_12`, the 2x3 matrix that carries (x, y, 1) of the upright picture to the crop,
-in pixels whose centres are whole numbers. Landmarks and pose are those of the crop. `split` comes
-from a first folder named train, val or test, else it is train; `label` from the innermost folder
-with the name of a class. The first run makes an environment for MediaPipe with pip.
+Further columns of the manifest are `source`, the path of the picture in FOLDER; `face`, 0 for the
+largest face of a picture; and `crop_00 ... crop_12`, the 2x3 matrix that maps (x, y, 1) of the
+upright picture to the crop, in pixels whose centres are whole numbers. Landmarks and pose are those
+of the crop. `split` is the name of the first folder if that is train, val or test, else train.
+`label` is the innermost folder with the name of a class. The first run makes an environment for
+MediaPipe with pip.
 """
 
 import argparse
@@ -36,16 +37,20 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   )
   arguments.add_argument('folder', type=Path, help='the folder of pictures')
   arguments.add_argument('--out', type=Path, help='default: FOLDER_faces, next to FOLDER')
-  arguments.add_argument('--size', type=int, default=112, help="pixels of a crop's side")
+  arguments.add_argument('--size', type=int, default=112, help='size of a crop in pixels')
   arguments.add_argument(
-    '--margin', type=float, default=0.1, help='share left free on each side of an average face'
+    '--margin', type=float, default=0.1, help='margin on each side of a face, as a share of a crop'
   )
   arguments.add_argument(
-    '--faces', choices=('largest', 'all'), default='largest', help='which of a picture'
+    '--faces', choices=('largest', 'all'), default='largest', help='faces of a picture to crop'
   )
   arguments.add_argument('--model', type=Path, help='a face_landmarker.task, for action units')
-  arguments.add_argument('--workers', type=int, default=available_processes(), help='processes')
-  arguments.add_argument('--python', type=Path, help='one that has MediaPipe: none is installed')
+  arguments.add_argument(
+    '--workers', type=int, default=available_processes(), help='number of processes'
+  )
+  arguments.add_argument(
+    '--python', type=Path, help='a Python that has MediaPipe, instead of installing it'
+  )
   return arguments.parse_args(argv)
 
 
@@ -53,7 +58,8 @@ def main(argv: Sequence[str]) -> None:
   """Annotates the folder that the arguments name.
 
   Raises:
-    InputError: no such model, MediaPipe cannot be installed or started; see `annotate`.
+    InputError: there is no such model, or MediaPipe cannot be installed or started; see also
+      `annotate`.
   """
   options = parse(argv)
   folder = options.folder.resolve()
@@ -78,6 +84,6 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run(argv: Sequence[str]) -> None:
-  """The command, in a process of its own."""
+  """Runs the command in its own process."""
   console.show_messages()
   main(argv)

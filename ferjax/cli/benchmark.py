@@ -1,4 +1,4 @@
-"""`ferjax benchmark [name ...]`: times, prints Markdown tables, saves JSON."""
+"""Runs benchmarks, prints Markdown tables and saves JSON: `ferjax benchmark [name ...]`."""
 
 import argparse
 import importlib
@@ -21,14 +21,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
   parser = argparse.ArgumentParser(prog='ferjax benchmark', description=__doc__)
   names = f'benchmarks: {", ".join(NAMES)}; all by default. ops is {", ".join(OPS)}'
   parser.add_argument('names', nargs='*', help=names)
-  parser.add_argument('--against', choices=['torch'], help="time PyTorch's counterparts too")
+  parser.add_argument('--against', choices=['torch'], help='also time the same in PyTorch')
   python = 'the Python that has PyTorch, if not this one; implies --against=torch'
   parser.add_argument('--torch-python', help=python)
   parser.add_argument('--out', type=Path, help='a file for all results, as JSON')
-  parser.add_argument('--only', default='', help='only cases whose name holds this text')
-  parser.add_argument('--rounds', type=int, default=7, help='turns of each side')
+  parser.add_argument('--only', default='', help='only cases whose name contains this text')
+  parser.add_argument('--rounds', type=int, default=7, help='number of turns of each side')
   parser.add_argument('--turn', type=float, default=0.5, help='least seconds of a turn')
-  parser.add_argument('--rows', type=int, default=30_000, help='rows of graphs and evaluate')
+  parser.add_argument('--rows', type=int, default=30_000, help='rows for graphs and evaluate')
   return parser.parse_args(argv)
 
 
@@ -36,12 +36,12 @@ def main(argv: list[str]) -> dict:
   """Runs the benchmarks that the arguments name.
 
   Returns:
-    What `--out` saves: `command`, `date`, `machine`, `versions`, `settings` and the rows of each
-    benchmark.
+    The content of `--out`: `command`, `date`, `machine`, `versions`, `settings` and the rows of
+    each benchmark.
 
   Raises:
-    InputError: an unknown benchmark, nothing to time, no folder for the results, or a Python
-      without PyTorch.
+    InputError: a benchmark is unknown, there is nothing to time or no folder for the results, or
+      the Python lacks PyTorch.
   """
   options = parse(argv)
   known = [*NAMES, *OPS]
@@ -83,8 +83,8 @@ def main(argv: list[str]) -> dict:
 
 
 def run(argv: list[str]) -> None:
-  """The command, in a process of its own."""
-  # Else JAX takes most of a GPU's memory when it starts, and PyTorch finds too little.
+  """Runs the command in its own process."""
+  # Otherwise JAX reserves most of a GPU's memory at its start, and too little is left for PyTorch.
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   console.keep_freed_memory()
   main(argv)

@@ -1,9 +1,9 @@
-"""`ferjax check-loss my_losses.island`: tries a loss on inputs that may occur in training.
+"""Checks a loss on inputs that may occur in training: `ferjax check-loss my_losses.island`.
 
 The loss is a function `f(outputs, batch) -> f[b]`, or one that makes a `StatefulLoss`, as in
-`config.terms`: a path, or the name of a function in `ferjax.terms`. Its further arguments are
-flags: `--margin=0.2`. It is tried with invented embeddings, scores and labels, on the default
-device of JAX; a check that fails is printed with its input, and the exit code is then 1.
+`config.terms`: a path, or the name of a function in `ferjax.terms`. Its other arguments are flags:
+`--margin=0.2`. It is called with random embeddings, scores and labels, on the default device of
+JAX. A check that fails is printed with its input, and the exit code is then 1.
 """
 
 import argparse
@@ -27,7 +27,11 @@ REPEATS = 7  # of each time measurement; the result is their median
 
 
 def costs(term: added.Term, sizes: Sizes, rows: Iterable[int] = COSTS) -> dict[str, list]:
-  """Time, FLOPs and temporary memory of the loss and its gradient in float32, by batch size."""
+  """Time, FLOPs and temporary memory of the loss and its gradient in float32, by batch size.
+
+  Returns:
+    Columns `rows`, `ms`, `MFLOP` and `MiB`.
+  """
   triple = added.stateful(term)
   table = {'rows': [], 'ms': [], 'MFLOP': [], 'MiB': []}
   for count in rows:
@@ -52,7 +56,7 @@ def parse(argv: list[str]) -> tuple[str, Sizes, dict[str, Any]]:
   """The loss, the sizes of the inputs and its arguments.
 
   Raises:
-    InputError: an argument is not `--key=value`, or a size is no positive number.
+    InputError: an argument is not `--key=value`, or a size is not above 0.
   """
   parser = argparse.ArgumentParser(
     prog='ferjax check-loss',
@@ -64,7 +68,7 @@ def parse(argv: list[str]) -> tuple[str, Sizes, dict[str, Any]]:
   for name, size in Sizes()._asdict().items():
     if name != 'outputs':
       parser.add_argument(f'--{name}', type=int, default=size)
-  text = 'shapes of a row of further outputs, such as "{\'pose_logits\': (5,)}"'
+  text = 'row shapes of further outputs, such as "{\'pose_logits\': (5,)}"'
   parser.add_argument('--outputs', default='{}', help=text)
   known, rest = parser.parse_known_args(argv)
   options = {}
@@ -132,5 +136,5 @@ def main(argv: list[str]) -> bool:
 
 
 def run(argv: Sequence[str]) -> None:
-  """The command, in a process of its own."""
+  """Runs the command in its own process."""
   sys.exit(0 if main(argv) else 1)

@@ -1,4 +1,4 @@
-"""What all commands share: messages, caches, memory."""
+"""Settings that all commands share: messages, caches, memory."""
 
 import ctypes
 import logging
@@ -12,28 +12,28 @@ from absl import logging as absl_logging
 
 
 def cache_folder() -> Path:
-  """Where ferjax keeps what it can make again: `$XDG_CACHE_HOME/ferjax` or `~/.cache/ferjax`."""
+  """The folder for files that can be made again: `$XDG_CACHE_HOME/ferjax` or `~/.cache/ferjax`."""
   return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'ferjax'
 
 
 def keep_programs() -> None:
-  """Keeps compiled programs in the cache folder, unless another one is set; small programs too, as
-  a start has many of them."""
+  """Stores compiled programs in the cache folder, unless another cache is set. Small programs are
+  stored too, because many of them are compiled at a start."""
   if not jax.config.jax_compilation_cache_dir:
     jax.config.update('jax_compilation_cache_dir', str(cache_folder() / 'xla'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 
 
 def find_modules_here() -> None:
-  """Lets `config.terms` name functions of the working directory, as under `python -m`, when the
-  console script runs."""
+  """Adds the working directory to Python's path, as `python -m` does, so that `config.terms` can
+  name functions there."""
   here = os.getcwd()
   if not {'', here} & set(sys.path):
     sys.path.append(here)
 
 
 class _StandardError(logging.StreamHandler):
-  """Writes to `sys.stderr` as it is now: a progress bar replaces it, to print messages above."""
+  """Writes to the current `sys.stderr`. A progress bar replaces it to print messages above."""
 
   @property
   def stream(self):
@@ -45,7 +45,7 @@ class _StandardError(logging.StreamHandler):
 
 
 def show_messages() -> None:
-  """Shows ferjax's own messages as plain lines, and only the errors of the libraries below it."""
+  """Shows the messages of ferjax as plain lines, and only errors of the libraries that it uses."""
   absl_logging.set_verbosity(absl_logging.ERROR)
   logger = logging.getLogger('ferjax')
   if not logger.handlers:
@@ -57,11 +57,11 @@ def show_messages() -> None:
 
 
 def keep_freed_memory() -> None:
-  """Keeps freed memory in the process; does something only on a CPU with glibc.
+  """Keeps freed memory in the process. It has an effect only on a CPU with glibc.
 
-  XLA takes and frees its temporary memory in every step. Without this, freed pages go back to the
-  system and the next step must map them again (ResNet-18 at 64 px on 2 cores: 147 to 152 images/s
-  without this, 169 to 185 with it). Call it once, before the first computation.
+  XLA allocates and frees its temporary memory in every step. Without this function, freed pages are
+  returned to the system, and the next step must map them again (ResNet-18 at 64 px on 2 cores: 147
+  to 152 images/s without it, 169 to 185 with it). Call it once, before the first computation.
   """
   if jax.default_backend() != 'cpu' or platform.libc_ver()[0] != 'glibc':
     return

@@ -1,4 +1,4 @@
-"""`ferjax export --workdir=RUN --out=FOLDER`: a trained model that needs no run.
+"""Exports a trained model, which then needs no run: `ferjax export --workdir=RUN --out=FOLDER`.
 
 The folder contains the model for any number of pictures, with its parameters: `model.stablehlo`
 (JAX on CPU, NVIDIA GPU and TPU), `model.onnx` (every program that reads ONNX),
@@ -26,16 +26,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   arguments.add_argument('--workdir', type=Path, required=True, help='the run of a trained model')
   arguments.add_argument('--out', type=Path, required=True, help='the folder to write')
   arguments.add_argument('--checkpoint', default='last', help='last, best, or a step')
-  arguments.add_argument('--onnx', default='auto', help='auto, require or no')
+  arguments.add_argument('--onnx', default='auto', help='write ONNX: auto, require or no')
   arguments.add_argument(
     '--features',
     default='',
-    help='optional inputs that the exported model takes, such as landmarks',
+    help='optional inputs of the exported model, such as landmarks',
   )
   arguments.add_argument(
     '--evaluate', action='store_true', help='measure accuracy by pose and person, for the card'
   )
-  arguments.add_argument('--data_licence', default='', help='of the training data, for the card')
+  arguments.add_argument(
+    '--data_licence', default='', help='the licence of the training data, for the card'
+  )
   arguments.add_argument('--overwrite', action='store_true', help='replace an export')
   return arguments.parse_args(argv)
 
@@ -62,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run(argv: Sequence[str]) -> None:
-  """The command, in a process of its own."""
+  """Runs the command in its own process."""
   flags.FLAGS.mark_as_parsed()  # grain reads absl flags
   console.show_messages()
   console.keep_freed_memory()

@@ -1,4 +1,4 @@
-"""The flag `--config`, and what the commands with absl's flags share: parsing and `--help`."""
+"""The flag `--config`, and the parsing and `--help` of commands with absl's flags."""
 
 import sys
 import textwrap
@@ -18,11 +18,11 @@ CONFIG = config_flags.DEFINE_config_file(
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-  """Reads the flags; `--help` prints those of the command and ends the process.
+  """Reads the flags. `--help` prints those of the command and ends the process.
 
   Raises:
-    InputError: an unknown flag, a value that does not fit, or a `--config.KEY` that the config does
-      not have; names the nearest.
+    InputError: a flag is unknown, a value is not valid, or the config lacks a `--config.KEY`. The
+      message names the most similar key.
   """
   if {'-h', '-help', '--help'} & set(argv[1:]):
     print(usage(argv[0]))
@@ -38,7 +38,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def usage(program: str) -> str:
-  """What a command does and its own flags, without those of the libraries.
+  """The help text of a command, with its own flags but without those of the libraries.
 
   Args:
     program: Its name, such as `ferjax train`.

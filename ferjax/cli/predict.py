@@ -1,21 +1,21 @@
-"""`ferjax predict --workdir=RUN INPUT... --out=faces.csv`: classifies faces.
+"""Classifies faces: `ferjax predict --workdir=RUN INPUT... --out=faces.csv`.
 
 INPUT is a picture, a video, a folder (with all its sub-folders), a pattern such as
-'faces/**/*.jpg', or a manifest (CSV), whose landmarks go to models that use them. Pictures should
-be cropped to the face, like those that the model was trained on; --detect finds, aligns and crops
-faces as `ferjax annotate` does.
+'faces/**/*.jpg', or a manifest (CSV); models that use landmarks get those of the manifest. Pictures
+should be cropped to the face, like those that the model was trained on; --detect finds, aligns and
+crops faces as `ferjax annotate` does.
 
 The table has a row for each face, picture or frame:
 
   file              the picture or video
-  frame, time       of a video: the frame's number from 0, and seconds
+  frame, time       for a video: the number of the frame from 0, and the time in seconds
   x0 y0 x1 y1       with --detect: the face is picture[y0:y1, x0:x1]
-  class, p_<class>  the likeliest class, and the probability of each
-  pose              the likeliest pose, yaw in degrees, where the model has poses
-  error             why there is no prediction
+  class, p_<class>  the most probable class, and the probability of each class
+  pose              the most probable pose, yaw in degrees, if the model has poses
+  error             the reason if there is no prediction
 
-In a name that is not UTF-8, bytes are written as \\udcff; a name that a spreadsheet would take for
-a formula gets ./ in front.
+In a name that is not UTF-8, bytes are written as \\udcff. A name that a spreadsheet would read as a
+formula gets the prefix ./.
 """
 
 import argparse
@@ -45,18 +45,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   add = arguments.add_argument
   add('inputs', nargs='+', metavar='INPUT', help='pictures, videos, folders, patterns, manifests')
   add('--workdir', '--model', type=Path, required=True, help='the folder of a run, or an export')
-  add('--checkpoint', default='last', help='of a run: last, best, or a step')
-  add('--out', default='-', help='the table; standard output when not given')
+  add('--checkpoint', default='last', help='for a run: last, best, or a step')
+  add('--out', default='-', help='the table; default: standard output')
   add('--sheet', type=Path, help='pictures with their bars: FILE.png, FILE.page2.png ... (or .jpg)')
-  add('--sheet_pages', type=int, default=25, help='how many, at most')
-  add('--video', type=Path, help=f'one video, annotated, without sound: {" ".join(films.CODECS)}')
-  add('--every', type=int, default=1, help='of a video, look at every Nth frame')
-  add('--detect', action='store_true', help='find faces, with MediaPipe, as annotate does')
-  add('--small_faces', action='store_true', help='look for small faces too: much slower')
-  add('--size', type=int, default=112, help="with --detect: pixels of a crop's side")
-  add('--margin', type=float, default=0.1, help='with --detect: share left free around a face')
-  add('--python', type=Path, help='with --detect: one that has MediaPipe: none is installed')
-  add('--threads', type=int, default=available_processes(), help='that read, and find faces')
+  add('--sheet_pages', type=int, default=25, help='the largest number of pages of the sheet')
+  add('--video', type=Path, help=f'the annotated video, without sound: {" ".join(films.CODECS)}')
+  add('--every', type=int, default=1, help='for a video: predict every Nth frame')
+  add('--detect', action='store_true', help='find faces with MediaPipe, like ferjax annotate')
+  add('--small_faces', action='store_true', help='also find small faces: much slower')
+  add('--size', type=int, default=112, help='with --detect: size of a crop in pixels')
+  add('--margin', type=float, default=0.1, help='with --detect: margin around a face, as a share')
+  add('--python', type=Path, help='with --detect: a Python that has MediaPipe')
+  add('--threads', type=int, default=available_processes(), help='threads that read and find faces')
   return arguments.parse_args(argv)
 
 
@@ -64,11 +64,12 @@ def main(argv: Sequence[str]) -> None:
   """Predicts the inputs that the arguments name.
 
   Raises:
-    InputError: no such run, MediaPipe cannot be installed or started; see `predict`.
+    InputError: there is no such run, or MediaPipe cannot be installed or started; see also
+      `predict`.
   """
   options = parse(argv)
   console.keep_programs()
-  inputs.find(options.inputs)  # before the model: an input may be missing
+  inputs.find(options.inputs)  # reports a missing input before the model is loaded
   model = predictors.load(options.workdir, options.checkpoint)
   detection = None
   if options.detect:
@@ -90,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run(argv: Sequence[str]) -> None:
-  """The command, in a process of its own."""
+  """Runs the command in its own process."""
   console.show_messages()
   console.keep_freed_memory()
   os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # the table names damaged files

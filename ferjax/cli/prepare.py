@@ -1,6 +1,6 @@
-"""Prepares what training needs: data sets, graphs, annotations, subjects, poses.
+"""Prepares the input of training: data sets, graphs, annotations, subjects, poses.
 
-`data --name=raf_db --manual_dir=FOLDER` prepares a data set and prints what it holds. With
+`data --name=raf_db --manual_dir=FOLDER` prepares a data set and prints its content. With
 `--beam_options=runner=DirectRunner,direct_num_workers=8,direct_running_mode=multi_processing`,
 Apache Beam (the extra `beam`) checks and stores its pictures; its workers may be on other machines
 that see the same folders.
@@ -34,35 +34,37 @@ from ferjax.errors import InputError, nearest
 NAME = flags.DEFINE_string('name', None, 'data: the data set.')
 MANUAL_DIR = flags.DEFINE_string('manual_dir', '', 'data: the folder that holds `<name>`.')
 PATH = flags.DEFINE_string('path', '', 'data: the CSV file of a manifest.')
-DIR = flags.DEFINE_string('dir', '', "Where prepared data sets lie; TFDS's default when empty.")
+DIR = flags.DEFINE_string('dir', '', "The folder of prepared data sets; TFDS's default when empty.")
 PROTOCOL = flags.DEFINE_string('protocol', '', "data: one of the data set's protocols.")
-FOLD = flags.DEFINE_integer('fold', 0, 'data: which fold to show.')
+FOLD = flags.DEFINE_integer('fold', 0, 'data: the fold to show.')
 SKIP_BAD = flags.DEFINE_bool('skip_bad', False, 'data: leave bad rows out.')
-OPTION = flags.DEFINE_multi_string('option', [], "data: one of the data set's own, KEY=VALUE.")
+OPTION = flags.DEFINE_multi_string('option', [], 'data: an option of the data set, KEY=VALUE.')
 BEAM_OPTIONS = flags.DEFINE_list(
   'beam_options', [], "data: Apache Beam's flags without dashes, such as runner=DirectRunner."
 )
 MANIFEST = flags.DEFINE_string('manifest', '', 'subjects, poses: the manifest to start from.')
 OUT = flags.DEFINE_string('out', '', 'annotations, subjects, poses: the manifest to write.')
 FORMAT = flags.DEFINE_string(
-  'format', '', f'annotations: what wrote them: {", ".join(tools.FORMATS)}.'
+  'format', '', f'annotations: the tool or format: {", ".join(tools.FORMATS)}.'
 )
 ANNOTATIONS = flags.DEFINE_string('annotations', '', 'annotations: the file, or folder of files.')
 PICTURES = flags.DEFINE_string(
-  'pictures', '', 'annotations: a manifest, or a folder with one sub-folder a class.'
+  'pictures', '', 'annotations: a manifest, or a folder with a sub-folder for each class.'
 )
 ANGLES = flags.DEFINE_string('angles', '', 'annotations, pyfeat: degrees or radians.')
-MIRROR_YAW = flags.DEFINE_bool('mirror_yaw', False, 'annotations: take the other sign of yaw.')
-CONFIDENCE = flags.DEFINE_float('confidence', 0.0, 'annotations: leave out faces less sure, 0..1.')
-ORIGIN = flags.DEFINE_integer(
-  'origin', None, "annotations: coordinate of the first pixel's centre; pts 1, else 0."
+MIRROR_YAW = flags.DEFINE_bool('mirror_yaw', False, 'annotations: reverse the sign of yaw.')
+CONFIDENCE = flags.DEFINE_float(
+  'confidence', 0.0, 'annotations: leave out faces with less confidence, 0..1.'
 )
-POINTS = flags.DEFINE_integer('points', 0, 'annotations, pts and points: points of a face.')
+ORIGIN = flags.DEFINE_integer(
+  'origin', None, "annotations: coordinate of the first pixel's centre; default: pts 1, else 0."
+)
+POINTS = flags.DEFINE_integer('points', 0, 'annotations, pts and points: points of each face.')
 SUFFIX = flags.DEFINE_string(
-  'suffix', '', "annotations: what follows a picture's name in a file's, such as _manu_attri."
+  'suffix', '', "annotations: text after a picture's name in the file's name, such as _manu_attri."
 )
 EMBEDDINGS = flags.DEFINE_string('embeddings', '', 'subjects: .npy or .npz of face embeddings.')
-PEOPLE = flags.DEFINE_integer('people', None, 'subjects: how many people there are.')
+PEOPLE = flags.DEFINE_integer('people', None, 'subjects: the number of people.')
 THRESHOLD = flags.DEFINE_float('threshold', None, 'subjects: cosine distance between people.')
 BINS = flags.DEFINE_list(
   'bins', [str(pose) for pose in manifests.DML_NET_POSES], 'poses: pose classes, degrees.'
@@ -81,24 +83,26 @@ def data(
   options: Mapping[str, Any] | None = None,
   beam_options: Sequence[str] = (),
 ) -> str:
-  """Prepares a data set, again where its folder has changed since.
+  """Prepares a data set. If its folder has changed, it is prepared again.
 
   Args:
-    name: See `dataset.load`, as the other arguments.
+    name: The data set; see `dataset.load` for all arguments.
     manual_dir: The folder that holds `<name>`.
     path: The CSV file of a manifest.
-    dir: Where prepared data sets lie.
+    dir: The folder of prepared data sets.
     protocol: One of its protocols.
-    fold: Which fold the summary shows.
+    fold: The fold that the summary shows.
     skip_bad: Leave bad rows out.
     options: Further keyword arguments of its `make`.
-    beam_options: `KEY=VALUE` of Apache Beam, to prepare it there; none for this process.
+    beam_options: `KEY=VALUE` of Apache Beam, which then prepares the data set; none for this
+      process.
 
   Returns:
     The summary.
 
   Raises:
-    InputError: no such data set, its folder is not as expected, or Apache Beam is not installed.
+    InputError: there is no such data set, its folder does not have the expected layout, or Apache
+      Beam is not installed.
   """
   source = catalogue.Source(path, manual_dir, protocol, skip_bad=skip_bad, refresh=True)
   builder = catalogue.make_builder(name, dir or None, source, options or {})
@@ -156,7 +160,7 @@ def _graphs() -> None:
   if not sources.uses_graphs(config):
     raise InputError(
       f"config.sampler.name is '{config.sampler.name}', which needs no graphs: give a config with "
-      'neighbour_groups, such as --config=configs/ldl_alsg.py'
+      'the sampler neighbour_groups, such as --config=configs/ldl_alsg.py'
     )
   data, _, _ = sources.load(config)
   if 'train' not in data.splits:
@@ -198,7 +202,7 @@ def _poses() -> None:
     poses = [int(text) for text in BINS.value]
   except ValueError as error:
     raise InputError(
-      f'--bins={",".join(BINS.value)}: whole degrees, such as --bins=-30,0,30'
+      f'--bins={",".join(BINS.value)}: give whole degrees, such as --bins=-30,0,30'
     ) from error
   print(manifests.add_poses(manifest, out, poses))
 
@@ -221,7 +225,7 @@ def prepare(argv: list[str]) -> None:
       )
   if not targets:
     raise InputError(
-      f'say what to prepare, one of {", ".join(TARGETS)}: ferjax prepare data --name=...'
+      f'name what to prepare, one of {", ".join(TARGETS)}: ferjax prepare data --name=...'
     )
   console.show_messages()
   for target in targets:
@@ -229,6 +233,6 @@ def prepare(argv: list[str]) -> None:
 
 
 def run(argv: Sequence[str]) -> None:
-  """The command, in a process of its own."""
+  """Runs the command in its own process."""
   flags.FLAGS.set_gnu_getopt(True)
   app.run(prepare, ['ferjax prepare', *argv], flags_parser=parse_flags)

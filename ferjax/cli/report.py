@@ -1,7 +1,7 @@
-"""`ferjax report --workdir=RUN`: everything about a run on one page, `RUN/report/report.html`.
+"""Writes a page with everything about a run: `ferjax report --workdir=RUN`.
 
-Several runs, `--workdir=A --workdir=B --out=FILE.html` or `--workdir=A,B`, are compared. The page
-contains its pictures, and needs neither scripts nor network.
+The page is `RUN/report/report.html`. `--workdir=A --workdir=B --out=FILE.html` or `--workdir=A,B`
+compares several runs. The page contains its pictures, and needs neither scripts nor network.
 """
 
 import argparse
@@ -56,11 +56,11 @@ def main(argv: Sequence[str]) -> None:
     raise InputError('a comparison of runs needs --out=FILE.html')
   out = options.out or workdirs[0] / 'report' / 'report.html'
   if out.suffix.lower() not in ('.html', '.htm'):
-    raise InputError(f'--out={out} is no HTML file: its name must end in .html or .htm')
+    raise InputError(f'--out={out} is not an HTML file: its name must end in .html or .htm')
   write(workdirs, out)
   print(f'written to {out}')
 
 
 def run(argv: Sequence[str]) -> None:
-  """The command, in a process of its own."""
+  """Runs the command in its own process."""
   main(argv)

@@ -1,4 +1,4 @@
-"""Whether a data set has what a method needs."""
+"""Checks that a data set has what a method needs."""
 
 import numpy as np
 
@@ -8,11 +8,16 @@ from ferjax.errors import InputError
 
 
 def check_trainable(data: dataset.Dataset, needs: frozenset[str], batch: int) -> None:
-  """Refuses a data set that a method cannot train on.
+  """Checks that a method can train on a data set.
+
+  Args:
+    data: The data set.
+    needs: Names of the features that the method needs.
+    batch: Global batch size.
 
   Raises:
-    InputError: no training rows (or none of one of several sets), a feature is missing, a class is
-      empty, the batch is too large.
+    InputError: there are no training rows (in one of several sets, if several are joined), a
+      feature is missing, a class is empty, or the batch is larger than the training set.
   """
   if 'train' not in data.splits:
     raise InputError(
@@ -24,7 +29,7 @@ def check_trainable(data: dataset.Dataset, needs: frozenset[str], batch: int) ->
   for number, name in enumerate(data.sets):
     if number not in table['set']:
       raise InputError(
-        f'{name} has no training row of a class in use: take it out of config.data.sets, and test '
+        f'{name} has no training row of a class in use: remove it from config.data.sets, and test '
         'on it with config.eval.sets'
       )
   counts = np.bincount(table['label'], minlength=len(data.classes))
@@ -42,10 +47,15 @@ def check_trainable(data: dataset.Dataset, needs: frozenset[str], batch: int) ->
 
 
 def check_features(data: dataset.Dataset, needs: frozenset[str]) -> None:
-  """Refuses a data set that lacks a feature.
+  """Checks that every split has the features that a method needs.
+
+  Args:
+    data: The data set.
+    needs: Names of the features.
 
   Raises:
-    InputError: names the feature, the split, and the columns that would bring it.
+    InputError: a split lacks a feature. The message names both, and the columns of a manifest that
+      provide the feature.
   """
   for name, split in data.splits.items():
     for feature in sorted(needs - set(split.table)):

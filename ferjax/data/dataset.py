@@ -37,7 +37,7 @@ TABLE_VERSION = 1
 
 
 class Pictures:
-  """Random access to the encoded pictures of serialised examples, and to nothing else of them."""
+  """Random access to the encoded pictures of serialised examples."""
 
   def __init__(self, examples: Sequence[bytes]):
     self.examples = examples
@@ -57,13 +57,13 @@ class Dataset(NamedTuple):
     name: The data set's name.
     classes: Class names in label order.
     splits: Any of `train`, `val`, `test`.
-    landmark_indices: Which points of their scheme the landmarks are; None when it is unknown.
-    fingerprint: Of every picture and label, whatever the machine.
+    landmark_indices: Indices of the landmarks in their scheme; None when they are unknown.
+    fingerprint: SHA-256 of all pictures and labels, the same on every machine.
     poses: Pose classes, yaw in degrees, in label order; empty when they are unknown.
     known: Class names of the data set itself, before `class_map`.
     action_units: Names of the columns of `au`, such as `AU01`; empty when there are none.
-    sets: Names of the data sets that were joined to this one (see `data/sets.py`): the column `set`
-      i32 of its tables is the place among them. Empty for a data set that stands alone.
+    sets: Names of the data sets that were joined to form this one (see `data/sets.py`). The column
+      `set` i32 of its tables is an index into them. Empty for a single data set.
     landmark_scheme: One of `labels.SCHEMES`, such as `ibug68`; '' when it is unknown.
   """
 
@@ -106,32 +106,35 @@ def load(
   Args:
     name: A package of `ferjax.datasets` that holds `<name>_dataset_builder.py`.
     path: For `manifest`: the CSV file.
-    dir: Where prepared data sets lie; TFDS's default when empty.
-    manual_dir: For data sets that are not downloaded: the folder that holds `<name>`, needed until
-      they are prepared; see `builder.maker`.
-    protocol: Which of the data set's protocols; its first when empty.
-    fold: Which fold to test on, where the protocol has folds by subject.
-    options: By data set: further keyword arguments of its `make`.
+    dir: The folder of prepared data sets; TFDS's default when empty.
+    manual_dir: For data sets that are not downloaded: the folder that holds `<name>`. It is needed
+      until they are prepared; see `builder.maker`.
+    protocol: A protocol of the data set; its first one when empty.
+    fold: The fold to test on, if the protocol has folds by subject.
+    options: {data set: further keyword arguments of its `make`}.
     image_size: Pictures are resized to this square, landmarks with them.
-    classes: Class names in label order; the data set's own when empty. Rows of others are left out.
-    class_map: Pairs (class of the data set, class that it becomes), such as ('scream', 'fear'):
-      several may become one, whose share of a distribution is their sum; '' leaves rows out.
-    landmarks: Which of the landmarks to use, such as of the 68 iBUG points; all when empty.
+    classes: Class names in label order; the data set's own when empty. Rows of other classes are
+      left out.
+    class_map: Pairs (class of the data set, class that it becomes), such as ('scream', 'fear').
+      Several classes may become one; its share of a distribution is the sum of theirs. '' leaves
+      the rows of a class out.
+    landmarks: Indices of the landmarks to use, for example among the 68 iBUG points; all when
+      empty.
     poses: Pose classes in label order, yaw in whole degrees; those of the data set, ascending, when
-      empty. Rows of others are left out.
-    val_fraction: Share of train to hold out when the data set has no `val`; by subject where
-      subjects are known, else by class. 0 for none.
+      empty. Rows of other poses are left out.
+    val_fraction: Share of train to hold out when the data set has no `val`; by subject if subjects
+      are known, else by class. 0 for none.
     seed: Seed of that hold-out.
-    skip_bad: Leave bad rows out instead of refusing the data set.
-    allow_shared_subjects: Accept people who stand in more than one split.
-    needs_every_class: Refuse a data set that does not know all of `classes`.
-    needs_mapped_classes: Refuse a data set that does not know all classes of `class_map`; else such
-      pairs are passed over.
-    test_only: Read the test split only, where there is one; else every row, whatever the fold.
+    skip_bad: Leave bad rows out. If False, bad rows are an error.
+    allow_shared_subjects: Accept people who are in more than one split.
+    needs_every_class: Require that the data set has all of `classes`.
+    needs_mapped_classes: Require that the data set has all classes of `class_map`. If False, pairs
+      whose class it lacks are ignored.
+    test_only: Read only the test split if it exists, else every row of all folds.
 
   Raises:
-    InputError: no such data set, bad rows, a class or pose that the data set does not have, a
-      split that shares subjects with another.
+    InputError: there is no such data set, it has bad rows, it lacks a requested class or pose, or
+      two of its splits share subjects.
   """
   becomes = parse_class_map(class_map)
   classes = tuple(labels.canonical(name) for name in classes)
@@ -174,18 +177,18 @@ def load(
 
 
 def _prepare(builder, name) -> Mapping[str, Any]:
-  """Prepares a data set if that is still to do; its metadata."""
+  """Prepares a data set if necessary, and returns its metadata."""
   prepare(builder)
   metadata = builder.info.metadata or {}
   if 'bad_rows' in metadata:
     LOGGER.warning('left out of %s:\n%s', name, metadata['bad_rows'])
   if metadata.get('differences'):
-    LOGGER.warning('%s is not as known: %s', name, '; '.join(metadata['differences']))
+    LOGGER.warning('%s is not as expected: %s', name, '; '.join(metadata['differences']))
   return metadata
 
 
 def _classes(name, known, becomes, classes, needs_every_class):
-  """What each class of the data set is called now, and the classes in use, in label order."""
+  """The name that each class of the data set becomes, and the classes in use in label order."""
   stored = tuple(becomes.get(theirs) or theirs for theirs in known)
   in_use = {ours for ours in stored if becomes.get(ours) != ''}
   classes = classes or tuple(ours for ours in dict.fromkeys((*known, *stored)) if ours in in_use)
@@ -198,7 +201,7 @@ def _classes(name, known, becomes, classes, needs_every_class):
 
 
 def _read(builder, test_only) -> dict[str, Split]:
-  """The splits with all their rows; of several only `test`, if that is all that is wanted."""
+  """The splits with all their rows. With `test_only`, only `test` if it exists."""
   splits = {}
   names = {'test'} if test_only and 'test' in builder.info.splits else set(builder.info.splits)
   for name in ('train', 'val', 'test'):
@@ -211,7 +214,7 @@ def _read(builder, test_only) -> dict[str, Split]:
 
 
 def _fingerprint(splits, becomes) -> str:
-  """Of every picture and label, and of the classes that became others."""
+  """SHA-256 of all pictures and labels, and of the class map."""
   digest = hashlib.sha256(repr(sorted(becomes.items())).encode() if becomes else b'')
   for name, split in splits.items():
     digest.update(name.encode())
@@ -236,7 +239,7 @@ def _one_fold(splits, folds, fold, name):
 
 
 def _load_table(records, path: Path, split: str) -> Table:
-  """The label columns of all records; scanned once, then stored next to the records.
+  """Reads the label columns of all records once, then stores them next to the records.
 
   Raises:
     InputError: a picture cannot be decoded.
@@ -278,14 +281,16 @@ def _all(records, size=256):
 
 
 def with_poses(data: Dataset, poses: Sequence[int]) -> Dataset:
-  """The data set with the pose classes of a model, found by their yaw; the column `pose` is -1
-  where a row has none of them."""
+  """The data set with the pose classes of a model.
+
+  Poses are matched by yaw. The column `pose` is -1 for rows with another pose.
+  """
   splits = {name: with_pose(split, poses) for name, split in data.splits.items()}
   return data._replace(splits=splits, poses=tuple(poses))
 
 
 def with_classes(data: Dataset, classes: Sequence[str]) -> Dataset:
-  """The data set's rows of the given classes, which are found by name.
+  """The rows of a data set with the given classes. Classes are matched by name.
 
   Raises:
     InputError: there is no such row.
@@ -296,7 +301,7 @@ def with_classes(data: Dataset, classes: Sequence[str]) -> Dataset:
 
 
 def classes_without_rows(data: Dataset) -> list[str]:
-  """The classes that no split has a row of."""
+  """The classes without a row in any split."""
   seen = np.concatenate([split.table['label'] for split in data.splits.values()])
   return [name for number, name in enumerate(data.classes) if number not in seen]
 
@@ -329,26 +334,28 @@ def picture(split: Split, row: int, size: int) -> np.ndarray:
 
 
 def flip_poses(dataset: Dataset) -> np.ndarray:
-  """int[p]: the pose of a flipped picture, whose yaw has the other sign.
+  """The pose of a flipped picture for each pose: int[p]. Its yaw has the other sign.
 
   Raises:
-    InputError: the mirror image of a pose is no pose of the data set.
+    InputError: the data set has a pose but not its mirror image.
   """
   for pose in dataset.poses:
     if -pose not in dataset.poses:
       raise InputError(
-        f'{dataset.name} has the pose {pose} and not {-pose}, which a flipped picture would have: '
+        f'{dataset.name} has the pose {pose} but not {-pose}, the pose of a flipped picture: '
         'set config.augment.flip=0'
       )
   return np.array([dataset.poses.index(-pose) for pose in dataset.poses])
 
 
 def flip_order(dataset: Dataset) -> np.ndarray:
-  """int[k]: landmark order after a flip; see `labels.mirrored_landmarks`, and where the scheme of
-  the landmarks is unknown, `labels.estimated_mirror`.
+  """The landmark order after a flip: int[k].
+
+  It is that of `labels.mirrored_landmarks`, or of `labels.estimated_mirror` if the scheme of the
+  landmarks is unknown.
 
   Raises:
-    InputError: it is unknown, and the landmarks themselves do not tell left from right.
+    InputError: the scheme is unknown, and the order cannot be estimated from the landmarks.
   """
   if dataset.landmark_scheme:
     return labels.mirrored_landmarks(dataset.landmark_indices, dataset.landmark_scheme)
@@ -357,7 +364,7 @@ def flip_order(dataset: Dataset) -> np.ndarray:
   if mirror is None:
     raise InputError(
       f'{dataset.name}: the scheme of its landmarks is unknown (known: '
-      f'{", ".join(labels.SCHEMES)}) and their mean does not tell which of them are left and '
+      f'{", ".join(labels.SCHEMES)}), and their mean does not show which of them are left and '
       'right: set config.augment.flip=0'
     )
   pairs = ', '.join(f'{i}-{j}' for i, j in enumerate(mirror) if i < j)

@@ -1,4 +1,4 @@
-"""Graphs of nearest neighbours in auxiliary label spaces, built once for a table and then kept.
+"""Graphs of nearest neighbours in auxiliary label spaces, built once for a table and then stored.
 
 Reference: LDL-ALSG (Chen et al., CVPR 2020), section 3.
 """
@@ -22,8 +22,8 @@ from ferjax.terminal import progress
 LOGGER = logging.getLogger(__name__)
 
 VERSION = 1
-SPACES = {'au': 'AU01_r ...', 'landmarks': 'x_0 ... x_67, y_0 ... y_67'}  # and a manifest's columns
-LANDMARK_UNIT = 224  # pixels to a side
+SPACES = {'au': 'AU01_r ...', 'landmarks': 'x_0 ... x_67, y_0 ... y_67'}  # columns of a manifest
+LANDMARK_UNIT = 224  # picture size in pixels
 
 
 class Graph(NamedTuple):
@@ -39,21 +39,24 @@ class Graph(NamedTuple):
 
 
 def folder(data_dir: str) -> Path:
-  """Where graphs are stored: next to the prepared data sets."""
+  """The folder of stored graphs, next to the prepared data sets."""
   return Path(data_dir or tfds.core.constants.DATA_DIR).expanduser() / 'graphs'
 
 
 def coordinates(table: Mapping[str, np.ndarray], space: str, image_size: int) -> np.ndarray:
-  """f32[n, d]: each row's place in a space.
+  """The coordinates of each row in a space.
 
   Args:
     table: Columns of n rows, landmarks in pixels of pictures of `image_size`.
-    space: `au` (intensities, 0..5) or `landmarks` (x and y of each, in pixels of the picture at 224
-      pixels a side).
+    space: `au` (intensities, 0..5) or `landmarks` (x and y of each, in pixels of a picture of
+      224x224).
     image_size: See `table`.
 
+  Returns:
+    f32[n, d].
+
   Raises:
-    InputError: no such space, the table does not have it, or a number in it is not finite.
+    InputError: there is no such space, the table lacks its column, or a number is not finite.
   """
   if space not in SPACES:
     raise InputError(
@@ -61,14 +64,14 @@ def coordinates(table: Mapping[str, np.ndarray], space: str, image_size: int) ->
     )
   if space not in table:
     raise InputError(
-      f"the training rows have no '{space}', of which a graph is to be built. Add the columns "
+      f"the training rows have no '{space}', which a graph needs. Add the columns "
       f'{SPACES[space]} to a manifest, or leave the graph out with config.sampler.graphs'
     )
   values = np.asarray(table[space], np.float32).reshape(len(table[space]), -1)
   unknown = np.flatnonzero(~np.isfinite(values).all(1))
   if len(unknown):
     name = table['name'][unknown[0]] if 'name' in table else f'row {unknown[0]}'
-    raise InputError(f"'{space}' of {name} is not a finite number: no graph can be built of it")
+    raise InputError(f"'{space}' of {name} is not a finite number: correct it to build the graph")
   return values * np.float32(LANDMARK_UNIT / image_size) if space == 'landmarks' else values
 
 
@@ -81,16 +84,16 @@ def make(
   sigma: float,
   folder: Path,
 ) -> Graph:
-  """The graph of a table's rows in a space: read from `folder`, or built and written there.
+  """The graph of a table's rows in a space. It is read from `folder`, or built and written there.
 
   Args:
     table, space, image_size: See `coordinates`.
-    neighbours: k.
-    sigma: Of equation 3, in units of the space.
-    folder: Where graphs are kept, each in a file named by its fingerprint.
+    neighbours: Number of neighbours k of each row.
+    sigma: The sigma of equation 3, in units of the space.
+    folder: The folder of graphs. The name of each file contains its fingerprint.
 
   Raises:
-    InputError: see `coordinates`; not more rows than neighbours; a file that holds another graph.
+    InputError: see `coordinates` and `load`; or there are not more rows than neighbours.
   """
   points = coordinates(table, space, image_size)
   digest = fingerprint(points, neighbours)
@@ -103,7 +106,7 @@ def make(
     try:
       save(path, found, digest)
     except OSError as error:
-      LOGGER.warning('the graph cannot be kept, so that it is built anew next time: %s', error)
+      LOGGER.warning('cannot store the graph: %s. It will be built again next time', error)
   affinity = np.exp(-((found.distance / sigma) ** 2) / 2)
   LOGGER.info(
     'graph by %s: recall %.3f, median distance %.3g, median a_ij %.3f',
@@ -114,8 +117,8 @@ def make(
   )
   if space == 'au' and points.max() <= 1:
     LOGGER.warning(
-      'no action unit is above %.3g: intensities of 0..5 are expected. If these are on another '
-      'scale, choose config.sampler.au_sigma (%g) to suit it',
+      'no action unit is above %.3g: intensities of 0..5 are expected. If these have another '
+      'scale, adapt config.sampler.au_sigma (%g) to it',
       points.max(),
       sigma,
     )
@@ -134,23 +137,23 @@ def make(
 
 
 def fingerprint(points: np.ndarray, neighbours: int) -> str:
-  """Of the rows f32[n, d], in their order, and the number of neighbours."""
+  """SHA-256 of the rows f32[n, d] in their order, and of the number of neighbours."""
   text = f'{VERSION} {neighbours} {points.shape}'
   return hashlib.sha256(text.encode() + np.ascontiguousarray(points).tobytes()).hexdigest()
 
 
 def save(path: Path, found: Neighbours, digest: str) -> None:
-  """Writes `index`, `distance`, `recall` and the fingerprint, then renames the file into place."""
+  """Writes `index`, `distance`, `recall` and the fingerprint. The file appears when complete."""
   path.parent.mkdir(parents=True, exist_ok=True)
   with files.replacing(path, 'wb') as file:
     np.savez(file, fingerprint=digest, **found._asdict())
 
 
 def load(path: Path, digest: str) -> Neighbours | None:
-  """The neighbours in a file; None where there is no file, or a damaged one.
+  """The neighbours in a file; None if it does not exist or is damaged.
 
   Raises:
-    InputError: they are those of other rows, or of the same in another order.
+    InputError: the file is the graph of other rows, or of the same rows in another order.
   """
   try:
     with path.open('rb') as file, np.load(file, allow_pickle=False) as stored:
@@ -158,11 +161,11 @@ def load(path: Path, digest: str) -> Neighbours | None:
   except FileNotFoundError:
     return None
   except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-    LOGGER.warning('%s is damaged (%s): it is built anew', path, error)
+    LOGGER.warning('%s is damaged (%s): it is built again', path, error)
     return None
   if content.pop('fingerprint') != digest:
     raise InputError(
-      f'{path} is the graph of other rows, or of these in another order: delete it, and the right '
-      'one is built'
+      f'{path} is the graph of other rows, or of these rows in another order: delete it, and the '
+      'right one is built'
     )
   return Neighbours(**(content | {'recall': float(content['recall'])}))

@@ -1,11 +1,12 @@
 """The k nearest other rows of a matrix, by Euclidean distance.
 
-Exact, but for rounding to float32 of squares much larger than the distances, by blocks of a
-distance matrix on the device; approximate on a CPU, where that takes too long,
-by an inverted file (faiss): rows lie in lists around centroids, and a query looks into the lists
-nearest to it, as many as a sample of queries, whose true neighbours are computed, asks for.
+Exact search computes blocks of the distance matrix on the device. Its only error is the rounding
+to float32 when squares are much larger than distances. On a CPU it takes too long for many rows;
+approximate search then uses an inverted file (faiss). Rows are in lists around centroids, and a
+query searches the lists nearest to it. The number of lists is chosen on a sample of queries whose
+true neighbours are computed.
 
-Rows that equal each other are neighbours at distance 0; only a row itself is left out.
+Equal rows are neighbours at distance 0; only the row itself is left out.
 """
 
 import math
@@ -20,20 +21,20 @@ import numpy as np
 from ferjax.errors import InputError
 
 EXACT_ROWS = 20_000  # up to here, exact search on a CPU takes a few seconds
-BLOCK = 2**24  # distances at a time
-SPARE = 4  # candidates beyond k, whose exact distances decide
-CHUNK = 8192  # rows at a time, on the host
+BLOCK = 2**24  # distances that are computed at a time
+SPARE = 4  # candidates beyond k; exact distances choose among all of them
+CHUNK = 8192  # rows that the host processes at a time
 
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
 
 class Neighbours(NamedTuple):
-  """The k nearest other rows of each of n rows, nearest first; of equals, lower rows first.
+  """The k nearest other rows of each of n rows, nearest first; at equal distance, lower rows first.
 
   Attributes:
     index: i32[n, k], rows.
     distance: f32[n, k], Euclidean.
-    recall: Share of the true k nearest that were found, estimated on a sample; 1 when exact.
+    recall: Share of the true k nearest that were found, estimated on a sample; 1 if exact.
   """
 
   index: np.ndarray
@@ -54,14 +55,14 @@ def nearest_others(
 
   Args:
     points: f[n, d].
-    k: How many.
+    k: Number of neighbours.
     search: `exact`, `approximate`, or `auto`: approximate for more than 20,000 rows on a CPU.
-    recall: What approximate search is to find, 0..1; 1 makes it exact, and slow.
-    sample: Rows on which that is checked.
-    progress: Wraps an iterable to show how far the search is.
+    recall: The recall that approximate search must reach, 0..1; 1 makes it exact, and slow.
+    sample: Number of rows on which the recall is measured.
+    progress: Wraps an iterable to show the progress of the search.
 
   Raises:
-    InputError: not more than k rows, or a coordinate that is not finite.
+    InputError: there are not more than k rows, or a coordinate is not finite.
   """
   points = np.asarray(points, np.float32)
   if len(points) <= k:
@@ -81,13 +82,16 @@ def nearest_others(
 def exact(
   points: np.ndarray, k: int, rows: np.ndarray, progress: Progress = iter
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Index i32[m, k] and distance f32[m, k] of the k nearest other rows of the given ones.
+  """The k nearest other rows of the given rows, by exact search.
 
   Args:
     points: f32[n, d], their mean near 0.
-    k: How many, below n.
+    k: Number of neighbours, below n.
     rows: i[m].
     progress: See `nearest_others`.
+
+  Returns:
+    Index i32[m, k] and distance f32[m, k].
   """
   size = max(1, min(BLOCK // len(points), len(rows)))
   search = partial(_block, jnp.asarray(points), count=min(k + SPARE, len(points) - 1))
@@ -100,7 +104,7 @@ def exact(
 
 @partial(jax.jit, static_argnames='count')
 def _block(points, rows, count):
-  """i32[m, count]: the nearest other rows by |y|^2 - 2 x.y, which orders them like |x - y|^2."""
+  """i32[m, count]: the nearest other rows by |y|^2 - 2 x.y, which has the order of |x - y|^2."""
   product = jnp.matmul(points[rows], points.T, precision='highest')
   distance = (points**2).sum(1) - 2 * product
   itself = rows[:, None] == jnp.arange(len(points))
@@ -108,8 +112,8 @@ def _block(points, rows, count):
 
 
 def _closest(points, rows, candidates, k):
-  """The k closest of the candidates i[m, c] of each row; none where a candidate is -1 or the row
-  itself: their distance is infinite."""
+  """The k closest of the candidates i[m, c] of each row. A candidate that is -1 or the row itself
+  has an infinite distance."""
   index, distance = [], []
   for start in range(0, len(rows), CHUNK):
     row, others = rows[start : start + CHUNK, None], candidates[start : start + CHUNK]
@@ -123,7 +127,7 @@ def _closest(points, rows, candidates, k):
 
 
 def _approximate(points, k, recall, sample, progress):
-  import faiss  # here, so that training starts without it
+  import faiss  # imported here, so that training starts without it
 
   lists = min(round(4 * math.sqrt(len(points))), len(points))
   inverted = faiss.IndexIVFFlat(faiss.IndexFlatL2(points.shape[1]), points.shape[1], lists)
@@ -150,13 +154,13 @@ def _approximate(points, k, recall, sample, progress):
     for start in progress(range(0, len(points), CHUNK))
   ]
   index, distance = (np.concatenate(part) for part in zip(*parts, strict=True))
-  lacking = np.flatnonzero(np.isinf(distance).any(1))  # the lists they looked into hold fewer
-  if len(lacking):
-    index[lacking], distance[lacking] = exact(points, k, lacking)
+  missing = np.flatnonzero(np.isinf(distance).any(1))  # the searched lists hold fewer than k rows
+  if len(missing):
+    index[missing], distance[missing] = exact(points, k, missing)
   return Neighbours(index, distance, share)
 
 
 def found_share(distance: np.ndarray, truth: np.ndarray) -> float:
-  """Recall by distances f[m, k] of neighbours found and true ones: of equally near rows any will
-  do."""
+  """Recall, from the distances f[m, k] of the neighbours found and of the true ones. Among equally
+  near rows, any counts as found."""
   return float((distance <= truth[:, -1:] * (1 + 1e-5)).mean())

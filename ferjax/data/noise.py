@@ -1,4 +1,4 @@
-"""Label noise: seeded, by class name, written to a file that can be read back."""
+"""Label noise: seeded, defined by class names, and written to a file that can be read back."""
 
 import csv
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ def asymmetric(label: np.ndarray, rate: float, classes: Sequence[str], seed: int
     other = label_names.CONFUSED_WITH.get(name)
     if other not in classes:
       raise InputError(
-        f"asymmetric noise does not say what class '{name}' turns into among {tuple(classes)}: "
+        f"asymmetric noise defines no class that '{name}' turns into among {tuple(classes)}: "
         'use config.noise.kind=symmetric, or a noise file'
       )
     target.append(classes.index(other))
@@ -63,7 +63,7 @@ def asymmetric(label: np.ndarray, rate: float, classes: Sequence[str], seed: int
 
 
 def write(path: Path, names: Sequence[str], noisy: np.ndarray, clean: np.ndarray, classes) -> None:
-  """Writes `name,label,clean_label`, one row for each training row, then renames it into place."""
+  """Writes `name,label,clean_label` for each training row. The file appears when it is complete."""
   with files.replacing(path) as file:
     rows = csv.writer(file)
     rows.writerow(('name', 'label', 'clean_label'))
@@ -78,15 +78,15 @@ def write_list(
   label_order: Sequence[str] = (),
   first_label: int = 0,
 ) -> None:
-  """Writes `name label` in two columns, as lists are published, then renames it into place.
+  """Writes `name label` in two columns, the format of published lists.
 
   Args:
     path: The file.
     names: Names of the n rows.
     label: int[n], positions in `classes`.
     classes: Class names.
-    label_order: Class names in the order of the numbers to write; class names are written if empty.
-    first_label: The number of the first of them.
+    label_order: Class names in the order of their numbers. If empty, class names are written.
+    first_label: The number of the first class.
 
   Raises:
     InputError: a class is not in `label_order`.
@@ -111,8 +111,11 @@ def record(
   label_order: Sequence[str] = (),
   first_label: int = 0,
 ) -> None:
-  """Writes the labels that a run trains on: `noise.csv`, as `write` does; with a `label_order` also
-  `noise.txt`, as `write_list` does; and a copy of the `file` that was read, `noise_file.*`."""
+  """Writes the labels that a run trains on.
+
+  `noise.csv` is written by `write`, and with a `label_order` also `noise.txt` by `write_list`. The
+  `file` that the labels were read from is copied to `noise_file.*`.
+  """
   write(workdir / 'noise.csv', names, noisy, clean, classes)
   if label_order:
     write_list(workdir / 'noise.txt', names, noisy, classes, label_order, first_label)
@@ -134,20 +137,20 @@ def read(
 
   Args:
     path: The file, UTF-8. A header with `name` and `label` makes it a CSV; else the last word of a
-      line is the label and what stands before it the name.
+      line is the label, and the text before it is the name.
     names: Names of the n training rows; a file's name matches a row's name or its last part.
     label: int[n], used for the rows that the file leaves out.
     classes: Class names in label order.
     label_order: For files with numbers: the class names that the numbers stand for, in order.
     first_label: For files with numbers: the number of the first of them.
-    others: Names of rows that are not trained on; lines about them are passed over.
+    others: Names of rows that are not trained on; their lines are ignored.
 
   Returns:
     int[n].
 
   Raises:
-    InputError: no such file, one that is empty or no text, a malformed line, an unknown name or
-      label, an ambiguous name, or a row with two labels.
+    InputError: there is no such file, it is empty or not text, or it has a malformed line, an
+      unknown name or label, an ambiguous name, or a row with two labels.
   """
   path = Path(path)
   if not path.is_file():
@@ -180,7 +183,9 @@ def read(
     if not rows and name in not_trained_on:
       continue
     if len(rows) != 1:
-      what = 'names several training rows' if rows else f'is no training row.{nearest(name, names)}'
+      what = (
+        'names several training rows' if rows else f'is not a training row.{nearest(name, names)}'
+      )
       raise InputError(f"{path}, line {number}: '{name}' {what}")
     (row,), where = rows, f'{path}, line {number}'
     label_number = _label_number(text, classes, label_order, first_label, where)
@@ -194,7 +199,7 @@ def _label_number(text, classes, label_order, first_label, where) -> int:
   if text.lstrip('-').isdecimal() and (label_order or text not in classes):
     if not label_order:
       raise InputError(
-        f"{where}: label '{text}' is a number; say what the numbers mean, for example "
+        f"{where}: label '{text}' is a number; define what the numbers mean, for example "
         "--config.noise.label_order=\"('surprise','fear','disgust','happiness','sadness','anger',"
         "'neutral')\" --config.noise.first_label=1 for RAF-DB"
       )
@@ -217,17 +222,27 @@ def make(
   label_order: Sequence[str] = (),
   first_label: int = 0,
 ):
-  """Factory: config section `noise` -> (label int[n], names, classes, others) -> label int[n];
-  see `read` for `others`.
+  """Makes the label noise of the config section `noise`.
+
+  Args:
+    kind: `none`, `symmetric`, `asymmetric` or `file`.
+    rate: Probability of a wrong label, 0..1.
+    seed: Seed of the draw.
+    file, label_order, first_label: For kind `file`; see `read`.
+
+  Returns:
+    (label int[n], names, classes, others=()) -> label int[n]; see `read` for `others`.
 
   Raises:
-    InputError: unknown kind, a rate outside 0..1, or kind `file` without `file`.
+    InputError: unknown kind, a rate outside 0..1, kind `file` without `file`, or the reverse.
   """
   choose('config.noise.kind', kind, ('none', 'symmetric', 'asymmetric', 'file'))
   if not 0 <= rate <= 1:
-    raise InputError(f'config.noise.rate is {rate}: it is a share, between 0 and 1')
+    raise InputError(f'config.noise.rate is {rate}: it must be a share between 0 and 1')
   if (kind == 'file') != bool(file):
-    raise InputError('config.noise.kind=file goes with config.noise.file=PATH')
+    raise InputError(
+      'config.noise.kind=file and config.noise.file=PATH belong together: set both, or neither'
+    )
 
   def corrupt(label, names, classes, others=()):
     if kind == 'symmetric':

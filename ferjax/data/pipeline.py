@@ -1,6 +1,6 @@
-"""From an index plan to batches on the host, through Grain.
+"""Turns an index plan into batches on the host, with Grain.
 
-A pipeline is rebuilt from (plan, position) at any time: nothing of it needs saving.
+A pipeline can be rebuilt from (plan, position) at any time, so its state is never saved.
 """
 
 import atexit
@@ -62,24 +62,24 @@ def batches(
   workers: int = 0,
   prefetch: int = 4,
 ) -> Iterator[Batch]:
-  """Batches of an index plan, from step `start` of it on.
+  """Batches of an index plan, beginning at step `start`.
 
   Args:
-    split: Where the pictures and columns come from.
-    plan: `index` int[steps, b], rows of `split`; further columns of shape [steps, b, ...] travel
-      along, and where there is `neighbours` int[steps, b, m], the pictures of these rows too.
-    columns: Which columns of the split's table travel with the pictures.
+    split: The split with the pictures and columns.
+    plan: `index` int[steps, b], rows of `split`. Further columns of shape [steps, b, ...] are added
+      to the batches. With `neighbours` int[steps, b, m], the pictures of these rows are added too.
+    columns: Columns of the split's table to add to the batches.
     size: Picture size in pixels.
-    start: The step to begin with.
-    share: Which rows of every batch to read, `position` being that in the whole batch.
-    threads: Threads that read and decode batches.
-    workers: Processes that do so instead, each with `threads` threads; 0 for none.
-    prefetch: Batches read ahead.
+    start: The first step.
+    share: The rows of every batch to read; `position` is the place in the whole batch.
+    threads: Number of threads that read and decode batches.
+    workers: Number of processes that read instead, each with `threads` threads; 0 for none.
+    prefetch: Number of batches to read in advance.
 
   Yields:
     `image` u8[b, size, size, 3], the columns, `index` i32[b] (row of the split), `position`
-    i32[b] (place in the batch), and where neighbours are planned `neighbour_image`
-    u8[b, m, size, size, 3].
+    i32[b] (place in the batch), and `neighbour_image` u8[b, m, size, size, 3] if the plan has
+    neighbours.
   """
   batched = grain.MapDataset.source(Planned(split, plan, columns, size, share))[start:]
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
@@ -87,26 +87,34 @@ def batches(
   if workers:
     options = grain.MultiprocessingOptions(num_workers=workers)
     batched = batched.mp_prefetch(options, worker_init_fn=_outlive_signals)
-    atexit.unregister(_end_workers)  # once, however many iterators there are
-    atexit.register(_end_workers)  # before Python's own end of them, which is SIGTERM
+    atexit.unregister(_end_workers)  # register once, whatever the number of iterators
+    atexit.register(_end_workers)  # runs before Python ends them with SIGTERM, which they ignore
   return iter(batched)
 
 
 def _outlive_signals(worker, workers):
-  """A cluster sends its signals to every process; those that read are needed until the run has
-  saved itself."""
+  """Ignores the signals of a cluster, which every process gets. The run needs its reading processes
+  until it has saved a checkpoint."""
   for number in (signal.SIGTERM, signal.SIGUSR1):
     signal.signal(number, signal.SIG_IGN)
 
 
 def _end_workers():
   for child in multiprocessing.active_children():
-    if child.daemon:  # others, which are not of this module, Python waits for
+    if child.daemon:  # others do not belong to this module; Python waits for them
       child.kill()
 
 
 def in_order(rows: int, batch: int) -> dict[str, np.ndarray]:
-  """The plan that visits every row once, in order; `mask` is 0 where the last batch is padding."""
+  """The plan that visits every row once, in order; `mask` is 0 for the padding of the last batch.
+
+  Args:
+    rows: Number of rows.
+    batch: Batch size.
+
+  Returns:
+    `index` int[steps, batch] and `mask` i32[steps, batch].
+  """
   steps = -(-rows // batch)
   index = np.arange(steps * batch)
   mask = index < rows

@@ -1,9 +1,9 @@
-"""Samplers: pure functions that decide which rows an epoch visits, and in what order.
+"""Samplers: pure functions that choose the rows of an epoch and their order.
 
-A sampler's factory takes its settings and returns
+The factory of a sampler takes its settings and returns
 `plan(epoch, epochs, seed, table, batch) -> {'index': int[steps, batch], ...}`. Every sampler plans
-steps = rows // batch, so that the epoch of a step is always defined. The samplers named in
-`OF_GRAPHS` are also given the training rows `table`, the `image_size` and a `folder` for graphs.
+steps = rows // batch, so that the epoch of a step is always defined. The factories named in
+`OF_GRAPHS` also get the training rows `table`, the `image_size` and a `folder` for graphs.
 """
 
 import logging
@@ -21,13 +21,13 @@ LOGGER = logging.getLogger(__name__)
 
 ROLES = ('anchor', 'pose_positive', 'pose_negative', 'identity_positive', 'identity_negative')
 OF_GRAPHS = ('neighbour_groups',)
-MOST_SHUFFLES = 10  # without a single tuple, before an error
+MOST_SHUFFLES = 10  # shuffles without a tuple before an error is raised
 
 Plan = Callable[[int, int, int, Mapping[str, np.ndarray], int], dict[str, np.ndarray]]
 
 
 def _fill(index: np.ndarray, batch: int, steps: int, rng: np.random.Generator) -> np.ndarray:
-  """Rows int[m] as int[steps, batch]: cut, or filled up with new shuffles of the same rows."""
+  """Rows int[m] as int[steps, batch]: cut off, or filled up with new shuffles of the same rows."""
   parts = [index]
   while sum(map(len, parts)) < steps * batch:
     parts.append(rng.permutation(index))
@@ -48,7 +48,7 @@ def natural() -> Plan:
 def progressively_balanced() -> Plan:
   """Class counts move from natural to uniform: (1 - t) n_c + t N / C, t = epoch / epochs.
 
-  Rows of a class are taken in shuffled rounds, so that each comes once before any comes twice.
+  Rows of a class are taken in shuffled rounds: each row is used once before any is used twice.
   Reference: Kang et al., "Decoupling Representation and Classifier for Long-Tailed Recognition",
   ICLR 2020, equation 3.
   """
@@ -71,19 +71,21 @@ def progressively_balanced() -> Plan:
 
 
 def five_tuples() -> Plan:
-  """Tuples of five rows that are used together: an anchor; a row with the same label and another
-  pose; one with another label and the same pose; one with the same label and another subject; one
-  with another label and the same subject.
+  """Tuples of five rows that are used together.
+
+  These are an anchor; a row with the same label and another pose; one with another label and the
+  same pose; one with the same label and another subject; one with another label and the same
+  subject.
 
   In shuffled order, each free row becomes an anchor if four other free rows are found, each the
   first that fits; the five are then no longer free. The share of rows that are used is logged. If
-  the tuples are fewer than the plan needs, those of a new shuffle follow.
+  there are fewer tuples than the plan needs, those of a new shuffle follow.
 
   Reference: DML-Net (Liu et al., 2021), algorithm 1.
 
   Returns:
-    The plan. Its column `role` i32[steps, batch] is the position in `ROLES`; the five rows of a
-    tuple follow each other. It raises InputError where the batch is no multiple of five, poses or
+    The plan. Its column `role` i32[steps, batch] is the index into `ROLES`; the five rows of a
+    tuple are adjacent. It raises InputError if the batch is not a multiple of five, poses or
     subjects are unknown, or no tuple can be formed.
   """
 
@@ -143,7 +145,7 @@ def _form_tuples(order, label, pose, subject):
     if anchor not in by_label:
       continue
     alike, own = same_pose[key[0], key[1]], same_subject[key[0], key[2]]
-    # No row is left that differs: a search would go through all rows and find none.
+    # No differing row is left: a search would go through all rows and find none.
     if alike in (len(by_label), len(by_pose)) or own in (len(by_label), len(by_subject)):
       continue
     chosen = [anchor]
@@ -193,29 +195,29 @@ def neighbour_groups(
   au_sigma: float = 1.0,
   landmark_sigma: float = 68.0,
 ) -> Plan:
-  """Every row once, as the centre of a group: as `natural`, with its neighbours in each graph.
+  """Groups of a row and its neighbours in each graph. Each row is once a centre, as in `natural`.
 
-  The batch counts centres, the examples that have a loss; `neighbours` int[steps, batch, m] are the
-  other rows of each group, and `affinity` f32[steps, batch, m] the a_ij of LDL-ALSG (CVPR 2020),
-  equation 3; m = neighbours x graphs.
+  The batch size is the number of centres, the examples that have a loss. `neighbours`
+  int[steps, batch, m] are the other rows of each group, and `affinity` f32[steps, batch, m] the
+  a_ij of LDL-ALSG (CVPR 2020), equation 3; m = neighbours x graphs.
 
   Args:
     table: The training rows, from which the graphs are built.
     image_size, folder: See `graphs.make`.
     graphs: Any of `au`, `landmarks`.
-    neighbours: How many of each graph.
+    neighbours: Number of neighbours in each graph.
     au_sigma: sigma of the action units, on their scale of 0..5.
-    landmark_sigma: sigma of the landmarks, in pixels of a face at 224 pixels a side.
+    landmark_sigma: sigma of the landmarks, in pixels of a picture of 224x224.
 
   Raises:
-    InputError: no graph, a number out of range; see `graphs.make`.
+    InputError: there is no graph, or a number is out of range; see also `graphs.make`.
   """
   if isinstance(graphs, str):
     raise InputError(f"config.sampler.graphs='{graphs}': give a tuple, such as ('{graphs}',)")
   if not graphs or len(set(graphs)) < len(graphs):
     raise InputError(f'config.sampler.graphs={tuple(graphs)}: give one or two different ones')
   if neighbours < 1:
-    raise InputError(f'config.sampler.neighbours={neighbours}: at least 1')
+    raise InputError(f'config.sampler.neighbours={neighbours}: it must be at least 1')
   for name, value in {'au_sigma': au_sigma, 'landmark_sigma': landmark_sigma}.items():
     if not 0 < value < math.inf:
       raise InputError(f'config.sampler.{name}={value}: it must be a number above 0')
@@ -247,25 +249,25 @@ def neighbour_groups(
 def p_by_k(*, k: int = 32) -> Plan:
   """Batches of P = batch // k groups with k rows each.
 
-  Groups are the classes, or the sub-classes where the table has a column `subclass`. If there are P
-  groups, each is in every batch; if there are more, they take turns in shuffled rounds; if there
-  are fewer, each is in a batch as often as the others, or once more. A group's rows come in
-  shuffled rounds too; a group with fewer rows than its places in a batch is drawn with replacement,
-  which is logged. Reference:
-  Hermans et al., "In Defense of the Triplet Loss for Person Re-Identification", 2017.
+  Groups are the classes, or the sub-classes if the table has a column `subclass`. If there are P
+  groups, each is in every batch. If there are more, they take turns in shuffled rounds. If there
+  are fewer, each is in a batch as often as the others, or once more. The rows of a group are also
+  taken in shuffled rounds. Groups with fewer rows than places in a batch are drawn with
+  replacement, and are logged.
+
+  Reference: Hermans et al., "In Defense of the Triplet Loss for Person Re-Identification", 2017.
 
   Args:
     k: Rows of a group, at least 1.
 
   Returns:
-    The plan. It raises InputError where the batch is no multiple of k, or has room for one group
-    only.
+    The plan. It raises InputError if the batch is not a multiple of k, or holds one group only.
 
   Raises:
     InputError: k is below 1.
   """
   if k < 1:
-    raise InputError(f'config.sampler.k={k}: at least 1')
+    raise InputError(f'config.sampler.k={k}: it must be at least 1')
 
   def plan(epoch, epochs, seed, table, batch):
     if batch % k or batch < 2 * k:
@@ -305,7 +307,7 @@ def p_by_k(*, k: int = 32) -> Plan:
 
 
 def _draw(rows, rest, count, rng):
-  """`count` rows, and what is left of the shuffled round `rest`; none twice if there are enough."""
+  """`count` rows, and the rest of the shuffled round `rest`. No row twice if there are enough."""
   if len(rows) < count:
     return rng.choice(rows, count), rest
   if len(rest) < count:

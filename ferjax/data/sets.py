@@ -1,4 +1,4 @@
-"""Several data sets: how a config names them, how they are joined, what each is tested on."""
+"""Several data sets: their names in a config, how they are joined, and their test rows."""
 
 import hashlib
 import itertools
@@ -35,20 +35,27 @@ class Records:
 
 
 def parse(spec: str, key: str) -> dict[str, str]:
-  """`raf_db`, `ck_plus@last_three` or `manifest:FILE.csv`, as `config.<key>` names it -> `name`,
-  `path` and `protocol` of `dataset.load`.
+  """Parses the spec of a data set.
+
+  Args:
+    spec: For example `raf_db`, `ck_plus@last_three` or `manifest:FILE.csv`.
+    key: The key of the config that holds it, for messages.
+
+  Returns:
+    `name`, `path` and `protocol` of `dataset.load`.
 
   Raises:
-    InputError: no such data set or file, a manifest without a file, a file for another data set.
+    InputError: there is no such data set or file, a manifest has no file, or another data set has
+      one.
   """
   name, path, protocol = parts(spec)
   if name not in catalogue.names():
     raise InputError(
-      f"config.{key} names '{spec}', which is no data set.{nearest(name, catalogue.names())} "
+      f"config.{key} names '{spec}', which is not a data set.{nearest(name, catalogue.names())} "
       f'There are: {", ".join(catalogue.names())}'
     )
   if name == 'manifest' and not path:
-    raise InputError(f"config.{key}: say which manifest, such as 'manifest:faces/manifest.csv'")
+    raise InputError(f"config.{key}: name the manifest, such as 'manifest:faces/manifest.csv'")
   if path and name != 'manifest':
     raise InputError(f"config.{key} names '{spec}': only a manifest has a file; write '{name}'")
   if path and not Path(path).is_file():
@@ -57,21 +64,31 @@ def parse(spec: str, key: str) -> dict[str, str]:
 
 
 def parts(spec: str) -> tuple[str, str, str]:
-  """Name, file and protocol of a spec, each '' where it has none."""
+  """Name, file and protocol of a spec; '' if it has no file or protocol."""
   name, _, path = spec.partition(':')
   name, _, protocol = name.partition('@')
   return name, path, protocol
 
 
 def place(spec: str) -> tuple[str, str]:
-  """What a spec is of, however it is written: its name, and its file in full."""
+  """The name and the full path of the file of a spec: equal for two specs of the same data."""
   name, path, _ = parts(spec)
   return name, str(Path(path).resolve()) if path else ''
 
 
 def names(specs: Sequence[str], taken: Collection[str] = ()) -> dict[str, str]:
-  """{spec: name that it goes by}: of a manifest its file's name without the ending, or its folder's
-  where the file is called `manifest.csv`; a number is added to a name that is `taken` already."""
+  """Short names for data sets.
+
+  A manifest is named after its file without the ending, or after its folder if the file is called
+  `manifest.csv`. A number is added to a name that is already in use.
+
+  Args:
+    specs: See `parse`.
+    taken: Names that must not be used.
+
+  Returns:
+    {spec: name}.
+  """
   found = {}
   for spec in specs:
     name, path, _ = parts(spec)
@@ -86,11 +103,11 @@ def names(specs: Sequence[str], taken: Collection[str] = ()) -> dict[str, str]:
 
 
 def shared_classes(found: Mapping[str, dataset.Dataset]) -> tuple[str, ...]:
-  """The classes that all of the data sets have, in canonical order, then in that of the first; a
-  message names the others.
+  """The classes that all data sets have, in canonical order, then in the order of the first set.
+  A warning names the other classes.
 
   Raises:
-    InputError: there is none.
+    InputError: no class is common to all.
   """
   everywhere = set.intersection(*(set(data.classes) for data in found.values()))
   if not everywhere:
@@ -103,23 +120,25 @@ def shared_classes(found: Mapping[str, dataset.Dataset]) -> tuple[str, ...]:
   others = {name: classes for name, classes in others.items() if classes}
   if others:
     LOGGER.warning(
-      'not a class of every training set, so left out (config.data.classes keeps them): %s', others
+      'classes left out, because not every training set has them (config.data.classes keeps them): '
+      '%s',
+      others,
     )
   first = next(iter(found.values())).classes
   return tuple(c for c in dict.fromkeys((*labels.CLASSES_8, *first)) if c in everywhere)
 
 
 def join(found: Mapping[str, dataset.Dataset]) -> dataset.Dataset:
-  """One data set of several that have the same classes.
+  """Joins several data sets with the same classes to one.
 
-  A split has the rows of all sets that have it, mixed evenly, so that any first part of it holds
-  every set in proportion; the columns that all of them have, and `set` i32, the place of a row's
-  set. Subjects of different sets are different; a row's name begins with that of its set where two
-  sets have a name in common; landmarks and action units stay only where they are the same ones
-  everywhere.
+  A split has the rows of all sets that have it. They are mixed evenly, so that the first rows, of
+  any number, hold every set in proportion. It has the columns that all sets have, and `set` i32,
+  the index of a row's set. Subjects of different sets get different numbers. If two sets share the
+  name of a row, all names get the name of their set as a prefix. Landmarks and action units are
+  kept only if they are the same in all sets.
 
   Args:
-    found: By the names that the sets go by.
+    found: {name of the set: the set}.
   """
   first = next(iter(found.values()))
   sets = list(found.values())
@@ -171,7 +190,7 @@ def concatenate(splits: Sequence[dataset.Split]) -> dataset.Split:
 
 
 def of_set(data: dataset.Dataset, name: str) -> dataset.Split | None:
-  """The test rows of one of the joined sets; None where it has none."""
+  """The test rows of one of the joined sets; None if it has none."""
   if 'test' not in data.splits:
     return None
   test = data.splits['test']
@@ -180,8 +199,11 @@ def of_set(data: dataset.Dataset, name: str) -> dataset.Split | None:
 
 
 def tested_on(data: dataset.Dataset, like: dataset.Dataset) -> dataset.Dataset:
-  """What a data set that is not trained on is tested on, as its only split `test`: its test split,
-  else all its rows. Landmarks that are not the points of the data set `like` are left out."""
+  """The test rows of a data set that is not trained on, as its only split `test`.
+
+  They are its test split, or all its rows if it has none. Landmarks are left out if they are not
+  the same points as in the data set `like`.
+  """
   split = data.splits.get('test') or concatenate(list(data.splits.values()))
   reference = [s.table['landmarks'] for s in like.splits.values() if 'landmarks' in s.table]
   table = dict(split.table)
@@ -211,7 +233,7 @@ def _mark(split, columns, number, first_subject, prefix):
 
 
 def _points(data):
-  """Which points the landmarks are."""
+  """The scheme and the indices of the landmarks."""
   return data.landmark_scheme, data.landmark_indices
 
 
@@ -221,8 +243,8 @@ def _names_collide(sets):
 
 
 def _shared_columns(found):
-  """The columns that every split of every set has, in one shape; a warning names the others, with
-  the reasons."""
+  """The columns that every split of every set has, in the same shape. A warning names the other
+  columns with the reasons."""
   columns = {}  # {column: {set: shape of a row, or None where it is missing}}
   for name, data in found.items():
     for column in dict.fromkeys(c for split in data.splits.values() for c in split.table):
@@ -232,9 +254,9 @@ def _shared_columns(found):
       columns.setdefault(column, {})[name] = None if None in shapes else shapes[0]
   kept, reasons = [], []
   for column, shapes in columns.items():
-    lacking = [name for name in found if shapes.get(name) is None]
-    if lacking:
-      reasons.append(f'{column} ({", ".join(lacking)} has none)')
+    without = [name for name in found if shapes.get(name) is None]
+    if without:
+      reasons.append(f'{column} ({", ".join(without)} has none)')
     elif len(set(shapes.values())) > 1:
       sizes = ', '.join(f'{name}: {shape[0]}' for name, shape in shapes.items())
       reasons.append(f'{column} (numbers of a row differ: {sizes})')
@@ -248,5 +270,5 @@ def _shared_columns(found):
       kept.append(column)
   reasons = [reason for reason in reasons if not reason.startswith('pose ')]  # yaw_bin is named
   if reasons:
-    LOGGER.warning('columns that not every set has, so left out: %s', '; '.join(reasons))
+    LOGGER.warning('columns left out, because not every set has them: %s', '; '.join(reasons))
   return kept

@@ -1,4 +1,4 @@
-"""Splits of a data set, and what chooses their rows: classes, poses, folds, validation."""
+"""Splits of a data set, and the choice of their rows by class, pose, fold and validation share."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -19,11 +19,11 @@ class Split(NamedTuple):
 
   Attributes:
     records: Random access to the encoded pictures.
-    rows: int[n], which records belong to this split.
+    rows: int[n], the records that belong to this split.
     table: Columns of length n: `label` i32, `name` str, `digest` str (of the picture's bytes),
-      `height width` i32 of the stored picture, and what else the data set knows (see
-      `data/features.py`); landmarks f32[n, k, 2] in pixels of the picture at `image_size`. Where
-      `yaw_bin` is known, `pose` i32 is its place among the data set's poses, -1 for none of them.
+      `height width` i32 of the stored picture, and the other features of the data set (see
+      `datasets/features.py`); landmarks f32[n, k, 2] in pixels of the picture at `image_size`. If
+      `yaw_bin` is known, `pose` i32 is its index among the poses of the data set, or -1.
   """
 
   records: Any
@@ -40,7 +40,7 @@ def parse_class_map(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
   """{canonical class of the data set: canonical class that it becomes, or ''}.
 
   Raises:
-    InputError: something is no pair, or a class would become two.
+    InputError: an entry is not a pair, or a class is mapped to two classes.
   """
   becomes = {}
   for pair in pairs:
@@ -50,40 +50,55 @@ def parse_class_map(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
       )
     theirs, ours = (labels.canonical(name) for name in pair)
     if becomes.setdefault(theirs, ours) != ours:
-      raise InputError(f"config.data.class_map makes '{theirs}' two: '{becomes[theirs]}', '{ours}'")
+      raise InputError(
+        f"config.data.class_map maps '{theirs}' to two classes, '{becomes[theirs]}' and '{ours}': "
+        'give one of them'
+      )
   return becomes
 
 
 def check_class_map(
   name: str, becomes: Mapping[str, str], stored: Sequence[str], classes: Sequence[str]
 ) -> None:
-  """Refuses a map that does not fit the classes `stored` by the data set `name`, and those in use.
+  """Checks a class map.
+
+  Args:
+    name: The data set's.
+    becomes: See `parse_class_map`.
+    stored: The classes of the data set.
+    classes: The classes in use; empty for those of the data set.
 
   Raises:
-    InputError: names the class, and the nearest one that would fit.
+    InputError: the map does not fit these classes. The message names the class, and the most
+      similar one that would fit.
   """
   allowed = classes or tuple(dict.fromkeys((*labels.CLASSES_8, *stored)))
   for theirs, ours in becomes.items():
     if theirs not in stored:
       raise InputError(
-        f"config.data.class_map names '{theirs}', which is no class of {name}."
+        f"config.data.class_map names '{theirs}', which is not a class of {name}."
         f'{nearest(theirs, stored)} It has {stored}'
       )
     if ours and ours not in allowed:
       raise InputError(
-        f"config.data.class_map makes '{theirs}' a '{ours}', which is no class in use."
+        f"config.data.class_map maps '{theirs}' to '{ours}', which is not a class in use."
         f'{nearest(ours, allowed)} There are: {", ".join(allowed)}'
       )
     if not ours and theirs in classes:
       raise InputError(
-        f"config.data.class_map leaves out '{theirs}', which is a class in use: take it out of the "
-        'map, or out of config.data.classes'
+        f"config.data.class_map leaves out '{theirs}', which is a class in use: remove it from the "
+        'map, or from config.data.classes'
       )
 
 
 def select_classes(split: Split, stored: Sequence[str], classes: Sequence[str]) -> Split:
-  """Labels and distributions over `classes`, from what each stored class becomes; rows of other
-  classes are left out."""
+  """The split with labels and distributions over `classes`. Rows of other classes are left out.
+
+  Args:
+    split: Its labels are indices into `stored`.
+    stored: The class that each class of the data set becomes.
+    classes: The classes in use.
+  """
   if tuple(stored) == tuple(classes):
     return split
   number = np.array([classes.index(name) if name in classes else -1 for name in stored])
@@ -99,10 +114,10 @@ def select_classes(split: Split, stored: Sequence[str], classes: Sequence[str]) 
 
 
 def with_rows(splits: Mapping[str, Split], name: str, classes: Sequence[str]) -> dict[str, Split]:
-  """The splits that have rows.
+  """The splits that have rows. A warning names the empty ones.
 
   Raises:
-    InputError: none has.
+    InputError: no split has a row.
   """
   kept = {key: split for key, split in splits.items() if len(split.rows)}
   if not kept:
@@ -115,18 +130,22 @@ def with_rows(splits: Mapping[str, Split], name: str, classes: Sequence[str]) ->
 def select_poses(
   splits: Mapping[str, Split], poses: tuple[int, ...], name: str
 ) -> tuple[dict[str, Split], tuple[int, ...]]:
-  """The splits with the column `pose`, rows of other poses left out, and the poses: those given, or
-  all that there are.
+  """The splits with the column `pose`, and the poses. Rows of other poses are left out.
+
+  Args:
+    splits: By name.
+    poses: Yaw in degrees, in label order; all poses of the data set when empty.
+    name: The data set's.
 
   Raises:
-    InputError: a pose that is given twice, or that the data set `name` does not have.
+    InputError: a pose is given twice, or the data set does not have it.
   """
   bins = [split.table['yaw_bin'] for split in splits.values() if 'yaw_bin' in split.table]
   known = tuple(int(pose) for pose in np.unique(np.concatenate(bins))) if bins else ()
   if poses:
     if not known:
       raise InputError(
-        f'config.data.poses={poses}: {name} does not say the pose of its pictures (yaw_bin)'
+        f'config.data.poses={poses}: {name} has no poses of its pictures (column yaw_bin)'
       )
     if len(set(poses)) != len(poses):
       raise InputError(f'config.data.poses names a pose twice: {poses}')
@@ -143,7 +162,7 @@ def select_poses(
 
 
 def with_pose(split: Split, poses: Sequence[int]) -> Split:
-  """The split with the column `pose`, where `yaw_bin` is known: its place in `poses`, or -1."""
+  """The split with the column `pose`, if `yaw_bin` is known: its index in `poses`, or -1."""
   if 'yaw_bin' not in split.table:
     return split
   place = {pose: number for number, pose in enumerate(poses)}
@@ -154,14 +173,15 @@ def with_pose(split: Split, poses: Sequence[int]) -> Split:
 def fold_by_subject(
   splits: Mapping[str, Split], folds: int, fold: int, name: str
 ) -> Mapping[str, Split]:
-  """Train and test of one fold: every folds-th subject, in the order of their names, is tested.
-  Without folds, the splits as they are.
+  """Train and test of one fold. Without folds, the splits are returned unchanged.
+
+  Subjects are numbered in the order of their names; those with number % folds == fold are tested.
 
   Raises:
-    InputError: no such fold, or fewer subjects than folds.
+    InputError: there is no such fold, or there are fewer subjects than folds.
   """
   if not 0 <= fold < max(folds, 1):
-    text = f'0 to {folds - 1}' if folds else '0, for it has no folds'
+    text = f'0 to {folds - 1}' if folds else '0, because it has no folds'
     raise InputError(f'config.data.fold={fold}: with this protocol of {name} it must be {text}')
   if not folds:
     return splits
@@ -177,7 +197,7 @@ def fold_by_subject(
 
 
 def carve_validation(splits: Mapping[str, Split], fraction: float, seed: int) -> dict[str, Split]:
-  """Holds a validation split out of train when there is none.
+  """Holds a validation split out of train if there is none.
 
   Args:
     splits: By name.
@@ -185,7 +205,7 @@ def carve_validation(splits: Mapping[str, Split], fraction: float, seed: int) ->
     seed: Seed of the draw.
 
   Returns:
-    The splits, with `val`: whole subjects where they are known, else the same share of each class.
+    The splits with `val`: whole subjects if they are known, else the same share of each class.
   """
   if 'val' in splits or 'train' not in splits or not fraction:
     return dict(splits)
@@ -206,8 +226,8 @@ def carve_validation(splits: Mapping[str, Split], fraction: float, seed: int) ->
 
 
 def _hold_out_people(rng, table, wanted):
-  """Rows bool[n] of people drawn in turn, each taken if that brings the number of rows nearer to
-  `wanted` and leaves no class without training rows."""
+  """Rows bool[n] of people in random order. A person is taken if the number of rows then is nearer
+  to `wanted`, and every class keeps training rows."""
   label, subject = table['label'], table['subject']
   held_out = np.zeros(len(label), bool)
   left = np.bincount(label)
@@ -221,17 +241,17 @@ def _hold_out_people(rng, table, wanted):
 
 
 def check_subjects(splits: Mapping[str, Split], allow_shared: bool) -> None:
-  """Refuses splits that share people, unless that is allowed.
+  """Checks that no two splits share people. If they may, a warning names the splits.
 
   Raises:
-    InputError: a subject stands in two splits and `allow_shared` is False.
+    InputError: a subject is in two splits and `allow_shared` is False.
   """
   known = {k: np.unique(s.table['subject']) for k, s in splits.items() if 'subject' in s.table}
   for first in known:
     for second in known:
       shared = np.intersect1d(known[first], known[second])
       if first < second and len(shared):
-        text = f'{len(shared)} subjects stand in both {first} and {second}'
+        text = f'{len(shared)} subjects are in both {first} and {second}'
         if not allow_shared:
           raise InputError(
             f'{text}: results would be too good. Make the splits subject-disjoint, or accept it '
@@ -241,7 +261,8 @@ def check_subjects(splits: Mapping[str, Split], allow_shared: bool) -> None:
 
 
 def duplicates(splits: Mapping[str, Split]) -> dict[str, int]:
-  """{'train/test': n, ...}: pictures of the second split that the first has too, byte for byte."""
+  """{'train/test': n, ...}: numbers of pictures of the second split that are in the first too, byte
+  for byte."""
   names = list(splits)
   counts = {}
   for i, first in enumerate(names):

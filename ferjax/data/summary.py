@@ -1,4 +1,4 @@
-"""A data set in words: splits, classes, people, poses."""
+"""A text that describes a data set: splits, classes, people, poses."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,13 @@ from ferjax.data.splits import duplicates
 
 
 def summary(loaded: dataset.Dataset, metadata: Mapping[str, Any], path: str) -> str:
-  """What a prepared data set holds, and what was left out of it and why."""
+  """A description of a prepared data set: its content, and the rows left out with the reasons.
+
+  Args:
+    loaded: The data set.
+    metadata: The metadata of its builder.
+    path: The folder of the prepared files.
+  """
   splits = loaded.splits
   counts = {
     split: np.bincount(found.table['label'], minlength=len(loaded.classes))
@@ -27,17 +33,17 @@ def summary(loaded: dataset.Dataset, metadata: Mapping[str, Any], path: str) -> 
   lines = [f'{loaded.name}, prepared in {path}']
   lines += ['  '.join([row[0].ljust(width), *(c.rjust(7) for c in row[1:])]) for row in rows]
   if metadata.get('folds'):
-    lines.append(f'{metadata["folds"]} folds by subject, of which one is shown')
+    lines.append(f'{metadata["folds"]} folds by subject; one of them is shown')
   columns = next(iter(splits.values())).table
   labels = sorted(set(columns) - {'label', 'name', 'digest', 'height', 'width'})
-  lines.append(f'known of each picture: {", ".join(["label", *labels])}')
+  lines.append(f'known for each picture: {", ".join(["label", *labels])}')
   if metadata.get('other_classes'):
-    lines.append(f'left out, of classes not in use: {dict(metadata["other_classes"])}')
+    lines.append(f'left out, rows of classes not in use: {dict(metadata["other_classes"])}')
   for key, title in (('skipped', 'left out'), ('bad_rows', 'left out, bad rows')):
     if metadata.get(key):
       lines.append(f'{title}:\n{metadata[key]}')
   if metadata.get('differences'):
-    lines.append(f'not as known: {"; ".join(metadata["differences"])}')
+    lines.append(f'not as expected: {"; ".join(metadata["differences"])}')
   for pair, count in duplicates(splits).items():
     lines.append(f'the same picture, byte for byte, in {pair}: {count}')
   shared = _shared_people(people)

@@ -1,4 +1,4 @@
-"""From a parser to a TFDS builder: rows are checked, then stored as ArrayRecord files in order."""
+"""Makes a TFDS builder from a parser: checks rows, then stores them in order in ArrayRecord."""
 
 import contextlib
 import dataclasses
@@ -26,7 +26,7 @@ SHARD_BYTES = 64 * 2**20
 
 @dataclasses.dataclass(eq=False)
 class FaceConfig(tfds.core.BuilderConfig):
-  """What is stored: the rows, and whether bad ones are left out rather than refused."""
+  """The rows to store, and whether bad rows are left out; otherwise they are an error."""
 
   listing: listings.Listing | None = dataclasses.field(default=None, repr=False)
   fingerprint: str = ''
@@ -85,8 +85,8 @@ class FaceBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
       super()._download_and_prepare(dl_manager, download_config)
 
   def _prepare_on_beam(self, options):
-    """TFDS's own way mixes up the lengths of more than ten files, and makes the files of one split
-    again with the next."""
+    """Prepares the data set with Apache Beam. TFDS's own method confuses the lengths of more than
+    ten files, and makes the files of one split again with the next split."""
     from ferjax.datasets import beam  # Apache Beam is an extra
 
     scratch = Path(self.data_path)
@@ -116,8 +116,8 @@ class FaceBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     )
 
   def _shards(self, check):
-    """{split: its rows in parts, each of which becomes a file}; bad rows, of which `check` finds
-    those whose picture is broken, are refused or left out."""
+    """{split: its rows in parts, one for each file}. `check` finds the rows with broken pictures.
+    Bad rows are an error, or are left out with `skip_bad`."""
     config, metadata = self.builder_config, self.info.metadata
     metadata['listing'] = config.fingerprint
     found = check(config.listing)
@@ -139,9 +139,9 @@ class FaceBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
       metadata['skipped'] = listings.report(found.skipped)
     metadata['differences'] = listings.differences(found)
     for name in sorted({n for row in found.rows for n in row} - {'line', 'box', 'image', 'path'}):
-      lacking = sum(name not in row for row in found.rows)
-      if lacking and name != 'name':
-        text = f'{name} left out of all rows, because {lacking} of {len(found.rows)} lack it'
+      missing = sum(name not in row for row in found.rows)
+      if missing and name != 'name':
+        text = f'{name} left out of all rows, because {missing} of {len(found.rows)} lack it'
         metadata['differences'].append(text)
     by_split = {}
     for row in found.rows:
@@ -155,7 +155,7 @@ class FaceBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
 
 def _shards(folder, rows):
-  """Rows in parts of some SHARD_BYTES, which TFDS holds in memory one at a time."""
+  """Rows in parts of about SHARD_BYTES. TFDS holds one part in memory at a time."""
   parts, size = [[]], 0
   for row in rows:
     own = len(row['image']) if 'image' in row else os.stat(f'{folder}/{row["path"]}').st_size
@@ -170,13 +170,16 @@ def _shards(folder, rows):
 def maker(
   builder: type[FaceBuilder], parse: Callable[..., listings.Listing], by_content: bool = False
 ) -> Callable[..., tfds.core.DatasetBuilder]:
-  """The `make` of a data set that lies in a folder.
+  """Makes the function `make` of a data set that is read from a folder.
 
   Args:
-    builder: Its builder; MANUAL_DOWNLOAD_INSTRUCTIONS are part of errors.
-    parse: (folder, **options) -> rows; its keyword arguments are the data set's options.
-    by_content: Whether what is prepared goes by the content of the folder, so that this is parsed
-      each time, and not by the options alone.
+    builder: Its builder; errors contain its MANUAL_DOWNLOAD_INSTRUCTIONS.
+    parse: (folder, **options) -> listing; its keyword arguments are the options of the data set.
+    by_content: Whether the prepared data are identified by the content of the folder, which is then
+      parsed each time. Otherwise the options alone identify them.
+
+  Returns:
+    (data_dir, source, **options) -> the builder.
   """
   name = builder.__module__.split('.')[-2]
   keyword = inspect.Parameter.KEYWORD_ONLY
@@ -184,15 +187,15 @@ def maker(
   defaults = {option.name: option.default for option in known}
 
   def make(data_dir: str | None, source: Source, **options):
-    """The builder of one variant of the data set; once prepared, it needs no pictures.
+    """The builder of one variant of the data set. Once prepared, it does not need the pictures.
 
     Args:
-      data_dir: Where prepared data sets lie; TFDS's own default when None.
+      data_dir: The folder of prepared data sets; TFDS's default when None.
       source: `manual_dir`, `protocol`, `skip_bad` and `refresh` are used.
-      **options: Of the parser.
+      **options: Options of the parser.
 
     Raises:
-      InputError: no such folder, one that does not hold the data set, or an unknown option.
+      InputError: there is no such folder, it does not hold the data set, or an option is unknown.
     """
     root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
     if 'protocol' not in defaults:
@@ -239,6 +242,6 @@ def _folder(name, root: Path, manual_dir: str, builder: type[FaceBuilder]) -> Pa
   except OSError as error:
     raise InputError(f'cannot read {error.filename}: {error.strerror}') from error
   raise InputError(
-    f'there is no folder {given / name}: say where {name} lies with --config.data.manual_dir='
+    f'there is no folder {given / name}: give the folder of {name} with --config.data.manual_dir='
     f'FOLDER.\n{inspect.cleandoc(builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "")}'
   )

@@ -1,4 +1,4 @@
-"""Folders of data sets as they lie on disk."""
+"""Finds files in the folders of data sets."""
 
 import os
 import re
@@ -8,16 +8,22 @@ from pathlib import Path
 from ferjax.errors import InputError, nearest
 
 
-def wrong_folder(folder: Path, layout: str, what: str = 'nothing there is as expected'):
-  """The error for a folder that does not hold the data set."""
+def wrong_folder(folder: Path, layout: str, what: str = 'it does not have the expected layout'):
+  """The InputError for a folder that does not hold the data set.
+
+  Args:
+    folder: The folder.
+    layout: The expected layout.
+    what: What is wrong.
+  """
   return InputError(f'{folder}: {what}. Expected:\n{layout.strip()}')
 
 
 def choose(option: str, value: str, values: Sequence[str]) -> str:
-  """`value`, if it is one of `values`.
+  """Returns `value` if it is one of `values`.
 
   Raises:
-    InputError: it is not; lists them.
+    InputError: it is not. The message lists the values.
   """
   if value not in values:
     raise InputError(
@@ -32,11 +38,12 @@ def refuse(error: OSError) -> None:
 
 
 def files(folder: Path, trouble: Callable[[OSError], None] = refuse) -> list[str]:
-  """Every file below a folder, sorted, as POSIX paths below it; hidden ones are passed over, and a
-  folder that links lead to once more.
+  """All files below a folder, sorted, as POSIX paths relative to it.
+
+  Hidden files are skipped. A folder that several links lead to is visited once.
 
   Args:
-    folder: Where to look.
+    folder: The folder to search.
     trouble: Called with the error for a folder that cannot be read.
 
   Raises:
@@ -71,12 +78,12 @@ def _hidden(name: str) -> bool:
 
 
 def find(folder: Path, *pattern: str, depth: int = 3) -> Path | None:
-  """The shallowest path below a folder whose last names match regular expressions, in any case.
+  """The shallowest path below a folder whose last names match regular expressions.
 
   Args:
-    folder: Where to look.
-    *pattern: One for each name, such as `'EmoLabel', r'list\\.txt'`.
-    depth: How many further folders may stand before them.
+    folder: The folder to search.
+    *pattern: A case-insensitive expression for each name, such as `'EmoLabel', r'list\\.txt'`.
+    depth: The number of folders that may be between `folder` and these names.
 
   Raises:
     InputError: a folder cannot be read.

@@ -1,4 +1,4 @@
-"""What a parser makes of a data set on disk: its rows, and what was left out of them and why."""
+"""The result of parsing a data set on disk: its rows, and what was left out with the reasons."""
 
 import csv
 import functools
@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 
 class Problem(NamedTuple):
-  """What was left out: its line in a file (0 where there is none), the reason, the particulars."""
+  """Something that was left out: its line in a file (0 if it has none), the reason, and details."""
 
   line: int
   kind: str
@@ -35,19 +35,20 @@ class Listing(NamedTuple):
   """The rows of a data set, in the order in which they are stored.
 
   Attributes:
-    folder: Where the pictures' paths start.
+    folder: The folder from which the paths of the pictures start.
     classes: Class names in label order.
-    rows: Each has `split` (train, val or test), `label` (a class name), a picture: `path` (POSIX,
-      below `folder`; with `box`, the face x0, y0, x1, y1 in pixels is cut out) or `image` (encoded
-      bytes); its `name` where that is not the path; and what else is known, as in
-      `data/features.py`. A feature that only some rows have is left out of all.
-    problems: Bad rows: refused, or left out on demand.
-    skipped: What is there and no part of the data set or protocol.
-    other_classes: {class: rows left out because their class is not in use}.
-    known: Counts that the data set should have, by split, `split/class`, or `subjects`.
-    folds: Number of folds by subject that the protocol has; 0 for none.
+    rows: Each has `split` (train, val or test), `label` (a class name) and a picture: `path`
+      (POSIX, below `folder`; with `box`, the face x0, y0, x1, y1 in pixels is cut out) or `image`
+      (encoded bytes). It has a `name` if that is not the path, and any of the features in
+      `datasets/features.py`. A feature that only some rows have is left out of all.
+    problems: Bad rows. They are an error, or are left out on request.
+    skipped: Files and rows that are not part of the data set or protocol.
+    other_classes: {class: number of rows left out because their class is not in use}.
+    known: Counts that the data set should have: {split, `split/class` or `subjects`: the counts
+      that are correct}.
+    folds: Number of folds by subject in the protocol; 0 for none.
     action_units: Names of the entries of `au`.
-    source: What messages name: the folder, or the file that lists the rows.
+    source: The folder, or the file that lists the rows; named in messages.
   """
 
   folder: Path
@@ -65,19 +66,20 @@ class Listing(NamedTuple):
 def pictures(
   folder: Path, pattern: str, layout: str
 ) -> tuple[list[tuple[str, re.Match]], list[Problem]]:
-  """The pictures below a folder whose paths end as a grammar says.
+  """The pictures below a folder whose paths match a pattern.
 
   Args:
-    folder: Where to look, at any depth.
-    pattern: Regular expression of a path's last names, in any case; it begins with a group.
-    layout: For the error.
+    folder: The folder to search, at any depth.
+    pattern: Regular expression of the last names of a path, case-insensitive; it begins with a
+      group.
+    layout: The expected layout, for the error.
 
   Returns:
-    (path, match) pairs, sorted by path, and the other pictures as skipped; so are those whose last
-    names are those of an earlier one, whatever the ending.
+    (path, match) pairs, sorted by path, and the other pictures as skipped. A picture is also
+    skipped if its last names, without the ending, are the same as those of an earlier one.
 
   Raises:
-    InputError: there is none, or a folder cannot be read.
+    InputError: no picture matches, or a folder cannot be read.
   """
   grammar = re.compile(rf'(?:.*/)?{pattern}', re.IGNORECASE)
   matched, skipped, seen = [], [], set()
@@ -93,7 +95,7 @@ def pictures(
         matched.append((path, match))
         seen.add(last_names)
   if not matched:
-    raise wrong_folder(folder, layout, 'no picture there has a name as expected')
+    raise wrong_folder(folder, layout, 'no picture there has an expected name')
   return matched, skipped
 
 
@@ -126,7 +128,8 @@ def text_lines(path: Path) -> list[str]:
 
 
 def path_troubles(text: str, folder: Path) -> list[tuple[str, str]]:
-  """What is wrong with a path that a file names: outside the folder, or not there."""
+  """The (kind, detail) pairs of what is wrong with a path in a file: it is not below the folder, or
+  does not exist."""
   relative = PurePosixPath(text)
   if not text or relative.is_absolute() or '..' in relative.parts:
     return [('path is not below its folder', f'{text!r}: give paths relative to {folder}')]
@@ -138,14 +141,14 @@ def path_troubles(text: str, folder: Path) -> list[tuple[str, str]]:
 
 
 def held_out(subjects: Iterable[str], share: float) -> set[str]:
-  """A share of the subjects, spread evenly over their sorted names."""
+  """A share 0..1 of the subjects, spread evenly over their sorted names."""
   names = sorted(set(subjects))
   count = round(share * len(names))
   return {names[(2 * i + 1) * len(names) // (2 * count)] for i in range(count)}
 
 
 def differences(listing: Listing) -> list[str]:
-  """Where the counts of the rows are not those that are known."""
+  """The counts of rows and subjects that are not as expected, each as a text."""
   counts = Counter(row['split'] for row in listing.rows)
   counts.update(f'{row["split"]}/{row["label"]}' for row in listing.rows)
   counts['subjects'] = len({row['subject'] for row in listing.rows if 'subject' in row})
@@ -161,11 +164,11 @@ def differences(listing: Listing) -> list[str]:
 def check_pictures(
   listing: Listing, track: Callable[..., Iterable] = lambda items, total: items
 ) -> Listing:
-  """Decodes every picture once; rows of broken ones move to the problems.
+  """Decodes every picture once, and moves the rows of broken pictures to the problems.
 
   Args:
-    listing: As parsed.
-    track: (items, total=n) -> the same items; called with what goes through the pictures.
+    listing: The parsed data set.
+    track: (items, total=n) -> the same items; it can show the progress of the check.
   """
 
   def troubles():
@@ -178,11 +181,11 @@ def check_pictures(
 
 
 def without_broken(listing: Listing, troubles: Iterable[str]) -> Listing:
-  """The listing whose rows with a trouble became problems.
+  """Moves the rows with broken pictures to the problems.
 
   Args:
-    listing: As parsed.
-    troubles: Of each row; see `picture_trouble`.
+    listing: The parsed data set.
+    troubles: One for each row; see `picture_trouble`.
   """
   good, problems = [], list(listing.problems)
   for row, trouble in zip(listing.rows, troubles, strict=True):
@@ -200,10 +203,10 @@ def picture_troubles(folder: Path, rows: Sequence[Row]) -> list[str]:
 
 
 def picture_trouble(folder: Path, row: Row) -> str:
-  """Why a row's picture cannot be used; '' where it can.
+  """The reason why the picture of a row cannot be used; '' if it can.
 
-  JPEG is decoded by Pillow, which notices a cut file; PNG by OpenCV, as in training: it refuses
-  what Pillow passes over, such as a wrong checksum.
+  JPEG is decoded by Pillow, which detects truncated files. PNG is decoded by OpenCV, as in
+  training, because it detects errors that Pillow ignores, such as a wrong checksum.
   """
   if 'image' in row:
     return ''
@@ -217,12 +220,12 @@ def picture_trouble(folder: Path, row: Row) -> str:
       if picture.format != 'PNG':
         picture.load()
       elif cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB) is None:
-        picture.load()  # says what is wrong, where Pillow is as strict as OpenCV
+        picture.load()  # raises a precise error if Pillow also detects the damage
         return 'the PNG file is damaged, or larger than OpenCV reads'
       if picture.format not in STORED_AS_THEY_ARE and picture.mode in ('I', 'F'):
         return f'{picture.mode} (32-bit) pixels: save it with 8 or 16 bits'
       if 'box' in row and not _box_area(_clipped(row['box'], picture.size)):
-        return f'the face box {row["box"]} lies outside the picture of size {picture.size}'
+        return f'the face box {row["box"]} is outside the picture of size {picture.size}'
   except OSError as error:
     return error.strerror or str(error)
   except Exception as error:  # Pillow's decoders raise many kinds; each means "cannot be read"
@@ -233,7 +236,7 @@ def picture_trouble(folder: Path, row: Row) -> str:
 def examples(
   folder: Path, rows: Iterable[Row], features: Collection[str]
 ) -> Iterator[tuple[int, Row]]:
-  """(number, what `example` makes of a row) of each row, with the given features only."""
+  """(number, `example` of the row) for each row, with the given features only."""
   for number, row in enumerate(rows):
     found = example(folder, row)
     yield number, {name: value for name, value in found.items() if name in features}
@@ -250,8 +253,8 @@ def _box_area(box) -> int:
 
 
 def example(folder: Path, row: Row) -> Row:
-  """A row's features, its picture encoded; formats that TFDS cannot store, and faces cut out of
-  larger pictures, become PNG without loss."""
+  """The features of a row, with the encoded picture. Formats that TFDS cannot store, and faces cut
+  out of larger pictures, are converted to PNG without loss."""
   features = {k: v for k, v in row.items() if k not in ('path', 'split', 'line', 'box')}
   features.setdefault('name', row.get('path'))
   if 'image' in row:
@@ -272,9 +275,9 @@ def _cut_out(path: Path, box) -> tuple[bytes, np.ndarray]:
 
 
 def report(problems: Iterable[Problem]) -> str:
-  """Problems by kind: counts, line numbers, and the first particulars of each kind.
+  """A text of the problems by kind: counts, line numbers, and the first three details of each kind.
 
-  Bytes of names that are not UTF-8 are written as `\\udcff`.
+  Bytes that are not UTF-8 in names are written as `\\udcff`.
   """
   kinds = {}
   for problem in problems:
@@ -303,7 +306,7 @@ def _ranges(lines: list[int]) -> str:
 
 
 def fingerprint(listing: Listing) -> str:
-  """Changes when a row, a problem, or the size or date of a picture changes: a cache key."""
+  """A cache key, which changes with any row, any problem, and the size or date of any picture."""
   digest = hashlib.sha256(repr((listing.classes, listing.folds, listing.action_units)).encode())
   for problem in (*listing.problems, *listing.skipped):
     digest.update(repr(tuple(problem)).encode())

@@ -1,4 +1,4 @@
-"""`--mode=eval`: a trained run on its own or on another data set."""
+"""Evaluates a trained run on its own or on another data set (`--mode=eval`)."""
 
 import functools
 import logging
@@ -26,24 +26,23 @@ def evaluate_run(
 
   Args:
     workdir: The run's folder.
-    which: See `load`.
-    other: A config whose sections `data`, `eval` and `reading` replace the run's (but for the
-      picture size and the classes, which belong to the model: `data.class_map` says what other
-      names mean); None for the run's own.
+    which: The checkpoint; see `restore.load`.
+    other: A config whose sections `data`, `eval` and `reading` replace those of the run; None for
+      the run's own. The picture size, the landmarks and the classes still are those of the model;
+      `data.class_map` maps other class names to them.
 
   Returns:
-    What `<workdir>/eval/<data set>-<step>/summary.json` holds: the metrics by name as in
-    `evaluations.evaluated`, under `embeddings` those of `embeddings.write` (neighbours are sought
-    among the training rows of the data set that is evaluated, in the run's own by the labels that
-    it was given), under `without` the features that the method looks at and the data set does not
-    have,
-    have, under `classes_without_rows` the model's classes that it does not have: means over classes
-    are over the others; and where there are several sets what `finish.each_set` returns.
-    Predictions, and the report's tables and pictures, are written beside it. Of several processes,
-    only the first one writes, and the others return nothing.
+    The content of `<workdir>/eval/<data set>-<fingerprint>-<step>/summary.json`: metrics by name,
+    with the names of `evaluations.evaluated`; `embeddings`, the result of `embeddings.write`;
+    `without`, the features that the method uses and the data set lacks; `classes_without_rows`, the
+    classes of the model without a row, which means over classes leave out; and with several sets
+    the result of `finish.each_set`. Neighbours of embeddings are searched among the training rows
+    of the evaluated data set; on the run's own data set, these have the labels that the run was
+    trained on. Predictions and the tables and pictures of the report are written to the same
+    folder. With several processes, only the first one writes, and the others return {}.
 
   Raises:
-    InputError: no such run or checkpoint, or a data set that does not fit.
+    InputError: there is no such run or checkpoint, or the data set does not fit the model.
   """
   workdir = Path(workdir)
   config = _config(workdir, other)
@@ -51,8 +50,8 @@ def evaluate_run(
     model = restore.load_with(workdir, which, config)
     data = _data(config, model)
     gaps = _gaps(model.method, data.data)
-    asked = evaluations.make(config, model.method, model.predict, data, tuple(data.data.splits))
-    predictions = asked.predict_splits(model.state)
+    requested = evaluations.make(config, model.method, model.predict, data, tuple(data.data.splits))
+    predictions = requested.predict_splits(model.state)
     stored = predictions.get('train')
     if other is None and stored:
       stored = _as_given(stored, config, data.data)
@@ -61,14 +60,14 @@ def evaluate_run(
     facts = {'step': step, 'data': name, 'fingerprint': data.data.fingerprint}
     facts |= {name: measure(found, model.classes) for name, found in predictions.items()}
     facts |= gaps
-    summary = finish.finish(folder, asked, model.state, facts, predictions, stored=stored)
+    summary = finish.finish(folder, requested, model.state, facts, predictions, stored=stored)
   if summary:
     LOGGER.info('written to %s', folder)
   return summary
 
 
 def _config(workdir, other):
-  """The run's config, with the sections of another that do not belong to the model."""
+  """The config of the run, with the sections of `other` that do not define the model."""
   config = restore.config_of(workdir)
   if other is not None:
     configs.check(other)
@@ -79,7 +78,7 @@ def _config(workdir, other):
 
 
 def _data(config, model):
-  """What the model is evaluated on, with the features that it derives."""
+  """The data that the model is evaluated on, with the features that the method derives."""
   load = functools.partial(sources.load, config, model.classes, needs_every_class=False)
   data, tests, groups = hosts.first_then_others('data', load)
   tests = sources.fit(model.method, tests, model.poses)
@@ -89,8 +88,8 @@ def _data(config, model):
 
 
 def _gaps(method, data):
-  """Features that the method looks at and classes of the model, which the data set does not have;
-  each is also logged."""
+  """Features that the method uses and classes of the model that the data set lacks. Warnings name
+  them too."""
   found = {}
   features = sorted(method.predict_uses.difference(*(one.table for one in data.splits.values())))
   if features:
@@ -106,10 +105,10 @@ def _gaps(method, data):
 
 
 def _as_given(training, config, data):
-  """Predictions of the training rows with the labels that the run was given."""
+  """Predictions of the training rows, with the labels that the run was trained on."""
   try:
     given = sources.corrupt_labels(config, data).splits['train'].table['label']
   except InputError as error:
-    LOGGER.warning('neighbours have clean labels, for the noisy ones cannot be made: %s', error)
+    LOGGER.warning('neighbours have clean labels, because the noise cannot be applied: %s', error)
     return training
   return training._replace(table={**training.table, 'label': given[: len(training.label)]})

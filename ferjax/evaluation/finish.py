@@ -1,4 +1,4 @@
-"""The end of a run and of an evaluation: predictions, tables, pictures, `summary.json`."""
+"""Writes the results of a run or an evaluation: predictions, tables, pictures, `summary.json`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,11 +30,12 @@ from ferjax.report.figures.labels import (
 
 
 class TrainingRows(NamedTuple):
-  """What is known of the labels that a run was trained on.
+  """The labels that a run was trained on, and estimates of them.
 
   Attributes:
-    split: The training rows; their `label` has the label noise in it.
-    predictions: Of the final state, for all of them or, with `config.eval.limit`, the first ones.
+    split: The training rows; `label` includes the label noise.
+    predictions: Predictions of the final state, for all rows or, with `config.eval.limit`, the
+      first ones.
     clean: int[N], the labels before the noise.
     estimated: f32[N, C], the label distributions that the method estimated, or None.
   """
@@ -56,21 +57,23 @@ def finish(
   training: TrainingRows | None = None,
   lines: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-  """Writes what remains at the end of a run, and of `--mode=eval`: predictions, the report's tables
-  and pictures, `summary.json`. Of several processes all predict, and the first one writes.
+  """Writes the results at the end of a run or of `--mode=eval`.
+
+  These are predictions, the tables and pictures of the report, and `summary.json`. All processes
+  predict; the first one writes.
 
   Args:
-    folder: The run's folder, or the evaluation's.
-    evaluations: What is evaluated.
+    folder: The folder of the run or of the evaluation.
+    evaluations: The evaluations.
     state: The final state.
-    facts: What `summary.json` says besides.
-    predictions: Of the final state, by name as in `evaluations.splits`.
-    stored: Predictions for the training rows, among which neighbours of embeddings are sought.
-    training: What is known of the labels of the training rows, where there is more than the labels.
-    lines: Of `metrics.jsonl`, of which curves are drawn.
+    facts: Further entries of `summary.json`.
+    predictions: Predictions of the final state, with the names of `evaluations.splits`.
+    stored: Predictions for the training rows, among which neighbours of embeddings are searched.
+    training: The labels of the training rows, if more than the labels is known.
+    lines: Lines of `metrics.jsonl`, from which curves are drawn.
 
   Returns:
-    What `summary.json` holds; nothing in all processes but the first.
+    The content of `summary.json` on the first process, {} on the others.
   """
   tested = evaluations.predict_tests(state)
   if not parallel.first_process():
@@ -113,15 +116,15 @@ def split(
   name: str,
   poses: Sequence[int] = (),
 ) -> None:
-  """Writes one split's `predictions/<name>.csv` and its tables and pictures in `report/`.
+  """Writes `predictions/<name>.csv` of a split, and its tables and pictures in `report/`.
 
   Args:
-    folder: The run's or the evaluation's.
-    rows: The split; without it (not asked for, or the pictures were distorted) no row is shown.
-    predictions: Of the split.
+    folder: The folder of the run or of the evaluation.
+    rows: The split; None if no rows shall be shown, or the pictures were distorted.
+    predictions: Predictions for the split.
     classes: Class names.
-    name: The split's.
-    poses: Yaw of the model's poses, degrees; those that the split has when empty.
+    name: The name of the split.
+    poses: Yaw of the model's poses, degrees; the poses of the split when empty.
   """
   stem = name.replace('/', '_')
   write_predictions(folder / 'predictions' / f'{stem}.csv', predictions, classes)
@@ -144,16 +147,16 @@ def split(
 def each_set(
   folder: Path, predictions: Mapping[str, Predictions], evaluations: Evaluations
 ) -> dict[str, Any]:
-  """Writes what `split` writes for each of several data sets, as `test/<set>`, and `sets.csv`.
+  """Writes the files of `split` for each of several data sets, as `test/<set>`, and `sets.csv`.
 
   Args:
-    folder: The run's or the evaluation's.
-    predictions: By name as in `evaluations.tests`.
-    evaluations: What is evaluated.
+    folder: The folder of the run or of the evaluation.
+    predictions: Predictions with the names of `evaluations.tests`.
+    evaluations: The evaluations.
 
   Returns:
-    `sets`, by set the metrics, its `rows`, and `classes_without_rows` where means over classes are
-    over the others; and `averages` of them by group. Nothing where there are no tests.
+    `sets`: {set: its metrics, the number of `rows`, and `classes_without_rows`, which means over
+    classes leave out}; and `averages` of the metrics by group. {} if there are no tests.
   """
   if not evaluations.tests:
     return {}
@@ -173,16 +176,23 @@ def each_set(
 def training_labels(
   folder: Path, training: TrainingRows, classes: Sequence[str], *, pictures: bool = True
 ) -> dict[str, dict[str, float]]:
-  """Writes the pictures of the training labels and measures them against what is known.
+  """Draws the training labels, and compares them with the true labels.
 
-  `label_distributions.png` shows distributions beside pictures. `cross_entropy.png`, with label
-  noise, is the histogram of the final model's cross-entropy on the given labels (LA-Net, figure 4).
+  `label_distributions.png` shows distributions next to pictures. `cross_entropy.png`, drawn if
+  there is label noise, is the histogram of the final model's cross-entropy on the given labels
+  (LA-Net, figure 4).
+
+  Args:
+    folder: The folder for the pictures.
+    training: The labels.
+    classes: Class names.
+    pictures: Whether to draw `label_distributions.png`.
 
   Returns:
-    For the `given` label as a one-hot distribution, the `predicted` and, where the method has
-    them, the `estimated` distributions: `acc` (the share of rows whose likeliest class is the label
-    before the noise) and, where true distributions or crowd votes are known, `jensen_shannon` (mean
-    divergence from them, nats; LA-Net, table 6).
+    Metrics of the `given` label as a one-hot distribution, of the `predicted` and, if the method
+    has them, of the `estimated` distributions: `acc`, the share of rows whose most probable class
+    is the label before the noise; and if true distributions or crowd votes are known,
+    `jensen_shannon`, the mean divergence from them (nats; LA-Net, table 6).
   """
   shares = probabilities(training.predictions)
   rows = len(shares)

@@ -1,10 +1,10 @@
-"""Losses of faces: pure functions, row by row.
+"""Losses for faces: pure functions with one value for each row.
 
 A loss is `name(logits or embedding, label, *, ..., where=None) -> f[b]`: unreduced, in float64 for
 float64 and in float32 for any narrower float. Rows outside `where` give 0, do not change the
-others, and may hold anything, also NaN. Take `.mean()` of it, or divide its sum by `where.sum()`.
-Labels lie within 0..C-1; under `jax.jit` nothing can check that, and the loss of another label
-means nothing. A loss that keeps or learns something is a `StatefulLoss`.
+others, and may hold any value, even NaN. Use the `.mean()` of it, or divide its sum by
+`where.sum()`. Labels must be within 0..C-1. This cannot be checked under `jax.jit`, and the loss of
+another label is meaningless. A loss with a state or parameters is a `StatefulLoss`.
 
 - `cross_entropy`: `softmax_cross_entropy` (there `cross_entropy`), `label_smoothing`, `focal`.
 - `noise_robust`: `generalised_cross_entropy`, `symmetric_cross_entropy`.
@@ -17,14 +17,14 @@ means nothing. A loss that keeps or learns something is a `StatefulLoss`.
 - `pairs`: `contrastive_pair`.
 - `gaussian`: `gaussian_manifold` (SGM).
 
-Losses that one method alone uses are in its folder: LA-Net's label distributions, landmark errors
-and contrast in `methods/lanet/` (`estimation`, `landmarks`, `contrast`), HRL's spatial invariance
-in `methods/hrl/sifl`. How the terms of a loss are weighted is in `terms/weighting`.
+A loss that only one method uses is in the folder of that method: LA-Net's label distributions,
+landmark errors and contrast in `methods/lanet/` (`estimation`, `landmarks`, `contrast`), HRL's
+spatial invariance in `methods/hrl/sifl`. The weighting of terms is in `terms/weighting`.
 
-Modules and functions have different names, so that `losses.triplet` is always the module. What
-optax has is taken from there: `optax.losses` for regression (`huber_loss`), NT-Xent (`ntxent`),
-PolyLoss (`poly_loss_cross_entropy`), triplets that are given (`triplet_margin_loss`), and several
-labels at once (`sigmoid_binary_cross_entropy`, `sigmoid_focal_loss`).
+Modules and functions have different names, so that `losses.triplet` is always the module. Losses
+that optax provides are not repeated here: `optax.losses` has regression (`huber_loss`), NT-Xent
+(`ntxent`), PolyLoss (`poly_loss_cross_entropy`), given triplets (`triplet_margin_loss`), and
+several labels for each row (`sigmoid_binary_cross_entropy`, `sigmoid_focal_loss`).
 
 Example:
   >>> import jax.numpy as jnp, numpy as np

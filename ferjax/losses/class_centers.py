@@ -1,4 +1,4 @@
-"""Losses of embeddings around a centre for each class, which follows them from step to step."""
+"""Losses of embeddings around a centre for each class. The centres are updated in every step."""
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -50,16 +50,16 @@ def island(
   apart: float = 10.0,
   where: Array | None = None,
 ) -> Array:
-  """Center loss, and how alike the directions of the centres are.
+  """Center loss plus the similarity of the directions of the centres.
 
   |x - c_y|^2 / 2 + lambda_1 sum_j sum_{k != j} (cos(c_j, c_k) + 1). The second part is the same for
-  every row: the paper sums the first over a batch, and adds the second once. Reference: Cai et al.,
+  every row; the paper sums the first over a batch, and adds the second once. Reference: Cai et al.,
   "Island Loss for Learning Discriminative Features in Facial Expression Recognition", FG 2018.
 
   Args:
     embedding: f[b, d].
     label: i32[b].
-    centers: f[C, d]; the cosine with a centre at 0, or within 1e-6 of it, goes to 0.
+    centers: f[C, d]; the cosine with a centre goes to 0 if its length is below about 1e-6.
     apart: lambda_1, at least 0.
     where: bool[b], rows that count; the others give 0.
 
@@ -86,9 +86,9 @@ def island(
 def towards_rows(
   centers: Array, embedding: Array, label: Array, *, where: Array | None = None
 ) -> Array:
-  """Where center loss moves the centres: sum over a class's n rows of (x - c) / (1 + n).
+  """The update of the centres for center loss: sum over a class's n rows of (x - c) / (1 + n).
 
-  Reference: Wen et al., 2016 (with the sign of a step downhill).
+  Reference: Wen et al., 2016 (with the sign of a descent step).
 
   Args:
     centers: f[C, d].
@@ -115,7 +115,7 @@ def towards_rows(
 
 
 def apart_from_others(centers: Array) -> Array:
-  """Where the second part of island loss moves the centres: each turns away from the others.
+  """The update of the centres for the second part of island loss: each turns away from the others.
 
   -1 / (C - 1) times the sum over k != j of the gradient of cos(c_j, c_k) in c_j, which is
   (u_k - cos(c_j, c_k) u_j) / |c_j| with directions u. Reference: Cai et al., 2018, the update of
@@ -142,27 +142,27 @@ def apart_from_others(centers: Array) -> Array:
 
 
 def centers(*, num_classes: int, rate: float = 0.5) -> StatefulLoss:
-  """Factory: center loss with its centres, which start at 0 and follow every batch.
+  """Makes center loss with its centres, which start at 0 and are updated in every step.
 
-  After a step c += rate * `towards_rows`. The loss is `center`; the state is the centres, f[C, d].
+  The update is c += rate * `towards_rows`. The loss is `center`; the state is the centres, f[C, d].
 
   Args:
     num_classes: C.
-    rate: alpha, within 0..1: what share of the way the centres go.
+    rate: alpha, the step size of the centres, within 0..1.
 
   Raises:
-    InputError: a number out of range.
+    InputError: a number is out of range.
   """
   return _following(num_classes, rate, center, towards_rows)
 
 
 def islands(*, num_classes: int, rate: float = 0.5, apart: float = 10.0) -> StatefulLoss:
-  """Factory: island loss with its centres, which start at 0 and follow every batch.
+  """Makes island loss with its centres, which start at 0 and are updated in every step.
 
-  After a step c += rate * (`towards_rows` + apart * `apart_from_others`). The second part goes with
-  1 / |c|; it is no longer than |c| (ours), without which small embeddings drive their centres ever
-  farther away. No gradient of it reaches the network: it acts through the centres alone. The loss
-  is `island`; the state is the centres, f[C, d].
+  The update is c += rate * (`towards_rows` + apart * `apart_from_others`). The second part is
+  proportional to 1 / |c|. Its length is limited to |c| (ours): without the limit, small embeddings
+  push their centres ever farther away. It has no gradient for the network; it acts only through the
+  centres. The loss is `island`; the state is the centres, f[C, d].
 
   Args:
     num_classes: C.
@@ -170,7 +170,7 @@ def islands(*, num_classes: int, rate: float = 0.5, apart: float = 10.0) -> Stat
     apart: lambda_1, at least 0.
 
   Raises:
-    InputError: a number out of range.
+    InputError: a number is out of range.
   """
   if apart < 0:
     raise InputError(f'island loss with apart={apart}: it must be at least 0')
@@ -191,7 +191,8 @@ def islands(*, num_classes: int, rate: float = 0.5, apart: float = 10.0) -> Stat
 def _following(num_classes, rate, loss, move):
   if num_classes < 1 or not 0 <= rate <= 1:
     raise InputError(
-      f'centres of num_classes={num_classes} (at least 1) that follow with rate={rate} (0..1)'
+      f'centres with num_classes={num_classes} and rate={rate}: give num_classes of at least 1, '
+      'and a rate within 0..1'
     )
 
   def init(rng, outputs, batch):

@@ -17,23 +17,23 @@ ABSENT = -1e30  # a similarity whose exponential is 0
 def supervised_contrastive(
   embedding: Array, label: Array, *, temperature: float = 0.1, where: Array | None = None
 ) -> Array:
-  """Each row is drawn to the others of its class, and away from all others.
+  """Draws each row to the other rows of its class, and away from the rows of other classes.
 
   The mean over the positives p of -log(exp(z_i . z_p / tau) / sum_{a != i} exp(z_i . z_a / tau)),
-  z being the embeddings at length 1. Reference: Khosla et al., "Supervised Contrastive Learning",
-  NeurIPS 2020, equation 2 (the sum outside the logarithm).
+  where z are the embeddings of length 1. Reference: Khosla et al., "Supervised Contrastive
+  Learning", NeurIPS 2020, equation 2 (the sum outside the logarithm).
 
   Args:
-    embedding: f[b, d], of any length; it is scaled to 1 here.
+    embedding: f[b, d], of any length; this function scales it to length 1.
     label: i32[b].
     temperature: tau, above 0.
     where: bool[b], rows that count; the others give 0 and are neither positives nor negatives.
 
   Returns:
-    f[b], nats; 0 for a row without another of its class.
+    f[b], nats; 0 for a row without another row of its class.
 
   Raises:
-    InputError: `temperature` not above 0, or other shapes or types.
+    InputError: `temperature` is not above 0, or a shape or type is wrong.
 
   Example:
     >>> import jax.numpy as jnp, numpy as np

@@ -1,4 +1,4 @@
-"""Softmax cross-entropy and the losses of one true class that are made of it."""
+"""Softmax cross-entropy, and losses of one true class that are based on it."""
 
 from collections.abc import Sequence
 
@@ -14,8 +14,8 @@ from ferjax.losses import rows
 def log_likelihood(logits: Array, label: Array) -> Array:
   """log p_y: f[b, C], i32[b] -> f[b], the log-probability of each row's class, at most 0.
 
-  Exact however large the logits are: `optax.softmax_cross_entropy_with_integer_labels` subtracts
-  the class's logit from the normaliser, and rounds at the size of both.
+  It is exact for logits of any size. `optax.softmax_cross_entropy_with_integer_labels` subtracts
+  the logit of the class from the normaliser, and its rounding error is relative to their size.
   """
   log_probabilities = jax.nn.log_softmax(logits)
   return jnp.take_along_axis(log_probabilities, label[:, None], axis=-1)[:, 0]
@@ -48,7 +48,7 @@ def cross_entropy(logits: Array, label: Array, *, where: Array | None = None) ->
 def label_smoothing(
   logits: Array, label: Array, *, smoothing: float = 0.1, where: Array | None = None
 ) -> Array:
-  """Cross-entropy with a label of which a part is spread over all classes (optax's).
+  """Cross-entropy with a label that is partly spread over all classes (from optax).
 
   -(1 - epsilon) log p_y - epsilon / C sum_c log p_c. Reference: Szegedy et al., "Rethinking the
   Inception Architecture for Computer Vision", CVPR 2016.
@@ -63,7 +63,7 @@ def label_smoothing(
     f[b], nats; its least value is the entropy of the smoothed label, not 0.
 
   Raises:
-    InputError: `smoothing` out of range, or other shapes or types.
+    InputError: `smoothing` is out of range, or a shape or type is wrong.
 
   Example:
     >>> import jax.numpy as jnp, numpy as np
@@ -87,16 +87,16 @@ def focal(
   class_weights: Sequence[float] | None = None,
   where: Array | None = None,
 ) -> Array:
-  """Cross-entropy in which rows that are recognised already count less.
+  """Cross-entropy with less weight on rows that are already classified well.
 
-  -a_y (1 - p_y)^gamma log p_y: the paper's loss, which is of two classes by a sigmoid (that one is
-  `optax.sigmoid_focal_loss`), with a softmax over C classes. Reference: Lin et al., "Focal Loss for
-  Dense Object Detection", ICCV 2017.
+  -a_y (1 - p_y)^gamma log p_y. The paper's loss is for two classes with a sigmoid
+  (`optax.sigmoid_focal_loss`); this one is for C classes with a softmax. Reference: Lin et al.,
+  "Focal Loss for Dense Object Detection", ICCV 2017.
 
   Args:
     logits: f[b, C].
     label: i32[b].
-    gamma: At least 0, where it is cross-entropy.
+    gamma: At least 0; with 0, the loss is cross-entropy.
     class_weights: a, C numbers; None for 1.
     where: bool[b], rows that count; the others give 0.
 
@@ -104,7 +104,7 @@ def focal(
     f[b], nats.
 
   Raises:
-    InputError: `gamma` below 0, another number of weights, or other shapes or types.
+    InputError: `gamma` is below 0, or the number of weights, a shape or a type is wrong.
 
   Example:
     >>> import jax.numpy as jnp, numpy as np
@@ -122,7 +122,8 @@ def focal(
   if class_weights is not None:
     if len(class_weights) != logits.shape[1]:
       raise InputError(
-        f'the focal loss got {len(class_weights)} class_weights for {logits.shape[1]} classes'
+        f'the focal loss got {len(class_weights)} class_weights for {logits.shape[1]} classes: '
+        'give one for each class'
       )
     weight *= jnp.asarray(class_weights, logits.dtype)[label]
   return rows.counted(-weight * log_p, where)

@@ -14,7 +14,7 @@ def kl_divergence(target: Array, log_prediction: Array) -> Array:
   """KL(target || prediction).
 
   Args:
-    target: f[..., C], a distribution; below 1e-7 it is raised to that inside its logarithm.
+    target: f[..., C], a distribution; values below 1e-7 are raised to 1e-7 inside its logarithm.
     log_prediction: f[..., C], log-probabilities.
 
   Returns:
@@ -46,7 +46,7 @@ def jensen_shannon(p: Array, q: Array) -> Array:
 def distribution_divergence(
   logits: Array, distribution: Array, *, where: Array | None = None
 ) -> Array:
-  """KL(distribution || softmax(logits)), for labels that are known as shares of each class.
+  """KL(distribution || softmax(logits)), for labels that are distributions over classes.
 
   Its gradient is that of the cross-entropy with the distribution; its least value is 0. Reference:
   Gao et al., "Deep Label Distribution Learning with Label Ambiguity", IEEE TIP 2017.
@@ -83,7 +83,7 @@ def distribution_divergence(
 def neighbour_guidance(
   logits: Array, neighbour_logits: Array, affinity: Array, *, where: Array | None = None
 ) -> Array:
-  """sum_j a_ij KL(p_j || p_i), in which the neighbours' p_j carry no gradient.
+  """sum_j a_ij KL(p_j || p_i). The neighbours' p_j have no gradient.
 
   Args:
     logits: f[b, C], of the examples.

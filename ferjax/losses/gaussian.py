@@ -37,11 +37,11 @@ def class_means(
 
 
 def leave_one_out_means(embedding: Array, label: Array, means: Array, rows: Array) -> Array:
-  """Means as each row sees them: its own class's is of the other rows (ours, not the paper's).
+  """The means for each row; that of its own class is over the other rows (ours, not the paper's).
 
-  With its own part in it, a row lies nearer to its class's mean than to others' whatever it shows,
-  by 2 d s^2 / k for k rows a class of variance s^2 along d axes: a network can lower the loss by
-  spreading embeddings that say nothing of the class.
+  If a row is part of its class's mean, it is nearer to this mean than to the others even when the
+  embedding does not depend on the class: by 2 d s^2 / k for k rows per class with variance s^2
+  along d axes. A network could then lower the loss by spreading uninformative embeddings.
 
   Args:
     embedding: f[B, d].
@@ -49,7 +49,7 @@ def leave_one_out_means(embedding: Array, label: Array, means: Array, rows: Arra
     means, rows: f[C, d] and i32[C], see `class_means`.
 
   Returns:
-    f[B, C, d]; the mean of a class with a single row stays.
+    f[B, C, d]; the mean of a class with a single row is unchanged.
   """
   own = means[label]
   others = own + (own - embedding) / jnp.maximum(rows[label] - 1, 1)[:, None]
@@ -58,15 +58,15 @@ def leave_one_out_means(embedding: Array, label: Array, means: Array, rows: Arra
 
 
 def log_posterior(embedding: Array, means: Array, present: Array, sigma: float) -> Array:
-  """log pi_ic: of the classes that are there, with equal priors (equations 1 to 3).
+  """log pi_ic, the posterior over the present classes with equal priors (equations 1 to 3).
 
-  Distances enter as their differences from the nearest mean's, which stay exact where all means are
-  far and float32 would round the distances themselves to the same number.
+  The computation uses differences from the distance to the nearest mean. They stay exact if all
+  means are far away, when float32 would round the distances to the same number.
 
   Args:
     embedding: f[B, d].
-    means: f[C, d], or f[B, C, d] where each row has its own.
-    present: bool[C], which classes count.
+    means: f[C, d], or f[B, C, d] with own means for each row.
+    present: bool[C], classes that count.
     sigma: Standard deviation of every class along every axis.
 
   Returns:
@@ -84,7 +84,7 @@ def log_posterior(embedding: Array, means: Array, present: Array, sigma: float) 
 def structured_gaussian(log_posterior: Array, label: Array) -> Array:
   """sum over c of (pi_ic - y_ic)^2 (equation 4).
 
-  It is at most 2, and a row whose class has a posterior near 0 has next to no gradient.
+  It is at most 2. A row whose class has a posterior near 0 has almost no gradient.
 
   Args:
     log_posterior: f[B, C].
@@ -120,15 +120,15 @@ def gaussian_manifold(
     label: i32[b].
     num_classes: C.
     sigma: Standard deviation of every class along every axis, above 0.
-    gradient_through_means: Whether the means carry gradient.
+    gradient_through_means: Whether gradients flow through the means.
     leave_one_out: See `leave_one_out_means`.
     where: bool[b], rows that count; the others give 0 and are in no mean.
 
   Returns:
-    f[b], within 0..2; 0 where there is one class alone.
+    f[b], within 0..2; 0 if the batch has a single class.
 
   Raises:
-    InputError: `sigma` not above 0, or other shapes or types.
+    InputError: `sigma` is not above 0, or a shape or type is wrong.
 
   Example:
     >>> import jax.numpy as jnp, numpy as np
@@ -137,7 +137,9 @@ def gaussian_manifold(
     [0.0003 0.0354 0.0035]
   """
   if sigma <= 0:
-    raise InputError(f'the structured Gaussian manifold loss with sigma={sigma}: above 0')
+    raise InputError(
+      f'the structured Gaussian manifold loss with sigma={sigma}: it must be above 0'
+    )
   embedding, label = counting.take(embedding, label, where)
   means, rows = class_means(embedding, label, num_classes, where=where)
   if leave_one_out:
@@ -149,6 +151,7 @@ def gaussian_manifold(
 
 
 def of_classes(log_posterior: Array, num_classes: int) -> Array:
-  """f[b, C L] of sub-classes, those of a class side by side -> f[b, C]: the log of their sums."""
+  """Log-posteriors of classes f[b, C] from those of L sub-classes per class f[b, C L], which are in
+  the order of the classes."""
   by_class = log_posterior.reshape(log_posterior.shape[0], num_classes, -1)
   return jax.nn.logsumexp(by_class, axis=-1)

@@ -1,4 +1,4 @@
-"""Softmax over cosines, in which the true class must win by a margin (CosFace, ArcFace)."""
+"""Softmax over cosines with a margin for the true class (CosFace, ArcFace)."""
 
 import math
 
@@ -16,7 +16,7 @@ from ferjax.ops.distances import unit_length
 def cosines(embedding: Array, kernel: Array) -> Array:
   """cos of the angles between embeddings f[b, d] and the columns of a kernel f[d, C]: f[b, C].
 
-  Zeros have a cosine of 0 with everything.
+  The cosine with a zero vector is 0.
 
   Example:
     >>> import jax.numpy as jnp, numpy as np
@@ -43,7 +43,7 @@ def cosface(
   Args:
     cosine: f[b, C], see `cosines`.
     label: i32[b].
-    scale: s, above 0. Large margins and a small one leave no row well classified.
+    scale: s, above 0. With a large margin and a small scale, no row can be classified well.
     margin: m, at least 0.
     where: bool[b], rows that count; the others give 0.
 
@@ -73,8 +73,8 @@ def arcface(
 ) -> Array:
   """Cross-entropy of s cos(theta_c), with s cos(theta_y + m) for the true class.
 
-  Where theta_y + m reaches pi, past which its cosine would rise again, cos(theta_y) - m sin(m)
-  stands in its place, as in the authors' code: the farther the row, the larger the loss.
+  If theta_y + m is pi or more, where its cosine would rise again, it is replaced by
+  cos(theta_y) - m sin(m), as in the authors' code. So the loss always grows with the angle.
   Reference: Deng et al., "ArcFace: Additive Angular Margin Loss for Deep Face Recognition", CVPR
   2019.
 
@@ -110,14 +110,14 @@ def arcface(
 
 
 def cosface_head(*, num_classes: int, scale: float = 64.0, margin: float = 0.35) -> StatefulLoss:
-  """Factory: `cosface` on the embedding, with class weights of its own, {'kernel': f[d, C]}.
+  """Makes `cosface` on the embedding, with its own class weights {'kernel': f[d, C]}.
 
   Args:
     num_classes: C.
     scale, margin: See `cosface`.
 
   Raises:
-    InputError: a number out of range.
+    InputError: a number is out of range.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -132,14 +132,14 @@ def cosface_head(*, num_classes: int, scale: float = 64.0, margin: float = 0.35)
 
 
 def arcface_head(*, num_classes: int, scale: float = 64.0, margin: float = 0.5) -> StatefulLoss:
-  """Factory: `arcface` on the embedding, with class weights of its own, {'kernel': f[d, C]}.
+  """Makes `arcface` on the embedding, with its own class weights {'kernel': f[d, C]}.
 
   Args:
     num_classes: C.
     scale, margin: See `arcface`.
 
   Raises:
-    InputError: a number out of range.
+    InputError: a number is out of range.
   """
   _check(scale, margin, math.pi)
   return _head(num_classes, arcface, scale, margin)
@@ -147,7 +147,7 @@ def arcface_head(*, num_classes: int, scale: float = 64.0, margin: float = 0.5) 
 
 def _head(num_classes, loss, scale, margin):
   if num_classes < 1:
-    raise InputError(f'a margin head of num_classes={num_classes}: at least 1')
+    raise InputError(f'a margin head with num_classes={num_classes}: it must be at least 1')
 
   def init(rng, outputs, batch):
     embedding = outputs['embedding']
@@ -168,7 +168,7 @@ def _head(num_classes, loss, scale, margin):
 
 
 def _of_moved(move, cosine, label, scale, where):
-  """Cross-entropy of the scaled cosines, the true class's being moved."""
+  """Cross-entropy of the scaled cosines, where `move` changes that of the true class."""
   cosine, label = rows.take(cosine, label, where)
   true = jnp.take_along_axis(cosine, label[:, None], axis=-1)
   is_true = label[:, None] == jnp.arange(cosine.shape[1])

@@ -1,4 +1,4 @@
-"""Losses of integer labels of which some are wrong."""
+"""Losses for integer labels that are partly wrong."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -11,12 +11,12 @@ from ferjax.losses.cross_entropy import log_likelihood
 def generalised_cross_entropy(
   logits: Array, label: Array, *, q: float = 0.7, where: Array | None = None
 ) -> Array:
-  """(1 - p_y^q) / q: cross-entropy as q goes to 0, and at 1 half the mean absolute error.
+  """(1 - p_y^q) / q: cross-entropy as q goes to 0, half the L1 distance to the one-hot label at 1.
 
-  It is at most 1 / q, and a row that the network holds to be of another class has next to no
-  gradient, so start from a network that has learned something, or with a small q. Not the paper's
-  truncated form. Reference: Zhang and Sabuncu, "Generalized Cross Entropy Loss for Training Deep
-  Neural Networks with Noisy Labels", NeurIPS 2018.
+  It is at most 1 / q. A row that the network assigns to another class has almost no gradient, so
+  start from a trained network or with a small q. This is not the paper's truncated form. Reference:
+  Zhang and Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy
+  Labels", NeurIPS 2018.
 
   Args:
     logits: f[b, C].
@@ -28,7 +28,7 @@ def generalised_cross_entropy(
     f[b], within 0..1/q.
 
   Raises:
-    InputError: `q` out of range, or other shapes or types.
+    InputError: `q` is out of range, or a shape or type is wrong.
 
   Example:
     >>> import jax.numpy as jnp, numpy as np
@@ -51,17 +51,17 @@ def symmetric_cross_entropy(
   log_zero: float = -4.0,
   where: Array | None = None,
 ) -> Array:
-  """Cross-entropy, and that of the prediction with the label in the other place.
+  """Cross-entropy plus reverse cross-entropy, in which label and prediction are swapped.
 
-  alpha (-log p_y) + beta (-A (1 - p_y)): the reverse cross-entropy -sum_c p_c log y_c takes A for
-  log 0. Reference: Wang et al., "Symmetric Cross Entropy for Robust Learning with Noisy Labels",
-  ICCV 2019. The defaults of alpha and beta are those of the authors' code for CIFAR-10; there A is
-  log 1e-4 = -9.2, and -4 is ours.
+  alpha (-log p_y) + beta (-A (1 - p_y)): in the reverse cross-entropy -sum_c p_c log y_c, log 0 is
+  replaced by A. Reference: Wang et al., "Symmetric Cross Entropy for Robust Learning with Noisy
+  Labels", ICCV 2019. The defaults of alpha and beta are those of the authors' code for CIFAR-10;
+  there A is log 1e-4 = -9.2, and -4 is ours.
 
   Args:
     logits: f[b, C].
     label: i32[b].
-    alpha, beta: Weights of the two, at least 0.
+    alpha, beta: Weights of the two parts, at least 0.
     log_zero: A, below 0.
     where: bool[b], rows that count; the others give 0.
 

@@ -11,9 +11,9 @@ from ferjax.losses.triplet import squared_distances
 def contrastive_pair(
   embedding: Array, label: Array, *, margin: float = 1.0, where: Array | None = None
 ) -> Array:
-  """Pairs of a class come together, others are pushed until they are a margin apart.
+  """Draws pairs of a class together, and pushes other pairs apart up to a margin.
 
-  Of each row the mean over all other rows of D^2 / 2 where their label is the same, else of
+  For each row, it is the mean over all other rows: of D^2 / 2 if their label is the same, else of
   max(0, m - D)^2 / 2, with the Euclidean distance D. Reference: Hadsell et al., "Dimensionality
   Reduction by Learning an Invariant Mapping", CVPR 2006.
 
@@ -21,13 +21,13 @@ def contrastive_pair(
     embedding: f[b, d].
     label: i32[b].
     margin: m, above 0.
-    where: bool[b], rows that count; the others give 0 and make no pairs.
+    where: bool[b], rows that count; the others give 0 and form no pairs.
 
   Returns:
-    f[b]; 0 where a row is alone. Two rows at the same place have no gradient between them.
+    f[b]; 0 for a single row. A pair of equal embeddings has no gradient.
 
   Raises:
-    InputError: `margin` not above 0, or other shapes or types.
+    InputError: `margin` is not above 0, or a shape or type is wrong.
 
   Example:
     >>> import jax.numpy as jnp, numpy as np

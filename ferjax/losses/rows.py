@@ -1,4 +1,4 @@
-"""What losses of rows share: the precision they compute in, and which rows count."""
+"""Functions that all losses share: the precision of the computation, and the rows that count."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -7,13 +7,13 @@ from ferjax.errors import InputError
 
 
 def wide(x: Array) -> Array:
-  """float64 as it is, any narrower float as float32."""
+  """Converts any float narrower than float32 to float32; float64 is unchanged."""
   x = jnp.asarray(x)
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def take(x: Array, label: Array, where: Array | None = None) -> tuple[Array, Array]:
-  """The rows in the precision of the computation; zeros in those that do not count.
+  """Checks rows and labels, and sets rows that do not count to zeros.
 
   Args:
     x: f[b, d], logits or embeddings of any float type.
@@ -21,10 +21,10 @@ def take(x: Array, label: Array, where: Array | None = None) -> tuple[Array, Arr
     where: bool[b], rows that count; None for all.
 
   Returns:
-    f[b, d], and i[b].
+    f[b, d] in the precision of `wide`, and i[b].
 
   Raises:
-    InputError: other shapes or types.
+    InputError: a shape or type is wrong.
   """
   x, label = jnp.asarray(x), jnp.asarray(label)
   if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.floating):
@@ -43,10 +43,10 @@ def take(x: Array, label: Array, where: Array | None = None) -> tuple[Array, Arr
 
 
 def check_where(where: Array, count: int) -> None:
-  """Refuses a mask that is not bool[count].
+  """Checks that a mask is bool[count].
 
   Raises:
-    InputError: says what it is.
+    InputError: it is not. The message gives its type and shape.
   """
   if where.shape != (count,) or where.dtype != bool:
     raise InputError(
@@ -55,19 +55,19 @@ def check_where(where: Array, count: int) -> None:
 
 
 def counted(losses: Array, where: Array | None = None) -> Array:
-  """f[b] with 0 in the rows that do not count."""
+  """The losses f[b], with 0 for rows that do not count."""
   return losses if where is None else jnp.where(where, losses, 0)
 
 
 def pairs(label: Array, where: Array | None = None) -> tuple[Array, Array]:
-  """Which pairs of different rows have a label in common.
+  """Masks of pairs of different rows, with the same label and with different labels.
 
   Args:
     label: i[b].
     where: bool[b], rows that count; None for all.
 
   Returns:
-    same, other: bool[b, b]; a row makes no pair with itself or with one that does not count.
+    same, other: bool[b, b]; a row forms no pair with itself or with a row that does not count.
 
   Example:
     >>> import jax.numpy as jnp

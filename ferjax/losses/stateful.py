@@ -1,4 +1,4 @@
-"""Losses that keep something from step to step, or learn something of their own."""
+"""Losses that have a state, which changes from step to step, or parameters of their own."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -12,17 +12,16 @@ Named = Mapping[str, Array]
 class StatefulLoss(NamedTuple):
   """Pure functions over explicit state, as in an optax transformation.
 
-  `outputs` hold `logits` f[b, C] and `embedding` f[b, d]; `batch` holds `label` i32[b] and what
-  else is known of each row; where it holds `where` bool[b], only those rows count. Both are of the
-  whole global batch.
+  `outputs` hold `logits` f[b, C] and `embedding` f[b, d]. `batch` holds `label` i32[b] and further
+  columns. If it holds `where` bool[b], only those rows count. Both are of the whole global batch.
 
   Attributes:
-    init: (rng, outputs, batch) -> params, state. For outputs and batches like these, of which only
-      shapes and types count (`jax.ShapeDtypeStruct` will do), of any number of rows. What the
-      optimizer moves (floating arrays; {} for nothing), and what `update` moves (arrays; of a key
+    init: (rng, outputs, batch) -> params, state. Only the shapes and types of the arguments matter
+      (they may be `jax.ShapeDtypeStruct`), and not their number of rows. The optimizer changes
+      params (floating arrays; {} for none), and `update` changes state (arrays; a key is stored as
       its `jax.random.key_data`).
     apply: (params, state, outputs, batch) -> f[b]. Differentiable in params and outputs.
-    update: (state, outputs, batch) -> state. After a step, with the outputs it had; no gradient.
+    update: (state, outputs, batch) -> state. After a step, with its outputs; without gradient.
 
   Example:
     >>> import jax, jax.numpy as jnp

@@ -1,7 +1,7 @@
-"""Triplet losses over a whole batch: the hardest, or the semi-hard, under masks of labels.
+"""Triplet losses over a whole batch, with the hardest or semi-hard triplets of label masks.
 
-Distances are squared Euclidean. An anchor (or pair) that lacks a positive or a negative does not
-count, and a batch without any has the loss 0.
+Distances are squared Euclidean. An anchor (or pair) without a positive or a negative does not
+count, and a batch without triplets has the loss 0.
 """
 
 import jax
@@ -22,12 +22,12 @@ REDUCTIONS = ('sum', 'mean')
 def squared_distances(embedding: Array, where: Array | None = None) -> Array:
   """Squared Euclidean distances of all pairs (DML-Net, equation 1).
 
-  They are computed from products of the embeddings minus their mean: without that, the rounding
-  error of the products grows with the embeddings' distance from 0.
+  They are computed from products of the embeddings minus their mean. Without this subtraction, the
+  rounding error of the products grows with the distance of the embeddings from 0.
 
   Args:
     embedding: f[B, d].
-    where: bool[B], rows that count, whose mean it is; None for all.
+    where: bool[B], rows that the mean is over; None for all.
 
   Returns:
     f[B, B].
@@ -47,7 +47,7 @@ def class_masks(label: Array) -> tuple[Array, Array]:
     label: i32[B].
 
   Returns:
-    positive, negative: bool[B, B], row by anchor; none is a positive of itself.
+    positive, negative: bool[B, B], a row for each anchor; no row is a positive of itself.
   """
   same = label[:, None] == label[None]
   return same & ~jnp.eye(len(label), dtype=bool), ~same
@@ -58,11 +58,12 @@ def nuisance_masks(label: Array, nuisance: Array) -> tuple[Array, Array]:
 
   Args:
     label: i32[B], expressions.
-    nuisance: i32[B], what the embedding shall not depend on; -1 where it is unknown.
+    nuisance: i32[B], a variable that the embedding shall not depend on; -1 if unknown.
 
   Returns:
-    positive, negative: bool[B, B], row by anchor: the same label and another nuisance; another
-    label and the same nuisance. A row whose nuisance is unknown is neither.
+    positive, negative: bool[B, B], a row for each anchor. Positives have the same label and another
+    nuisance, negatives another label and the same nuisance. A row whose nuisance is unknown is
+    neither.
   """
   same_label, same = (x[:, None] == x[None] for x in (label, nuisance))
   known = (nuisance >= 0)[:, None] & (nuisance >= 0)[None]
@@ -79,19 +80,19 @@ def batch_hard(
   reduction: str = 'mean',
   anchor: Array | None = None,
 ) -> Array:
-  """Of each anchor, the farthest positive and the nearest negative.
+  """Triplet loss with the farthest positive and the nearest negative of each anchor.
 
-  The sum or mean over anchors of hinge(margin + D+ - D-): DML-Net, equations 2 to 5, which print no
+  The sum or mean over anchors of hinge(margin + D+ - D-): DML-Net, equations 2 to 5, which have no
   hinge. Reference: Hermans et al., "In Defense of the Triplet Loss for Person Re-Identification",
   2017.
 
   Args:
     distance: f[B, B].
-    positive, negative: bool[B, B], row by anchor.
+    positive, negative: bool[B, B], a row for each anchor.
     margin: m.
-    hinge: `relu`, `softplus` (a soft one) or `none`.
+    hinge: `relu`, `softplus` (a soft hinge) or `none`.
     reduction: `sum` or `mean`, over the anchors that have a positive and a negative.
-    anchor: bool[B], which rows are anchors; None for all.
+    anchor: bool[B], rows that are anchors; None for all.
 
   Returns:
     f[].
@@ -121,13 +122,13 @@ def semi_hard(
   hinge: str = 'relu',
   reduction: str = 'mean',
 ) -> Array:
-  """Of each anchor and positive, the nearest negative that is farther than the positive.
+  """Triplet loss with the nearest negative that is farther than the positive, for each pair.
 
-  Where there is none, the farthest negative. The sum or mean is over all pairs of an anchor and a
-  positive. Reference: Schroff et al., "FaceNet: A Unified Embedding for Face Recognition and
-  Clustering", CVPR 2015.
+  If there is no such negative, the farthest negative is used. The sum or mean is over all pairs of
+  an anchor and a positive. Reference: Schroff et al., "FaceNet: A Unified Embedding for Face
+  Recognition and Clustering", CVPR 2015.
 
-  Args and errors as for `batch_hard`; it takes memory for B^3 distances.
+  Arguments and errors are those of `batch_hard`. It needs memory for B^3 distances.
 
   Returns:
     f[].
@@ -144,7 +145,7 @@ def batch_hard_triplet(
   hinge: str = 'relu',
   where: Array | None = None,
 ) -> Array:
-  """`batch_hard` of classes, row by row: hinge(margin + D+ - D-) of each anchor.
+  """`batch_hard` for classes with a value for each row: hinge(margin + D+ - D-) of the anchor.
 
   Args:
     embedding: f[b, d].
@@ -154,10 +155,10 @@ def batch_hard_triplet(
     where: bool[b], rows that count; the others give 0 and are in no triplet.
 
   Returns:
-    f[b]; 0 where a row has no positive or no negative. (`batch_hard` leaves those out of its mean.)
+    f[b]; 0 for a row without a positive or a negative. (`batch_hard` leaves those out of its mean.)
 
   Raises:
-    InputError: an unknown hinge, or other shapes or types.
+    InputError: the hinge is unknown, or a shape or type is wrong.
 
   Example:
     >>> import jax.numpy as jnp
@@ -179,10 +180,10 @@ def semi_hard_triplet(
   hinge: str = 'relu',
   where: Array | None = None,
 ) -> Array:
-  """`semi_hard` of classes, row by row: of each anchor the mean over its positives.
+  """`semi_hard` for classes with a value for each row: the mean over the positives of the anchor.
 
-  Args, errors and rows without triplets as for `batch_hard_triplet`; it takes memory for b^3
-  distances. FaceNet's embeddings have length 1.
+  Arguments, errors and rows without triplets are those of `batch_hard_triplet`. It needs memory for
+  b^3 distances. FaceNet's embeddings have length 1.
 
   Returns:
     f[b].
@@ -201,7 +202,7 @@ def semi_hard_triplet(
 
 
 def _hardest(distance, positive, negative):
-  """D+ - D- of each anchor f[B], and which anchors have both bool[B]."""
+  """D+ - D- of each anchor f[B], and bool[B]: whether it has a positive and a negative."""
   farthest = jnp.where(positive, distance, -jnp.inf).max(1)
   nearest = jnp.where(negative, distance, jnp.inf).min(1)
   valid = positive.any(1) & negative.any(1)
@@ -209,8 +210,8 @@ def _hardest(distance, positive, negative):
 
 
 def _semi_hard(distance, positive, negative):
-  """D+ - D- of each anchor and positive f[B, B], and which of these there are bool[B, B]."""
-  to_negative = distance[:, None, :]  # of anchor, positive, negative
+  """D+ - D- of each anchor and positive f[B, B], and bool[B, B]: whether the pair exists."""
+  to_negative = distance[:, None, :]  # axes: anchor, positive, negative
   farther = negative[:, None, :] & (to_negative > distance[:, :, None])
   nearest = jnp.where(farther, to_negative, jnp.inf).min(2)
   farthest = jnp.where(negative, distance, -jnp.inf).max(1, keepdims=True)
@@ -226,10 +227,10 @@ def _reduce(difference, valid, margin, hinge, reduction):
 
 
 def check(hinge: str, reduction: str) -> None:
-  """Refuses names that are none.
+  """Checks the names of a hinge and a reduction.
 
   Raises:
-    InputError: says which there are.
+    InputError: a name is unknown. The message lists the known ones.
   """
   for name, value, choices in (('hinge', hinge, HINGES), ('reduction', reduction, REDUCTIONS)):
     if value not in choices:

@@ -1,4 +1,4 @@
-"""A folder of faces in a few pictures: the medoids of a mixture of Gaussians over embeddings."""
+"""Summarises a folder of faces by the medoids of a mixture of Gaussians over embeddings."""
 
 import csv
 import logging
@@ -38,15 +38,16 @@ class Pictures(Sequence):
 
 
 def read(folder: Path) -> dataset.Split:
-  """The pictures in a folder and the folders below it, in the order of their names.
+  """The pictures in a folder and its sub-folders, in the order of their names.
 
-  Those that cannot be read are left out, and named. Column `label` is 0 throughout: it is unknown.
+  Pictures that cannot be read are left out with a warning. The column `label` is 0 in all rows,
+  because it is unknown.
 
   Raises:
-    InputError: no such folder.
+    InputError: there is no such folder.
   """
   if not folder.is_dir():
-    raise InputError(f'{folder} is no folder')
+    raise InputError(f'{folder} is not a folder')
   paths = sorted(p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES)
   troubles = {
     path: listing.picture_trouble(folder, {'path': path.relative_to(folder)}) for path in paths
@@ -63,38 +64,40 @@ def read(folder: Path) -> dataset.Split:
 def summarise(
   folder: Path, workdir: Path, n: int, out: Path, *, which: str = 'last', seed: int = 0
 ) -> list[int]:
-  """Writes `sheet.png`, the medoids with the sizes of their groups, largest first, and `album.csv`:
-  `picture,group,size,medoid,distance,prediction`, every picture, by group and then by its distance
-  from the group's mean.
+  """Summarises a folder of pictures by n medoids.
+
+  It writes `sheet.png`, the medoids with the sizes of their groups, largest first, and `album.csv`
+  with the columns `picture,group,size,medoid,distance,prediction`. The file lists every picture,
+  sorted by group and then by the distance from the mean of the group.
 
   Args:
-    folder: Of pictures.
+    folder: The folder of pictures.
     workdir: The run whose model embeds them.
-    n: Groups.
-    out: Where to write.
+    n: Number of groups.
+    out: The folder to write.
     which: The checkpoint; see `restore.load`.
-    seed: Of the mixture.
+    seed: Seed of the mixture.
 
   Returns:
     The rows of the medoids.
 
   Raises:
-    InputError: no such folder or run, `out` within the folder, fewer pictures than n, a number
-      out of range, a model that gives no embeddings or needs more than pictures.
+    InputError: there is no such folder or run, `out` is in the folder, there are fewer pictures
+      than n, a number is out of range, or the model has no embeddings or needs more than pictures.
   """
   if n < 1:
-    raise InputError(f'--n={n}: at least 1')
+    raise InputError(f'--n={n}: it must be at least 1')
   if not 0 <= seed < 2**32:
-    raise InputError(f'--seed={seed}: it must lie within 0 and {2**32 - 1}')
+    raise InputError(f'--seed={seed}: it must be within 0 and {2**32 - 1}')
   if folder.resolve() in (out.resolve(), *out.resolve().parents):
     raise InputError(
-      f'--out={out} lies in {folder}, whose next sheet would show this one: write elsewhere'
+      f'--out={out} is in {folder}, whose next sheet would show this one: give another folder'
     )
   split = read(folder)
   if len(split.rows) < n:
     raise InputError(
-      f'{folder} holds {len(split.rows)} pictures that can be read, fewer than --n={n}: ask for no '
-      'more than there are'
+      f'{folder} holds {len(split.rows)} pictures that can be read, fewer than --n={n}: give a '
+      'smaller --n'
     )
   precision = record.read(workdir)['config']['precision']
   with jax.enable_x64(precision == 'float64'):
@@ -104,11 +107,11 @@ def summarise(
       raise InputError(f'the model of {workdir} needs {needs} besides pictures: use another run')
     outputs = model.predict(model.state, split, limit=0).outputs
   if 'embedding' not in outputs:
-    raise InputError(f'the model of {workdir} gives no embeddings: use another run')
+    raise InputError(f'the model of {workdir} has no embeddings: use another run')
   group = mixtures.gaussian_mixture(outputs['embedding'], n, seed)
   medoids = mixtures.medoids(outputs['embedding'], group)
   if len(medoids) < n:
-    LOGGER.warning('%d of %d groups are empty: some pictures are too alike', n - len(medoids), n)
+    LOGGER.warning('%d of %d groups are empty: some pictures are too similar', n - len(medoids), n)
   predicted = [model.classes[i] for i in outputs['logits'].argmax(-1)]
   out.mkdir(parents=True, exist_ok=True)
   _write_csv(

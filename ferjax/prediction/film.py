@@ -12,14 +12,18 @@ CODECS = {'.mp4': 'mp4v', '.mov': 'mp4v', '.mkv': 'mp4v', '.avi': 'MJPG', '.webm
 
 
 class Film:
-  """An annotated video, written frame by frame; see `CODECS` for the endings that it may have."""
+  """An annotated video, written frame by frame. `CODECS` has the allowed endings."""
 
   def __init__(self, path: Path, classes: Sequence[str]):
     self._path, self._classes = path, classes
     self._video, self._frames, self._faces = None, 0, []
 
   def add(self, item: reading.Item, faces: Sequence[overlay.Shown]) -> None:
-    """Writes a frame. One that was not looked at has the faces of the last that was."""
+    """Writes a frame. A skipped frame shows the faces of the last frame that was not skipped.
+
+    Raises:
+      InputError: OpenCV cannot write such a file.
+    """
     if not item.skipped:
       self._faces = faces
     image = overlay.frame(item.image, self._faces, self._classes)
@@ -33,21 +37,23 @@ class Film:
     self._frames += 1
 
   def release(self) -> None:
-    """Lets go of the file, whole or not."""
+    """Closes the file, even if it is not complete."""
     if self._video is not None:
       self._video.release()
 
   def close(self) -> None:
-    """Ends the video.
+    """Closes the video and checks it.
 
     Raises:
-      InputError: it has no frame, or not all of them were written.
+      InputError: it has no frame, or not all frames were written.
     """
     if self._video is None:
-      raise InputError('the video has no frame that can be read: none is written')
+      raise InputError('the video has no frame that can be read: no video is written')
     self.release()
     written = cv2.VideoCapture(str(self._path))
     count = written.get(cv2.CAP_PROP_FRAME_COUNT)
     written.release()
     if count < self._frames:
-      raise InputError(f'only {count:.0f} of {self._frames} frames were written: is the disk full?')
+      raise InputError(
+        f'only {count:.0f} of {self._frames} frames were written: check that the disk is not full'
+      )

@@ -1,4 +1,4 @@
-"""What a person names on the command line -> the pictures and videos to read, in order."""
+"""Finds the pictures and videos that the inputs on the command line name, in order."""
 
 import fnmatch
 import glob
@@ -27,10 +27,10 @@ class Source(NamedTuple):
   """A file to read.
 
   Attributes:
-    path: Of a picture, or of a video when it ends as one.
-    landmarks: f32[k, 2], pixels of the picture, where a manifest has them; NaN where a cell of it
-      holds no finite number.
-    error: Why it cannot be read, where that is known already.
+    path: The path of a picture, or of a video if it has such an ending.
+    landmarks: f32[k, 2], pixels of the picture, if a manifest has them; NaN for cells that are not
+      finite numbers.
+    error: The reason if it is already known that the file cannot be read.
   """
 
   path: Path
@@ -46,22 +46,22 @@ def find(inputs: Sequence[str]) -> list[Source]:
   """The files that inputs name.
 
   Args:
-    inputs: Pictures, videos, manifests (`.csv`), folders (what lies below, in the order of names),
-      patterns (`*`, `?`, `[ab]`, and `**` for any folders).
+    inputs: Pictures, videos, manifests (`.csv`), folders (with all sub-folders, in the order of
+      names), patterns (`*`, `?`, `[ab]`, and `**` for any folders).
 
   Raises:
-    InputError: one of them names nothing that can be read; says which.
+    InputError: an input names no picture or video. The message names the input.
   """
   return [source for name in inputs for source in _find_one(name)]
 
 
 def tell_repeated(sources: Sequence[Source]) -> None:
-  """Warns of files that are named more than once: they are read as often."""
+  """Warns of files that are named more than once; they are also read more than once."""
   counts = Counter(os.path.abspath(source.path) for source in sources)
   repeated = [path for path, count in counts.items() if count > 1]
   if repeated:
     more = f' and {len(repeated) - 1} others' if len(repeated) > 1 else ''
-    LOGGER.warning('named more than once, and read as often: %s%s', repeated[0], more)
+    LOGGER.warning('named and read more than once: %s%s', repeated[0], more)
 
 
 def _find_one(name: str) -> list[Source]:
@@ -74,7 +74,7 @@ def _find_one(name: str) -> list[Source]:
     elif glob.has_magic(name):
       found = _matching(name)
     else:
-      raise InputError(f'{name}: no such file or folder, and no pattern')
+      raise InputError(f'{name}: no such file or folder, and not a pattern')
   except OSError as error:
     raise InputError(f'{name[:100]}: {error.strerror}') from error
   if not found:
@@ -114,8 +114,8 @@ def _manifest(path: Path) -> list[Source]:
     raise InputError(f'cannot read {path}: {error.strerror}') from error
   if 'path' not in header:
     raise InputError(
-      f"{path} has no column 'path': a manifest is a CSV file with a header line, and the pictures "
-      'under path'
+      f"{path} has no column 'path': give a manifest, a CSV file with a header line and the "
+      'pictures in the column path'
     )
   points = parser.landmark_numbers(path, header)
   found = []
@@ -140,31 +140,31 @@ def _number(text: str) -> float:
 
 
 def check_out(out: Path, option: str, inputs: Sequence[str], sources: Sequence[Source]) -> None:
-  """Refuses a file to write that is read, or that the same inputs would name from then on.
+  """Checks that an output file is not an input, and will not be one for the same command later.
 
   Args:
     out: The file.
-    option: What it was given with.
-    inputs: As for `find`.
-    sources: What they named.
+    option: The option that names it, for messages.
+    inputs: See `find`.
+    sources: The result of `find`.
 
   Raises:
-    InputError: it is an input or a folder, lies in one, or matches a pattern.
+    InputError: the file is an input or a folder, is in an input folder, or matches a pattern.
   """
   place = Path(os.path.realpath(out))
   if place.is_dir():
     raise InputError(f'{option}={out} is a folder: give a file')
   if place.exists() and not place.is_file():
-    raise InputError(f'{option}={out} is no regular file: give another')
+    raise InputError(f'{option}={out} is not a regular file: give another')
   read = (source.path for source in sources if not source.error)
   if any(str(place) == os.path.realpath(file) for file in (*inputs, *read)):
-    raise InputError(f'{option}={out} is one of the inputs: write elsewhere')
+    raise InputError(f'{option}={out} is one of the inputs: give another file')
   if out.name.lower().endswith(READ):
     for name in inputs:
       if Path(name).is_dir() and place.is_relative_to(os.path.realpath(name)):
-        raise InputError(f'{option}={out} lies in {name}, where it would be read: write elsewhere')
+        raise InputError(f'{option}={out} is in {name}, where it would be read: give another file')
   if out.name.lower().endswith((*READ, '.csv')) and any(_would_match(out, n) for n in inputs):
-    raise InputError(f'{option}={out} would itself be an input the next time: write elsewhere')
+    raise InputError(f'{option}={out} would be an input of the next command: give another file')
 
 
 def _would_match(out: Path, name: str) -> bool:

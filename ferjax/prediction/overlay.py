@@ -1,4 +1,4 @@
-"""Pictures of predictions: class and probability bars on frames of a video or next to pictures."""
+"""Draws predictions: classes and probability bars on frames of a video or next to pictures."""
 
 import functools
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ from PIL import Image, ImageDraw, ImageFont
 from ferjax import files
 from ferjax.errors import InputError
 
-ACCENT, BAR = (230, 126, 34), (130, 140, 150)  # of the likeliest class, of the others
+ACCENT, BAR = (230, 126, 34), (130, 140, 150)  # the most probable class, the other classes
 PAPER, INK, WRONG = (255, 255, 255), (30, 30, 30), (190, 30, 30)
 PANEL, PANEL_INK, PANEL_BAR = (0, 0, 0), (245, 245, 245), (170, 175, 180)
-COLUMNS, LINES = 4, 8  # cells of a page
-THUMB, WORDS, GAP, TITLE = 144, 150, 8, 18  # pixels of a cell
+COLUMNS, LINES = 4, 8  # numbers of cells on a page
+THUMB, WORDS, GAP, TITLE = 144, 150, 8, 18  # sizes in a cell, in pixels
 
 
 class Shown(NamedTuple):
-  """What is drawn of a face.
+  """A face to draw.
 
   Attributes:
-    probabilities: f32[C], or None where there is no prediction.
+    probabilities: f32[C], or None without a prediction.
     box: x0, y0, x1, y1 in pixels of the picture, or None.
-    text: What is written where there is no prediction.
+    text: The text to show without a prediction.
   """
 
   probabilities: np.ndarray | None
@@ -40,7 +40,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _bars(draw, place, classes, probabilities, size, ink, bar, chosen=None) -> None:
-  """Names and bars of classes, a line each, in a rectangle x0, y0, x1, y1."""
+  """Draws the names and bars of classes, one per line, in a rectangle x0, y0, x1, y1."""
   x0, y0, x1, y1 = place
   chosen = range(len(classes)) if chosen is None else chosen
   font, high = _font(size), (y1 - y0) / len(chosen)
@@ -58,9 +58,17 @@ def _bars(draw, place, classes, probabilities, size, ink, bar, chosen=None) -> N
 
 
 def frame(image: np.ndarray, faces: Sequence[Shown], classes: Sequence[str]) -> np.ndarray:
-  """A frame u8[h, w, 3], RGB, with boxes and classes; bars when it has one face.
+  """Draws boxes and classes on a frame, with bars if it has one face.
 
-  Where the frame is too small for a bar of every class, the likeliest have one.
+  If the frame is too small for the bars of all classes, it shows the most probable ones.
+
+  Args:
+    image: u8[h, w, 3], RGB.
+    faces: The faces to draw; those without a prediction are left out.
+    classes: Class names.
+
+  Returns:
+    u8[h, w, 3].
   """
   height, width = image.shape[:2]
   size = int(np.clip(min(height, width) / 32, 9, 28))
@@ -92,8 +100,8 @@ def frame(image: np.ndarray, faces: Sequence[Shown], classes: Sequence[str]) -> 
 
 
 def _corner(box, panel, frame) -> tuple[int, int]:
-  """The corner of a frame where a panel hides least of a box; without one the upper left, since
-  the mouth says more than the forehead."""
+  """The corner of a frame where a panel hides the smallest part of a box. Without a box, it is the
+  upper left, because the forehead is less informative than the mouth."""
   corners = [(x, y) for y in (0, frame[1] - panel[1]) for x in (0, frame[0] - panel[0])]
   if not box:
     return corners[0]
@@ -107,7 +115,7 @@ def _corner(box, panel, frame) -> tuple[int, int]:
 
 
 def thumbnail(image: np.ndarray, box: Sequence[int] | None) -> np.ndarray:
-  """u8[THUMB, THUMB, 3]: the picture in a white square, with a box."""
+  """u8[THUMB, THUMB, 3]: the picture in a white square, with the box of a face if it is given."""
   height, width = image.shape[:2]
   scale = THUMB / max(height, width)
   shape = max(round(scale * width), 1), max(round(scale * height), 1)
@@ -121,7 +129,7 @@ def thumbnail(image: np.ndarray, box: Sequence[int] | None) -> np.ndarray:
 
 
 class Cell(NamedTuple):
-  """A face on a page: `thumb` u8[THUMB, THUMB, 3] or None, and a title."""
+  """A face on a page: `thumb` u8[THUMB, THUMB, 3] or None, a title, and the face."""
 
   thumb: np.ndarray | None
   title: str
@@ -129,12 +137,12 @@ class Cell(NamedTuple):
 
 
 class Sheet:
-  """Pages of cells, each written when it is full: `path`, then `<stem>.page2` and so on.
+  """Pages of cells: `path`, then `<stem>.page2` and so on. A page is written when it is full.
 
   Args:
-    path: Of the first page; `.png` or `.jpg`.
+    path: The file of the first page, `.png` or `.jpg`.
     classes: Class names.
-    most: Pages; what comes after them is counted, and not drawn.
+    most: The largest number of pages; later cells are only counted.
   """
 
   def __init__(self, path: Path, classes: Sequence[str], most: int):
@@ -155,7 +163,7 @@ class Sheet:
       self._write()
 
   def close(self) -> None:
-    """Writes what is left."""
+    """Writes the last page, which may not be full."""
     if self._cells:
       self._write()
 
@@ -175,7 +183,7 @@ class Sheet:
 
 
 def page(cells: Sequence[Cell], classes: Sequence[str]) -> Image.Image:
-  """Cells in lines: the picture, its title above it, and a bar for each class next to it."""
+  """Draws cells in lines: each has a picture, a title above it, and bars of classes next to it."""
   wide, high = THUMB + GAP + WORDS, TITLE + THUMB + GAP
   columns = min(COLUMNS, len(cells))
   lines = -(-len(cells) // columns)
@@ -199,7 +207,7 @@ def page(cells: Sequence[Cell], classes: Sequence[str]) -> Image.Image:
 
 
 def _fitting(text: str, width: int) -> str:
-  """A text whose beginning is left out where it is too long for a line."""
+  """The text; if it is too long for a line, its beginning is left out."""
   text = ' '.join(text.split())
   if _font(11).getlength(text) <= width:
     return text

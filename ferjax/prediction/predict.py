@@ -54,10 +54,10 @@ def classify(model: predictors.Predictor, batch: Sequence[reading.Item]) -> list
 def predictions(
   model: predictors.Predictor, parts: Iterable[list[reading.Item]]
 ) -> Iterator[tuple[reading.Item, list[Prediction]]]:
-  """Items with their predictions; the model computes one batch while the next is read.
+  """Items with their predictions. The model computes a batch while the next one is read.
 
-  No batch is padded to fewer rows than the first was: padding costs less than another
-  compilation.
+  All batches are padded to at least the size of the first one, because padding costs less than
+  another compilation.
   """
   sizes = ()
 
@@ -89,7 +89,7 @@ def header(classes: Sequence[str]) -> list[str]:
 def rows(
   item: reading.Item, found: Sequence[Prediction], classes: Sequence[str]
 ) -> Iterator[list[Any]]:
-  """The rows of an item: one a face, or one with its error."""
+  """The rows of an item: one for each face, and one for its error."""
   place = [_name(item.file), _or_empty(item.frame)]
   place.append('' if item.time is None else f'{item.time:.3f}')
   for crop, (shares, pose) in zip(item.crops, found, strict=True):
@@ -117,12 +117,12 @@ def _name(path: Path) -> str:
 
 
 class Outputs(NamedTuple):
-  """What is written.
+  """The output files.
 
   Attributes:
     table: The CSV file; None for standard output.
     sheet: The first page of pictures with their bars, or None.
-    pages: Of it, at most.
+    pages: The largest number of pages of the sheet.
     video: The annotated video, or None.
   """
 
@@ -133,16 +133,16 @@ class Outputs(NamedTuple):
 
 
 class Counts(NamedTuple):
-  """How much was done.
+  """The numbers of what was predicted.
 
   Attributes:
-    items: Pictures and frames that were looked at.
+    items: Pictures and frames that were read.
     files: Files.
     faces: Faces with a prediction.
     errors: Rows with an error.
-    classes: {class: faces}.
-    seconds: That it took.
-    not_drawn: Faces for which the sheet had no room.
+    classes: {class: number of faces}.
+    seconds: Duration in seconds.
+    not_drawn: Faces that did not fit on the sheet.
   """
 
   items: int
@@ -163,21 +163,22 @@ def predict(
   every: int = 1,
   threads: int = 2,
 ) -> Counts:
-  """Predicts all inputs and writes the results, in memory that does not grow with the inputs.
+  """Predicts all inputs and writes the results. The memory does not grow with the inputs.
 
-  A file that cannot be read becomes a row with its error. Output files appear when they are whole.
+  A file that cannot be read becomes a row with its error. Output files appear when they are
+  complete.
 
   Args:
-    model: What predicts.
+    model: The model.
     names: Inputs; see `inputs.find`.
-    outputs: Where to write.
-    detection: How faces are found; None where pictures are faces.
-    every: Of a video, look at every Nth frame.
-    threads: That read, and processes that find faces.
+    outputs: The output files.
+    detection: Settings of face detection; None if the pictures are faces.
+    every: Predict every Nth frame of a video.
+    threads: Number of threads that read, and of processes that find faces.
 
   Raises:
-    InputError: an input names nothing, the model needs landmarks and there are none, an output
-      would be an input or cannot be written, a number out of range.
+    InputError: an input names nothing, the model needs landmarks but there are none, an output
+      would be an input or cannot be written, or a number is out of range.
   """
   sources = _check(model, names, outputs, detection, every, threads)
   inputs.tell_repeated(sources)
@@ -229,7 +230,7 @@ def predict(
 
 
 def _detectors(stack, detection, count) -> queue.SimpleQueue:
-  """Running detectors, closed with the stack; none where faces need not be found."""
+  """Running detectors, which are closed with the stack; none if `detection` is None."""
   pool = queue.SimpleQueue()
   for _ in range(count if detection else 0):
     detector = detectors.Detector(detection.command)
@@ -249,11 +250,11 @@ def _draw(sheet: overlay.Sheet, item: reading.Item, shown: Sequence[overlay.Show
 
 def _check(model, names, outputs, detection, every, threads) -> list[inputs.Source]:
   if every < 1:
-    raise InputError(f'--every={every}: at least 1')
+    raise InputError(f'--every={every}: it must be at least 1')
   if threads < 1:
-    raise InputError(f'--threads={threads}: at least 1')
+    raise InputError(f'--threads={threads}: it must be at least 1')
   if outputs.pages < 1:
-    raise InputError(f'--sheet_pages={outputs.pages}: at least 1')
+    raise InputError(f'--sheet_pages={outputs.pages}: it must be at least 1')
   if detection:
     check_crop(detection.size, detection.margin)
   endings = {'--sheet': ('.png', '.jpg', '.jpeg'), '--video': tuple(films.CODECS)}
@@ -266,10 +267,10 @@ def _check(model, names, outputs, detection, every, threads) -> list[inputs.Sour
   for option, path in paths.items():
     inputs.check_out(path, option, names, sources)
   if len({path.resolve() for path in paths.values()}) < len(paths):
-    raise InputError(f'{" and ".join(paths)} name the same file')
+    raise InputError(f'{" and ".join(paths)} name the same file: give different ones')
   if outputs.video and sum(source.is_video for source in sources) != 1:
     count = sum(source.is_video for source in sources)
-    raise InputError(f'--video is for one video, and the inputs have {count}')
+    raise InputError(f'--video needs exactly one video, but the inputs have {count}')
   _check_features(model, sources, detection)
   for path in paths.values():
     _make_folder(path)
@@ -277,29 +278,30 @@ def _check(model, names, outputs, detection, every, threads) -> list[inputs.Sour
 
 
 def _check_features(model, sources, detection) -> None:
-  """Whether the model has the features that it needs; a warning where it could use more."""
+  """Checks that the inputs have the features that the model needs. A warning names landmarks that
+  the model could also use."""
   others = model.needs - {'landmarks'}
   if others:
     raise InputError(
-      f'the model needs {", ".join(sorted(others))} besides pictures, which no input can have: use '
-      '`ferjax eval` on a data set that has it'
+      f'the model needs {", ".join(sorted(others))} besides pictures, which inputs cannot have: '
+      'use `ferjax eval` on a data set that has it'
     )
   without = [s for s in sources if s.landmarks is None and not s.error and not detection]
   if without and 'landmarks' in model.needs:
     raise InputError(
-      f'the model needs landmarks besides pictures, and {without[0].path} has none: give a '
-      'manifest that has them (columns x_0 ... x_67, y_0 ... y_67), such as `ferjax '
-      'annotate` writes, or let --detect find them'
+      f'the model needs landmarks besides pictures, but {without[0].path} has none: give a '
+      'manifest that has them (columns x_0 ... x_67, y_0 ... y_67), such as one from `ferjax '
+      'annotate`, or use --detect'
     )
   if without and 'landmarks' in model.uses:
     which = '' if len(without) == len(sources) else f' of {len(without)} of {len(sources)} inputs'
     LOGGER.warning(
-      'without landmarks%s the model predicts less well: a manifest or --detect gives them', which
+      'the model predicts less well without landmarks%s: give a manifest, or use --detect', which
     )
   numbers = {len(s.landmarks) for s in sources if s.landmarks is not None}
   if len(numbers) > 1 and not detection and 'landmarks' in model.needs | model.uses:
     raise InputError(
-      f'manifests with {" and ".join(map(str, sorted(numbers)))} landmarks: give one'
+      f'manifests with {" and ".join(map(str, sorted(numbers)))} landmarks: give one manifest'
     )
 
 
@@ -330,7 +332,7 @@ def _opened(table: Path | None) -> Iterator[IO]:
 
 
 def summary(counts: Counts) -> str:
-  """What was done, in a line or two."""
+  """A text with the counts."""
   rate = counts.items / max(counts.seconds, 1e-9)
   lines = [
     f'{counts.faces} faces of {counts.files} files, {counts.errors} errors, {rate:.0f} pictures/s'

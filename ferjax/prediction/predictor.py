@@ -24,18 +24,18 @@ LARGEST_BATCH = 64
 
 
 class Predictor(NamedTuple):
-  """What a trained model says of faces. Pictures should be cropped as those it was trained on.
+  """A trained model that predicts faces. Crop pictures like those that it was trained on.
 
   Attributes:
     classes: Class names, in the order of the probabilities.
     poses: Pose classes, yaw in degrees; empty for a model without poses.
     image_size: Pictures are resized to this square, as in evaluation.
-    needs: Features besides pictures that it cannot do without, such as `landmarks`.
-    uses: Further features that it predicts better with.
-    landmarks: Which points of their scheme it looks at; None when any will do.
-    derive: (table of features, n rows each) -> the table, with what the method makes of it.
+    needs: Features that it needs besides pictures, such as `landmarks`.
+    uses: Further features that improve the prediction.
+    landmarks: Indices in their scheme of the landmarks that it uses; None if all are used.
+    derive: (table of features, n rows each) -> the table with the features that the method derives.
     run: (batch: `image` u8[n, s, s, 3] and features) -> outputs of n rows, NumPy arrays.
-    sizes: Numbers of rows that `run` is called with: others are padded to the next one.
+    sizes: Numbers of rows that `run` is called with; batches are padded to the next one.
   """
 
   classes: tuple[str, ...]
@@ -49,27 +49,27 @@ class Predictor(NamedTuple):
   sizes: tuple[int, ...]
 
   def __call__(self, pictures: Picture | Sequence[Picture], **features: Any) -> np.ndarray:
-    """f32[n, C]: the probability of each class, for n pictures; see `outputs`."""
+    """The probabilities of the classes, f32[n, C], for n pictures; see `outputs`."""
     return self.outputs(pictures, **features)['probabilities']
 
   def outputs(
     self, pictures: Picture | Sequence[Picture], **features: Any
   ) -> dict[str, np.ndarray]:
-    """Everything that the model says of pictures.
+    """All outputs of the model for pictures.
 
     Args:
-      pictures: Files, or arrays u8[h, w, 3] (RGB) or u8[h, w] (grey) of any sizes; one, a list of
-        them, or an array u8[n, h, w, 3].
-      **features: For a model that needs or uses them, `landmarks` f[n, k, 2], pixels of the given
-        pictures whose centres are whole numbers.
+      pictures: Files, or arrays u8[h, w, 3] (RGB) or u8[h, w] (grey) of any sizes: one of them, a
+        list, or an array u8[n, h, w, 3].
+      **features: For a model that needs or uses them, `landmarks` f[n, k, 2], in pixels of the
+        given pictures; pixel centres are whole numbers.
 
     Returns:
-      Arrays of n rows: `probabilities` f32[n, C], `logits` f[n, C], `embedding` f[n, d] where the
+      Arrays of n rows: `probabilities` f32[n, C], `logits` f[n, C], `embedding` f[n, d] if the
       method has one, and its other outputs, such as `pose_logits` f[n, p].
 
     Raises:
-      InputError: a picture cannot be read or is no such array, or a feature is missing, unknown or
-        of another shape; names which.
+      InputError: a picture cannot be read or is not such an array, or a feature is missing, unknown
+        or has a wrong shape. The message names it.
     """
     pictures = _listed(pictures)
     self._check_features(features, len(pictures))
@@ -85,9 +85,9 @@ class Predictor(NamedTuple):
       raise InputError(f'the model needs {name} besides pictures: give {name}=...')
     for name, value in features.items():
       if name not in self.needs | self.uses:
-        raise InputError(f'the model does not look at {name}: leave it out')
+        raise InputError(f'the model does not use {name}: leave it out')
       if len(value) != rows:
-        raise InputError(f'{rows} pictures, and {name} of {len(value)}: give as many of each')
+        raise InputError(f'{rows} pictures, but {name} of {len(value)}: give the same number')
 
   def _batch(self, pictures, start, features):
     rows = len(pictures)
@@ -113,12 +113,12 @@ class Predictor(NamedTuple):
     if points.ndim != 3 or points.shape[2] != 2:
       raise InputError(f'landmarks have the shape {points.shape}: give [pictures, points, 2]')
     if not np.isfinite(points).all():
-      raise InputError('landmarks that are not finite: leave these pictures out')
+      raise InputError('landmarks are not finite numbers: leave these pictures out')
     wanted = self.landmarks
     if wanted is not None and points.shape[1] != len(wanted):
       if points.shape[1] <= max(wanted):
         raise InputError(
-          f'{points.shape[1]} landmarks of each picture: the model looks at {len(wanted)}, up to '
+          f'got {points.shape[1]} landmarks for each picture: the model uses {len(wanted)}, up to '
           f'number {max(wanted)} of their scheme'
         )
       points = points[:, list(wanted)]
@@ -130,15 +130,16 @@ def load(path: str | os.PathLike, which: str = 'last') -> Predictor:
 
   Args:
     path: The folder of a run, or one that `ferjax export` wrote.
-    which: Of a run, the checkpoint: `last`, `best` (by validation accuracy), or a step.
+    which: The checkpoint of a run: `last`, `best` (by validation accuracy), or a step.
 
   Raises:
-    InputError: no such run, export or checkpoint, or the files are damaged; see `reader.read`.
+    InputError: there is no such run, export or checkpoint, or the files are damaged; see
+      `reader.read`.
   """
   path = Path(path)
   if reader.is_export(path):
     if str(which) != 'last':
-      raise InputError(f'{path} is an export, which holds one checkpoint: leave {which!r} out')
+      raise InputError(f'{path} is an export, which has only one checkpoint: leave {which!r} out')
     return _load_export(path)
   record = read(path)
   x64 = record['config']['precision'] == 'float64'
@@ -175,8 +176,8 @@ def _unchanged(table):
 
 
 def deriver(method: core.Method) -> Callable[[dict[str, Any]], dict[str, Any]]:
-  """(table of features) -> the table, with the columns that a method makes of it, where it has all
-  that the method needs."""
+  """A function (table of features) -> the table with the columns that a method derives. A table
+  that lacks a feature that the method needs is returned unchanged."""
 
   def derive(table):
     if not method.needs <= set(table):
@@ -195,12 +196,12 @@ def make(
   derive: Callable[[dict[str, Any]], dict[str, Any]] = _unchanged,
   multiple: int = 1,
 ) -> Predictor:
-  """A predictor of a run's record, as `config.read` gives it, and a function that runs its model.
+  """Makes a predictor from the record of a run and a function that runs its model.
 
   Args:
-    record: With at least `config` and `classes`.
+    record: The record; see `runs.record.read`. It needs at least `config` and `classes`.
     run, needs, uses, derive: See `Predictor`.
-    multiple: What the number of rows must be a multiple of.
+    multiple: The number of rows of a batch is a multiple of this number.
   """
   indices = record.get('landmark_indices') or record['config']['data'].get('landmarks') or None
   sizes = [multiple]
@@ -220,14 +221,14 @@ def make(
 
 
 def pixels(picture: Picture, name: str = 'the picture') -> np.ndarray:
-  """u8[h, w, 3], RGB: a file as evaluation reads it, or an array.
+  """The pixels of a picture u8[h, w, 3], RGB. Files are read as in evaluation.
 
   Args:
     picture: A file, or u8[h, w, 3] (RGB) or u8[h, w] (grey).
-    name: What an error calls an array.
+    name: The name of an array in messages.
 
   Raises:
-    InputError: it cannot be read, or is no such array.
+    InputError: the file cannot be read, or the array has a wrong shape or type.
   """
   if isinstance(picture, str | os.PathLike):
     try:

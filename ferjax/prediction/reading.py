@@ -1,4 +1,4 @@
-"""From pictures and videos to faces that are ready for a model, in order, in bounded memory."""
+"""Reads faces for a model from pictures and videos, in order and with bounded memory."""
 
 import collections
 import functools
@@ -20,18 +20,18 @@ from ferjax.images import files
 from ferjax.prediction import inputs, overlay
 from ferjax.terminal.progress import Progress
 
-HELD = 2**26  # bytes of frames that wait to be looked at, and as many to be predicted
-USUAL_FPS = 25.0  # of a video that does not say
+HELD = 2**26  # bytes of frames that wait to be read, and as many that wait for prediction
+USUAL_FPS = 25.0  # for a video without a frame rate
 
 
 class Detection(NamedTuple):
-  """How faces are found.
+  """Settings of face detection.
 
   Attributes:
-    command: What starts a process that finds them; see `detector.worker`.
-    size: Pixels of a crop's side.
-    margin: Share of the crop left free on each side of an average face.
-    small: Look for small faces as well where large ones are found.
+    command: The command of a process that finds faces; see `detector.worker`.
+    size: Size of a crop in pixels.
+    margin: Margin on each side of an average face, as a share of the crop.
+    small: Also search for small faces if large ones are found.
   """
 
   command: Sequence[str]
@@ -44,10 +44,10 @@ class Crop(NamedTuple):
   """A face, ready for the model.
 
   Attributes:
-    image: u8[s, s, 3], as large as the model wants it.
+    image: u8[s, s, 3], in the size of the model.
     landmarks: f32[k, 2], pixels of `image`, or None.
     box: x0, y0, x1, y1 in pixels of the picture, or None.
-    thumb: For a sheet, or None.
+    thumb: The picture for a sheet (see `overlay.thumbnail`), or None.
   """
 
   image: np.ndarray
@@ -64,10 +64,10 @@ class Item(NamedTuple):
     frame: The frame's number from 0, or None.
     time: Seconds, or None.
     crops: Its faces.
-    error: Why there are none.
+    error: The reason why there are none.
     image: u8[h, w, 3] for an annotated video, or None.
-    fps: Frames a second of that.
-    skipped: Whether it is only shown, with the faces of the frame before it.
+    fps: Frames per second of the video.
+    skipped: Whether it is only shown, with the faces of the frame before it, and not predicted.
   """
 
   file: Path
@@ -81,14 +81,14 @@ class Item(NamedTuple):
 
 
 class Reader(NamedTuple):
-  """What is made of a picture; used by several threads.
+  """Reads the faces of a picture. Several threads can use it.
 
   Attributes:
-    size: Pixels that the model wants.
-    landmarks: Whether it looks at landmarks.
-    detection: How faces are found, or None.
-    pool: Of running detectors.
-    thumbs: Whether a sheet wants pictures.
+    size: Picture size of the model in pixels.
+    landmarks: Whether the model uses landmarks.
+    detection: Settings of face detection, or None.
+    pool: Running detectors.
+    thumbs: () -> whether a sheet needs pictures.
   """
 
   size: int
@@ -98,7 +98,7 @@ class Reader(NamedTuple):
   thumbs: Callable[[], bool]
 
   def picture(self, source: inputs.Source) -> Item:
-    """Reads a picture; one that cannot be read is an item with its error."""
+    """Reads a picture. If it cannot be read, the item has its error."""
     if source.error:
       return Item(source.path, error=source.error)
     try:
@@ -108,7 +108,7 @@ class Reader(NamedTuple):
     return self._faces(Item(source.path), image, source.landmarks)
 
   def frame(self, item: Item, image: np.ndarray, keep: bool) -> Item:
-    """Looks at a frame u8[h, w, 3], BGR; `keep` says whether the item holds it."""
+    """Reads the faces of a frame u8[h, w, 3], BGR. With `keep`, the item also holds the frame."""
     image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     item = item._replace(image=image if keep else None)
     return item if item.skipped else self._faces(item, image, None)
@@ -148,27 +148,27 @@ class Reader(NamedTuple):
 
 
 def _box(face: detectors.Face, shape: Sequence[int]) -> tuple[int, int, int, int]:
-  """The part of a picture in which a face lies: x0, y0, and x1, y1 just beyond it."""
+  """The box of a face in a picture: x0, y0 inclusive, x1, y1 exclusive."""
   low, high = face.mesh[:, :2].min(0) + 0.5, face.mesh[:, :2].max(0) + 0.5
   x0, y0 = np.floor(np.clip(low, 0, (shape[1] - 1, shape[0] - 1))).astype(int)
   x1, y1 = np.ceil(np.clip(high, (x0 + 1, y0 + 1), (shape[1], shape[0]))).astype(int)
   return int(x0), int(y0), int(x1), int(y1)
 
 
-Task = tuple[int, Callable[[], Item]]  # bytes that it holds until it is done, and what to do
+Task = tuple[int, Callable[[], Item]]  # bytes that it holds until it is done, and the function
 
 
 def tasks(
   sources: Iterable[inputs.Source], reader: Reader, every: int, keep: bool, progress: Progress
 ) -> Iterator[Task]:
-  """What is to be read, in order; frames are decoded here, one after the other.
+  """The tasks of reading all items, in order. Frames are decoded here, one after the other.
 
   Args:
     sources: Pictures and videos.
-    reader: What looks at them.
-    every: Frames of a video from one that is looked at to the next.
-    keep: Whether all frames are wanted for an annotated video.
-    progress: Its total grows by the frames of a video.
+    reader: Reads their faces.
+    every: Every Nth frame of a video is read.
+    keep: Whether all frames are needed for an annotated video.
+    progress: Its total is increased by the number of frames of a video.
   """
   for source in sources:
     if source.is_video:
@@ -183,7 +183,7 @@ def _frames(path, reader, every, keep, progress) -> Iterator[Task]:
 
   video = cv2.VideoCapture(str(path)) if path.is_file() else None
   if video is None or not video.isOpened():
-    trouble = 'it is no video that OpenCV can read' if path.is_file() else 'it is no file'
+    trouble = 'it is not a video that OpenCV can read' if path.is_file() else 'it is not a file'
     yield failed(None, f'cannot be read: {trouble}')
     return
   try:
@@ -208,7 +208,7 @@ def _frames(path, reader, every, keep, progress) -> Iterator[Task]:
       item = Item(path, number, seconds, fps=fps, skipped=not looked_at)
       yield 2 * image.nbytes, functools.partial(reader.frame, item, image, keep)
     if not readable:
-      yield failed(None, 'cannot be read: it has no frame that can be')
+      yield failed(None, 'cannot be read: it has no frame that can be decoded')
     elif number + max(2, 0.01 * promised) < promised:  # some containers only estimate the number
       text = f'the video is damaged: {number} of {promised:.0f} frames can be read'
       yield failed(number, text)
@@ -222,7 +222,7 @@ def _fps(video: cv2.VideoCapture) -> float:
 
 
 def ahead(pool: ThreadPoolExecutor, todo: Iterable[Task], limit: int = HELD) -> Iterator[Item]:
-  """Items in order; the pool works ahead while what waits holds no more bytes than the limit."""
+  """Items in order. The pool works in advance while waiting tasks hold at most `limit` bytes."""
   waiting, held = collections.deque(), 0
   for size, call in todo:
     waiting.append((size, pool.submit(call)))
@@ -236,7 +236,8 @@ def ahead(pool: ThreadPoolExecutor, todo: Iterable[Task], limit: int = HELD) -> 
 
 
 def batches(items: Iterable[Item], rows: int, limit: int = HELD) -> Iterator[list[Item]]:
-  """Items in order, together until they have so many faces or hold so many bytes of frames."""
+  """Batches of items in order. A batch ends when it has `rows` faces, holds `limit` bytes of
+  frames, or has 16 times as many items as `rows`."""
   batch, faces, held = [], 0, 0
   for item in items:
     batch.append(item)

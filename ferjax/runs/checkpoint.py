@@ -1,4 +1,4 @@
-"""Checkpoints: the whole training state, through Orbax; the last few and the best by validation."""
+"""Checkpoints of the whole training state, with Orbax: the last few, and the best by validation."""
 
 import hashlib
 import json
@@ -18,11 +18,12 @@ LOGGER = logging.getLogger(__name__)
 
 
 def open_checkpoints(workdir: Path, keep: int) -> ocp.training.Checkpointer:
-  """Where a run saves (a context manager; leaving it waits for saves under way).
+  """Opens the checkpoints of a run for saving, as a context manager. Its exit waits for unfinished
+  saves.
 
   Args:
     workdir: The run's folder.
-    keep: How many of the last checkpoints to keep, besides the best by validation accuracy.
+    keep: Number of the last checkpoints to keep, in addition to the best by validation accuracy.
   """
   policies = ocp.training.preservation_policies
   best = policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)
@@ -34,32 +35,32 @@ def open_checkpoints(workdir: Path, keep: int) -> ocp.training.Checkpointer:
 
 
 def save(checkpoints: ocp.training.Checkpointer, state: TrainState, val_acc: float | None) -> None:
-  """Saves the state in the background, with its validation accuracy where it was just measured."""
+  """Saves the state in the background, with its validation accuracy 0..1, or None if unknown."""
   step = int(state.step)
   metrics = None if val_acc is None else {'val_acc': val_acc, 'step': step}
   context = ocp.Context()
-  context.array.saving.use_replica_parallel = False  # else each array is cut up between the devices
+  context.array.saving.use_replica_parallel = False  # else each array is split among the devices
   with context:
     checkpoints.save_async(step, _stored(state), force=True, metrics=metrics)
 
 
 def restore_latest(workdir: Path, like: TrainState) -> TrainState | None:
-  """The newest state that can be read; damaged checkpoints are set aside, and said so.
+  """The newest state that can be read. Damaged checkpoints are moved away with a warning.
 
   Args:
     workdir: The run's folder.
-    like: A state of the same shapes, placed as the restored one shall be.
+    like: A state of the same shapes, on the devices where the restored one shall be.
 
   Returns:
-    The state, or None where no checkpoint was ever saved.
+    The state, or None if no checkpoint was saved.
 
   Raises:
-    InputError: there are checkpoints and none can be read, some processes can read the newest and
-      others not, or it is of another model.
+    InputError: there are checkpoints but none can be read, only some processes can read the newest
+      one, or it holds another model.
   """
   for step in _saved(workdir) if parallel.first_process() else ():
     try:
-      _metrics(workdir, step)  # Orbax reads those of every checkpoint before it saves another
+      _metrics(workdir, step)  # Orbax reads the metrics of all checkpoints before it saves another
     except (OSError, ValueError) as error:
       _set_aside(workdir, step, error)
   while (step := hosts.of_first(max(_saved(workdir), default=-1))) >= 0:
@@ -75,12 +76,12 @@ def restore_latest(workdir: Path, like: TrainState) -> TrainState | None:
     if readers:
       here = _first_line(error) if error else 'it can be read here'
       raise InputError(
-        f'{path} can be read by {readers} of {jax.process_count()} processes ({here}): do all see '
-        'the same folder?'
+        f'{path} can be read by {readers} of {jax.process_count()} processes ({here}): make sure '
+        'that all see the same folder'
       ) from error
     if hosts.of_first(_is_whole(path)):
       raise InputError(
-        f'{path} holds another model than this config makes with these versions: '
+        f'{path} holds another model than this config makes with the installed versions: '
         f'{_first_line(error)}'
       ) from error
     if parallel.first_process():
@@ -89,17 +90,17 @@ def restore_latest(workdir: Path, like: TrainState) -> TrainState | None:
   if aside.is_dir():
     raise InputError(
       f'no checkpoint of {workdir} can be read; they were moved to {aside}. '
-      'Use another --workdir to start anew'
+      'Use another --workdir to start again'
     )
   return None
 
 
 def restore(workdir: Path, which: str) -> dict[str, Any]:
-  """The state of one checkpoint, without knowing its shapes; changes nothing in the folder.
+  """The state of one checkpoint, of any shapes. The folder is not changed.
 
   Args:
     workdir: The run's folder.
-    which: `last`, `best` (by validation accuracy, the earliest of equals), or a step.
+    which: `last`, `best` (by validation accuracy; the earliest if several are equal), or a step.
 
   Returns:
     The fields of `TrainState` by name, as nested dicts of NumPy arrays.
@@ -125,12 +126,12 @@ def restore(workdir: Path, which: str) -> dict[str, Any]:
 
 
 def exist(workdir: Path) -> bool:
-  """Whether a run has saved anything yet."""
+  """Whether a run has saved a checkpoint."""
   return bool(_saved(workdir))
 
 
 def _stored(state: TrainState) -> dict[str, Any]:
-  """The fields that a checkpoint holds: `weighting` only where it has a state."""
+  """The fields that a checkpoint holds; `weighting` only if it has a state."""
   return {k: v for k, v in vars(state).items() if k != 'weighting' or jax.tree.leaves(v)}
 
 
@@ -168,7 +169,7 @@ def _load_as_numpy(path: Path) -> dict[str, Any]:
 
 
 def _by_itself() -> ocp.Context:
-  """Inside, a process reads without waiting for the others, which may fail where it does not."""
+  """A context in which a process reads without waiting for the others, which may fail to read."""
   context, process = ocp.Context(), jax.process_index()
   context.multiprocessing.primary_host = process
   context.multiprocessing.active_processes = {process}
@@ -176,8 +177,9 @@ def _by_itself() -> ocp.Context:
 
 
 def _load_placed(path: Path, like: Any) -> Any:
-  """What was saved, placed as `like`. It comes as NumPy arrays, since Orbax reads in threads of its
-  own, where `jax.enable_x64` does not hold and arrays would be rounded to float32."""
+  """Loads what was saved and places it on the devices of `like`. Arrays are read as NumPy arrays:
+  Orbax reads in its own threads, where `jax.enable_x64` has no effect and JAX arrays would be
+  rounded to float32."""
 
   def is_key(leaf):
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)

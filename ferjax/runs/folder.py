@@ -1,4 +1,4 @@
-"""What a run's folder holds, read and checked: what is damaged is told by its name."""
+"""Reads and checks the files in the folder of a run. Errors name the damaged file."""
 
 import csv
 import io
@@ -22,9 +22,9 @@ class Run(NamedTuple):
 
   Attributes:
     workdir: Its folder.
-    record: Its `config.json`; `config` has every key of today's.
-    lines: Of its `metrics.jsonl`.
-    summary: Its `summary.json`; empty while there is none.
+    record: Its `config.json`; `config` has all current keys.
+    lines: The lines of its `metrics.jsonl`.
+    summary: Its `summary.json`; empty if there is none yet.
     results: `last best_by_val best_by_test`, each {'step', 'val', 'test', ...} or None.
   """
 
@@ -40,35 +40,37 @@ class Run(NamedTuple):
 
   @property
   def step(self) -> int:
-    """The last step that the run tells of."""
+    """The last step that the run has recorded."""
     return max([line['step'] for line in self.lines], default=self.summary.get('step', 0))
 
   @property
   def finished(self) -> bool:
-    """Whether it went to its end; one that was lengthened since did not."""
+    """Whether the run reached its end; False if it was lengthened afterwards."""
     ended = self.summary.get('step', -1)
     early = self.summary.get('stopped_early', False)
     return ended >= self.step and (ended >= self.record['steps'] or early)
 
   @property
   def splits(self) -> list[str]:
-    """What it is evaluated on, such as `test`, `test/rotation`, `val`: tests first."""
+    """The names of its evaluations, such as `test`, `test/rotation`, `val`; tests first."""
     names = dict.fromkeys(line['split'] for line in self.lines if line['split'] != 'train')
     names |= dict.fromkeys(f'test/{name}' for name in self.summary.get('sets', ()))
     return sorted(names, key=tests_first)
 
 
 def read(workdir: Path) -> Run:
-  """Reads what there is of a run; a last line of `metrics.jsonl` that was cut off is left out.
+  """Reads the files of a run. An incomplete last line of `metrics.jsonl` is left out.
 
   Raises:
-    InputError: the folder is no run, or a file is damaged.
+    InputError: the folder is not a run, or a file is damaged.
   """
   record, path = records.read(workdir), workdir / 'config.json'
   kinds = {'config': dict, 'classes': list, 'steps': int, 'fingerprint': str}
   for key, kind in kinds.items():
     _require(isinstance(record[key], kind), path, f"'{key}' is {record[key]!r:.60}")
-  _require(all(isinstance(name, str) for name in record['classes']), path, "'classes' are no names")
+  _require(
+    all(isinstance(name, str) for name in record['classes']), path, "'classes' are not names"
+  )
   defaults = configs.flat(configs.plain(configs.base()))
   record = record | {'config': defaults | configs.flat(record['config'])}
   lines = history.read_lines(workdir / 'metrics.jsonl')
@@ -77,7 +79,7 @@ def read(workdir: Path) -> Run:
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-  """The `summary.json` of a run or of an evaluation; empty where there is none.
+  """The `summary.json` of a run or of an evaluation; empty if there is none.
 
   Raises:
     InputError: it is damaged.
@@ -97,17 +99,17 @@ def read_summary(path: Path) -> dict[str, Any]:
 
 
 def tests_first(split: str) -> tuple[bool, bool]:
-  """A key to sort names of splits by: tests, validation, training rows."""
+  """A key that sorts the names of splits: tests, validation, training rows."""
   return not split.startswith('test'), split == 'train'
 
 
 def table(path: Path, first: str, widths: Sequence[int] = ()) -> tuple[list[str], list[list[str]]]:
-  """Head and rows of a CSV file, all as long as the head.
+  """The header and the rows of a CSV file. All rows are as long as the header.
 
   Args:
     path: The file.
     first: The name of its first column.
-    widths: How many columns it may have; any number when empty.
+    widths: Allowed numbers of columns; any number when empty.
 
   Raises:
     InputError: it is damaged.
@@ -124,21 +126,29 @@ def table(path: Path, first: str, widths: Sequence[int] = ()) -> tuple[list[str]
 
 
 def value(path: Path, cell: str) -> float | None:
-  """The number in a cell of a CSV file, None where it is empty.
+  """The number in a cell of a CSV file; None if the cell is empty.
 
   Raises:
-    InputError: it is no number.
+    InputError: the cell is not a number.
   """
   try:
     return float(cell) if cell else None
   except ValueError:
-    raise InputError(f'{path} is damaged: {cell!r:.60} is no number') from None
+    raise InputError(f'{path} is damaged: {cell!r:.60} is not a number') from None
 
 
 def classes_of_rows(
   path: Path, classes: Sequence[str], columns: Sequence[str] = ('label', 'prediction')
 ) -> list[np.ndarray]:
-  """int[n] of each of some columns of class names, of `predictions/*.csv` or `noise.csv`.
+  """The classes in columns of `predictions/*.csv` or `noise.csv`, as indices.
+
+  Args:
+    path: The file.
+    classes: Class names in label order.
+    columns: Names of columns that hold class names.
+
+  Returns:
+    int[n] for each column.
 
   Raises:
     InputError: the file is damaged.
@@ -148,17 +158,28 @@ def classes_of_rows(
   place = {name: number for number, name in enumerate(classes)}
   found = [[row[head.index(column)] for row in rows] for column in columns]
   unknown = sorted({name for column in found for name in column} - set(place))
-  _require(not unknown, path, f'{(unknown or [""])[0]!r:.60} is no class of the model')
+  _require(not unknown, path, f'{(unknown or [""])[0]!r:.60} is not a class of the model')
   return [np.array([place[name] for name in column], int) for column in found]
 
 
 def confusion(
-  path: Path, classes: Sequence[str], given: str = 'label', said: str = 'prediction'
+  path: Path, classes: Sequence[str], given: str = 'label', predicted: str = 'prediction'
 ) -> np.ndarray:
-  """int[C, C]: how many rows are of class i (row) in the first and of class j (column) in the
-  second of two columns; see `classes_of_rows`."""
+  """The confusion matrix of two columns of a CSV file.
+
+  Args:
+    path: The file; see `classes_of_rows`.
+    classes: Class names in label order.
+    given, predicted: Names of the columns.
+
+  Returns:
+    int[C, C]: the number of rows with class i in `given` and class j in `predicted`.
+
+  Raises:
+    InputError: the file is damaged.
+  """
   counts = np.zeros((len(classes), len(classes)), int)
-  np.add.at(counts, tuple(classes_of_rows(path, classes, (given, said))), 1)
+  np.add.at(counts, tuple(classes_of_rows(path, classes, (given, predicted))), 1)
   return counts
 
 

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: its lines, and what is best among them."""
+"""Reads `metrics.jsonl`, and finds its best evaluations."""
 
 import json
 import logging
@@ -13,11 +13,15 @@ LOGGER = logging.getLogger(__name__)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-  """The lines of a metrics.jsonl, {'step': int, 'split': str, name: number or None}; those of
-  evaluations have `acc`. A last line that a crash cut off is left out; no file gives no lines.
+  """The lines of a metrics.jsonl; none if the file does not exist.
+
+  An incomplete last line, which a crash leaves behind, is left out with a warning.
+
+  Returns:
+    {'step': int, 'split': str, name: number or None} for each line; evaluations have `acc`.
 
   Raises:
-    InputError: the file cannot be read, or another line is damaged; names it.
+    InputError: the file cannot be read, or another line is damaged. The message names the line.
   """
   if not path.is_file():
     return []
@@ -31,9 +35,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
       line = json.loads(text)
     except ValueError as error:
       if number == len(texts):
-        LOGGER.warning('%s: its last line was cut off and is left out', path)
+        LOGGER.warning('%s: its last line is incomplete and is left out', path)
         break
-      raise InputError(f'{path} is damaged: line {number} is no JSON ({error})') from error
+      raise InputError(f'{path} is damaged: line {number} is not JSON ({error})') from error
     if not _is_whole(line):
       raise InputError(f'{path} is damaged: line {number} is {text!r:.60}')
     lines.append(line)
@@ -52,7 +56,12 @@ def _is_whole(line):
 
 
 def summarise(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-  """The evaluations worth naming, each {'step', 'val', 'test'}, from lines of metrics.jsonl."""
+  """The last and the best evaluations in the lines of metrics.jsonl.
+
+  Returns:
+    `last`, `best_by_val` and `best_by_test`, each {'step', 'val', 'test', ...} or None; and a
+    `note`.
+  """
   evaluations = {}
   for line in lines:
     if line['split'] != 'train':

@@ -1,4 +1,4 @@
-"""`config.json`: what a run was started with, and whether it may go on."""
+"""Reads and writes `config.json`, the record of a run, and checks whether the run may continue."""
 
 import importlib.metadata
 import json
@@ -22,7 +22,8 @@ LOGGER = logging.getLogger(__name__)
 PACKAGES = ('ferjax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 
 
-# Where a run lies, how fast it goes, how long it lasts: the rest decides what it computes.
+# These keys define where a run is stored, how fast it is and when it ends. The others define what
+# it computes.
 FREE_TO_CHANGE = (
   'data.dir',
   'data.manual_dir',
@@ -37,11 +38,12 @@ LENGTHS = ('epochs', 'steps')
 
 
 def make(config: ml_collections.ConfigDict, facts: Mapping[str, Any]) -> dict[str, Any]:
-  """What `config.json` holds: the config, versions, git revision, devices and further facts.
+  """The content of `config.json`: the config, versions, git revision, devices and further facts.
 
   Args:
     config: The resolved config.
-    facts: At least `steps`, the length of the run; `fingerprint` and `labels_sha256` of its data.
+    facts: At least `steps`, the length of the run, and `fingerprint` and `labels_sha256` of its
+      data.
   """
   return {
     'config': plain(config),
@@ -58,20 +60,21 @@ def make(config: ml_collections.ConfigDict, facts: Mapping[str, Any]) -> dict[st
 def write(workdir: Path, record: Mapping[str, Any]) -> None:
   """Writes `config.json`.
 
-  Where a run has saved something already, checks that it may go on with this config: only keys that
-  lengthen the run, or that cannot change its result, may differ. Different versions give a warning.
+  If the run has saved a checkpoint, this checks that it may continue with this config: only keys
+  that lengthen the run, or that cannot change its result, may differ. Different versions cause a
+  warning.
 
   Args:
     workdir: The run's folder.
     record: See `make`.
 
   Raises:
-    InputError: names the keys that differ, or the folder cannot be written.
+    InputError: other keys differ (the message names them), or the folder cannot be written.
   """
   if checkpoint.exist(workdir):
     old = read(workdir)
     check_same_run(old, record, workdir)
-    record = {**old, **record}  # with what only the start of a run knows, such as its weights
+    record = {**old, **record}  # keep facts that only the start of a run has, such as its weights
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / 'config.json', record)
@@ -83,53 +86,53 @@ def read(workdir: Path) -> dict[str, Any]:
   """The `config.json` of a run.
 
   Raises:
-    InputError: there is none, or it is not what `write` wrote.
+    InputError: there is none, or it is damaged.
   """
   path = Path(workdir) / 'config.json'
   try:
     record = json.loads(path.read_text(encoding='utf-8'))
-    lacking = {'config', 'classes', 'steps', 'fingerprint', 'labels_sha256'} - set(record)
+    missing = {'config', 'classes', 'steps', 'fingerprint', 'labels_sha256'} - set(record)
   except FileNotFoundError:
-    raise InputError(f'{workdir} is no run: it has no config.json') from None
+    raise InputError(f'{workdir} is not a run: it has no config.json') from None
   except OSError as error:
-    raise InputError(f'{workdir} is no folder of a run: {error.strerror}') from error
+    raise InputError(f'{workdir} is not the folder of a run: {error.strerror}') from error
   except (ValueError, TypeError) as error:
     raise InputError(f'{path} is damaged ({error}): use another --workdir') from error
-  if lacking:
-    raise InputError(f"{path} is damaged (it lacks '{min(lacking)}'): use another --workdir")
+  if missing:
+    raise InputError(f"{path} is damaged (it lacks '{min(missing)}'): use another --workdir")
   return record
 
 
 def check_same_run(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Path) -> None:
-  """Whether a run may go on under a new record; see `write`.
+  """Checks whether a run may continue with a new record; see `write`.
 
   Raises:
-    InputError: names the keys that differ, with both values.
+    InputError: it may not. The message names the keys that differ, with both values.
   """
-  defaults = flat(plain(base()))  # what an older version, without a key of today, stood for
+  defaults = flat(plain(base()))  # for current keys that an older version did not have
   before, now = defaults | flat(old['config']), defaults | flat(new['config'])
   differing = []
   for key in sorted(before.keys() | now.keys()):
     a, b = before.get(key), now.get(key)
     grows = key in LENGTHS and new['steps'] >= old['steps']
-    read_before = key == 'model.weights' and 'weights' in old  # and never again
+    read_before = key == 'model.weights' and 'weights' in old  # weights are read only at the start
     if a != b and not (grows or read_before or key.startswith(FREE_TO_CHANGE)):
-      differing.append(f'  config.{key}: {a!r} there, {b!r} now')
+      differing.append(f'  config.{key}: {a!r} in the run, {b!r} now')
   if differing:
     listing = '\n'.join(differing)
     raise InputError(
       f'{workdir} holds a run with another config:\n{listing}\n'
-      'Give the same values to go on with it, or another --workdir to start anew'
+      'Give the same values to continue it, or another --workdir to start a new run'
     )
   if any(old[what] != new[what] for what in ('fingerprint', 'labels_sha256')):
     raise InputError(
-      f'{workdir} was trained on other data (its pictures or labels have changed since): '
+      f'{workdir} was trained on other data (its pictures or labels have changed): '
       'use another --workdir'
     )
   if old['steps'] != new['steps']:
     LOGGER.warning(
-      '%s: lengthened from %d to %d steps; schedule and sampler now aim at the new end, so the '
-      'result is not that of a run which was this long from the start',
+      '%s: lengthened from %d to %d steps; schedule and sampler now use the new length, so the '
+      'result differs from that of a run with this length from the start',
       workdir,
       old['steps'],
       new['steps'],
@@ -140,8 +143,8 @@ def check_same_run(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Path
   for term, file in new.get('term_sources', {}).items():
     if old.get('term_sources', {}).get(term) != file:
       LOGGER.warning(
-        '%s: the source of the loss config.terms.%s, %s, has changed since; the run goes on with '
-        'what it says now',
+        '%s: the source of the loss config.terms.%s, %s, has changed; the run continues with the '
+        'new source',
         workdir,
         term,
         file['file'],
@@ -149,7 +152,7 @@ def check_same_run(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Path
 
 
 def git_revision() -> str:
-  """The commit that the package's own checkout is at, `+` when it has changes; '' elsewhere."""
+  """The commit of the package's checkout, with `+` if it has changes; '' outside a checkout."""
   here = Path(__file__).parent
 
   def git(*args):

@@ -1,4 +1,4 @@
-"""When a run has stopped getting better: from the lines of its metrics.jsonl, and nothing else."""
+"""Decides whether a run has stopped improving, only from the lines of its metrics.jsonl."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -18,21 +18,25 @@ def make(
   patience: int = 0,
   min_delta: float = 0.0,
 ) -> Callable[[Lines], bool]:
-  """Factory: config section `early_stop` -> (lines) -> whether to stop after the last of them.
+  """Makes the stopping rule of the config section `early_stop`.
 
-  The value of an evaluation is that of its line; of a metric of training, the mean over the lines
-  since the evaluation before. An evaluation is better when it is below (above) the best one by more
-  than `min_delta`; a run stops when the last `patience` evaluations were not.
+  The value of an evaluation is the one in its line. For a metric of training, it is the mean over
+  the lines since the previous evaluation. An evaluation is better if it is below (with `max`,
+  above) the best one by more than `min_delta`. A run stops when the last `patience` evaluations
+  were not better.
 
   Args:
     every: Steps between evaluations.
     metric: `<split>/<name>` of metrics.jsonl, such as `val/loss`, `val/acc` or `train/loss`.
-    mode: `min` or `max`, which values are better.
-    patience: Evaluations without a better one; 0 to never stop.
-    min_delta: What counts as better.
+    mode: `min` if lower values are better, `max` if higher values are better.
+    patience: Number of evaluations that are not better before the run stops; 0 to never stop.
+    min_delta: The least improvement that counts as better.
+
+  Returns:
+    (lines) -> whether to stop after the last line. It raises InputError if no line has the metric.
 
   Raises:
-    InputError: a name or number that cannot be; from the function: no line has such a metric.
+    InputError: a name is unknown, or a number is out of range.
   """
   split, _, name = metric.partition('/')
   choose('config.early_stop.mode', mode, ('min', 'max'))

@@ -1,4 +1,4 @@
-"""What a run writes while it runs: metrics, TensorBoard events, progress; and finite checks."""
+"""The output of a run while it trains: metrics, TensorBoard events, progress; and finite checks."""
 
 import contextlib
 import datetime
@@ -21,7 +21,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 class NonFiniteError(FloatingPointError):
-  """A loss term or a gradient is NaN or infinite: says which, and at which step."""
+  """A loss term or a gradient is NaN or infinite. The message names it and the step."""
 
 
 def check_finite(pending: list[tuple[int, Mapping[str, jax.Array]]]) -> list[tuple[int, dict]]:
@@ -34,7 +34,7 @@ def check_finite(pending: list[tuple[int, Mapping[str, jax.Array]]]) -> list[tup
     The same with floats.
 
   Raises:
-    NonFiniteError: names the first step and the terms that are not finite.
+    NonFiniteError: a value is not finite. The message names the first such step and its terms.
   """
   fetched = []
   for step, values in jax.device_get(pending):
@@ -43,7 +43,7 @@ def check_finite(pending: list[tuple[int, Mapping[str, jax.Array]]]) -> list[tup
     if bad:
       listing = ', '.join(f'{name}={values[name]}' for name in bad)
       raise NonFiniteError(
-        f'step {step}: {listing}. Training stops here; the last checkpoint is still good. A lower '
+        f'step {step}: {listing}. Training stops; the last checkpoint is still valid. A lower '
         'learning rate, config.optimizer.clip_norm or precision=float32 often helps'
       )
     fetched.append((step, values))
@@ -52,13 +52,13 @@ def check_finite(pending: list[tuple[int, Mapping[str, jax.Array]]]) -> list[tup
 
 @contextlib.contextmanager
 def profiler(workdir: Path, enabled: bool, *, start: int = 0, stop: int = 0):
-  """Profiles the steps from `start` up to `stop` into the run's folder; none when equal.
+  """Profiles steps `start` to `stop` - 1 and writes the profile to the run's folder.
 
   Args:
     workdir: The run's folder; TensorBoard's profiler reads it.
-    enabled: Whether this process does so.
-    start: First step to profile.
-    stop: The step after the last.
+    enabled: Whether this process profiles.
+    start: The first step to profile.
+    stop: The step after the last; the same as `start` for no profile.
 
   Yields:
     A function to call with the number of every step before it runs.
@@ -78,10 +78,10 @@ def profiler(workdir: Path, enabled: bool, *, start: int = 0, stop: int = 0):
 
 
 class Logs:
-  """Writes metrics and shows progress; a context manager. Silent on every process but the first.
+  """A context manager that writes metrics and shows progress, on the first process only.
 
   Attributes:
-    lines: All that metrics.jsonl holds, the lines of this process included.
+    lines: All lines of metrics.jsonl, including those of this process.
   """
 
   def __init__(self, workdir: Path, start: int, steps: int, batch: int, enabled: bool):
@@ -113,8 +113,11 @@ class Logs:
       self._file.close()
 
   def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-    """Notes the metrics f[] of a step, which the devices may still be computing. Waits where the
-    host is more than `parallel.UNDER_WAY` steps ahead: batches wait on the host, not on devices."""
+    """Stores the metrics f[] of a step, which the devices may still be computing.
+
+    Waits if the host is more than `parallel.UNDER_WAY` steps ahead, so that further batches wait on
+    the host and not on the devices.
+    """
     self._pending.append((step, metrics))
     jax.block_until_ready(self._pending[max(0, len(self._pending) - parallel.UNDER_WAY)][1])
 
@@ -129,7 +132,7 @@ class Logs:
     return fetched
 
   def train(self, step: int, learning_rate: float) -> None:
-    """A line about the last step of training.
+    """Writes a line for the last training step.
 
     Raises:
       NonFiniteError: see `check_finite`.
@@ -139,7 +142,7 @@ class Logs:
     self.write(step, 'train', {'loss': values['loss'], **values, **speed})
 
   def speed(self, step: int) -> float | None:
-    """Images a second since the clock was last read or restarted; None when no step was done."""
+    """Images per second since the clock was last read or restarted; None without a step."""
     now = time.perf_counter()
     images = (step - self._step) * self._batch
     rate = images / max(now - self._time, 1e-9) if images else None
@@ -147,11 +150,12 @@ class Logs:
     return rate
 
   def restart_clock(self, step: int) -> None:
-    """Leaves the time since then out of the next `speed` (compiling, evaluation, saving)."""
+    """Restarts the clock at a step: the next `speed` leaves out the time before, such as that of
+    compiling, evaluation and saving."""
     self._time, self._step = time.perf_counter(), step
 
   def write(self, step: int, split: str, values: Mapping[str, float | None]) -> None:
-    """One line of metrics.jsonl, TensorBoard scalars, and a line or the bar's note."""
+    """Writes a line of metrics.jsonl and TensorBoard scalars, and shows them."""
     line = {'step': step, 'split': split, **values}
     self.lines.append(line)
     if not self._enabled:

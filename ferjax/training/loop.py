@@ -1,4 +1,4 @@
-"""THE loop: restore, evaluate, save, next batch, step, log. It only sequences."""
+"""The training loop: restore, evaluate, save, next batch, step, log. It only calls these parts."""
 
 import contextlib
 import itertools
@@ -21,13 +21,13 @@ LOGGER = logging.getLogger(__name__)
 
 
 class Fitted(NamedTuple):
-  """How the steps of a run ended.
+  """The result of the steps of a run.
 
   Attributes:
     state: The state after the last step.
-    predictions: Those of its evaluation, by name; empty where there was none.
-    stopped_early: Whether evaluations were no longer better.
-    left: Whether a signal ended the steps; the same command goes on.
+    predictions: Predictions of the evaluation of this state, by name; empty if there was none.
+    stopped_early: Whether the run stopped because evaluations did not improve.
+    left: Whether a signal ended the steps; the same command continues the run.
   """
 
   state: TrainState
@@ -37,23 +37,23 @@ class Fitted(NamedTuple):
 
 
 def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any]:
-  """Trains, or goes on where the run in `workdir` stopped, and writes everything there.
+  """Trains a model, or continues the run in `workdir`, and writes all results there.
 
-  SIGTERM and SIGUSR1 end it at the next step, on all processes together, with a checkpoint from
-  which the same call goes on. A signal that comes during the last steps changes nothing. Only a
-  finished run has a `summary.json`.
+  SIGTERM and SIGUSR1 end the run at the next step, on all processes together, with a checkpoint
+  from which the same call continues. A signal after the last step has no effect. Only a finished
+  run has a `summary.json`.
 
   Args:
     config: See `config.base`.
-    workdir: The run's folder; with several processes, one that all of them see.
+    workdir: The run's folder; with several processes, a folder that all of them see.
 
   Returns:
-    What `summary.json` holds; nothing where a signal ended the run, and with several processes in
-    all but the first.
+    The content of `summary.json`; {} if a signal ended the run, and on all processes except the
+    first.
 
   Raises:
-    InputError: whatever a user can correct; see the modules that this one calls. Another process
-      that trains in `workdir` is one case.
+    InputError: the config or the data are not valid, or another process trains in `workdir`; see
+      the modules that this one calls.
     NonFiniteError: the loss or a gradient is not finite.
   """
   with jax.enable_x64(config.precision == 'float64'), contextlib.ExitStack() as stack:
@@ -67,15 +67,16 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any]:
 
 
 def restore(run: setup.Run) -> TrainState:
-  """The newest state of the run that can be read, or its first."""
+  """The newest state of the run that can be read, or its first state."""
   state = checkpoint.restore_latest(run.workdir, run.first)
   state = run.first if state is None else state
   start = int(state.step)
   if start < run.steps and parallel.first_process():
-    (run.workdir / 'summary.json').unlink(missing_ok=True)  # of the run before it was lengthened
+    (run.workdir / 'summary.json').unlink(missing_ok=True)  # if the run was lengthened, it is old
   LOGGER.info(
-    '%s step %d of %d: %d examples a step, %d devices, %d training rows, %.2f M parameters, in %s',
-    'going on at' if start else 'from',
+    '%s step %d of %d: %d examples per step, %d devices, %d training rows, %.2f M parameters, in '
+    '%s',
+    'continuing at' if start else 'starting at',
     start,
     run.steps,
     run.rows.batch,
@@ -88,8 +89,16 @@ def restore(run: setup.Run) -> TrainState:
 
 
 def fit(run: setup.Run, state: TrainState, signal: Callable[[], str]) -> Fitted:
-  """Evaluate, save, next batch, step, log; in this order, until the run is long enough, no longer
-  gets better, or a signal came. A killed run goes on bit for bit because of this order."""
+  """Repeats evaluate, save, next batch, step and log until the run ends.
+
+  The run ends after its last step, when evaluations do not improve, or after a signal. Because of
+  this order, a killed run continues to the same result bit for bit.
+
+  Args:
+    run: The run.
+    state: The state to start from.
+    signal: () -> the name of the signal that arrived, '' if none.
+  """
   start, agree, first = int(state.step), run.devices.agreement(), parallel.first_process()
   predictions, batches, stopped = {}, None, False
   with (
@@ -114,7 +123,7 @@ def fit(run: setup.Run, state: TrainState, signal: Callable[[], str]) -> Fitted:
       if evaluates and step > 0:
         stopped = bool(hosts.of_first(first and run.stops(log.lines)))
       if stopped:
-        LOGGER.info('stopped at step %d: %s is no better', step, run.stop_metric)
+        LOGGER.info('stopped at step %d: %s has not improved', step, run.stop_metric)
         break
       if batches is None or step % run.rows.steps_per_epoch == 0:
         state, batches = epoch(run, state, step)
@@ -128,21 +137,28 @@ def fit(run: setup.Run, state: TrainState, signal: Callable[[], str]) -> Fitted:
         log.train(step + 1, float(run.learning_rate(step)))
   if leaves:
     LOGGER.info(
-      'left at step %d of %d%s, for %s; the same command goes on',
+      'stopped at step %d of %d%s, because of %s; the same command continues the run',
       step,
       run.steps,
-      ', saved' if step > start else ', where it began',
+      ', saved' if step > start else ', where it started',
       signal() or 'a signal to another process',
     )
   elif signal():
-    LOGGER.info('%s came after the last step: the run is finished', signal())
+    LOGGER.info('%s arrived after the last step: the run is finished', signal())
   return Fitted(state, predictions, stopped, leaves)
 
 
 def evaluate(
   run: setup.Run, state: TrainState, log: logs.Logs
 ) -> tuple[dict[str, Predictions], float | None]:
-  """Predictions by name, each with a line in the log, and the accuracy on `val` where it exists."""
+  """Predicts and measures all splits, and writes a line for each to the log.
+
+  Returns:
+    Predictions by name, and the accuracy on `val`, or None without that split.
+
+  Raises:
+    NonFiniteError: a loss is not finite.
+  """
   step, accuracy = int(state.step), None
   predictions = run.evaluations.predict_splits(state)
   for name, predicted in predictions.items():
@@ -154,7 +170,8 @@ def evaluate(
 
 
 def epoch(run: setup.Run, state: TrainState, step: int) -> tuple[TrainState, Iterator[Batch]]:
-  """The state at a step, refreshed where it begins an epoch, and the epoch's batches from there."""
+  """The state at a step and the batches of its epoch from this step on. At the start of an epoch,
+  the state is refreshed."""
   rows = run.rows
   number, offset = divmod(step, rows.steps_per_epoch)
   if offset == 0:
@@ -170,7 +187,11 @@ def epoch(run: setup.Run, state: TrainState, step: int) -> tuple[TrainState, Ite
 
 
 def end(run: setup.Run, fitted: Fitted) -> dict[str, Any]:
-  """Evaluates and writes what remains at the end of a run; see `evaluation.finish`."""
+  """Evaluates the final state and writes the results of the run; see `evaluation.finish`.
+
+  Returns:
+    The content of `summary.json` on the first process, {} on the others.
+  """
   # Imported here, so that training starts without matplotlib and scikit-learn.
   from ferjax.evaluation.finish import TrainingRows, finish
   from ferjax.report.figures import embeddings

@@ -1,4 +1,4 @@
-"""From a config to all that a run needs; the last place in training that reads a config."""
+"""Builds everything that a run needs from its config. Later modules of training see no config."""
 
 import contextlib
 import functools
@@ -36,17 +36,17 @@ LOGGER = logging.getLogger(__name__)
 
 
 class Rows(NamedTuple):
-  """What a run trains on and is tested on.
+  """The rows that a run trains on and is tested on.
 
   Attributes:
     data: The data set, with label noise and the columns that the method derives.
     tests, groups: See `sources.Data`.
     clean: i32[N], the training labels before the noise.
-    sampler: The plan of an epoch; see `data.samplers`.
-    columns: The columns that travel with each picture.
-    image_size: Pixels of a picture's side.
-    batch: Rows of a step, over all devices.
-    seed: Of the plans.
+    sampler: Plans the rows of an epoch; see `data.samplers`.
+    columns: The columns of a batch besides the pictures.
+    image_size: Picture size in pixels.
+    batch: Global batch size.
+    seed: Seed of the plans.
     reading: Arguments of `pipeline.batches`: threads, workers, prefetch.
   """
 
@@ -72,32 +72,33 @@ class Rows(NamedTuple):
 
   @property
   def has_noise(self) -> bool:
-    """Whether a training label differs from the one before the noise."""
+    """Whether the noise changed a training label."""
     return bool((self.split.table['label'] != self.clean).any())
 
 
 class Run(NamedTuple):
-  """All that a run needs and that does not change in it.
+  """Everything that a run needs and that does not change during the run.
 
   Attributes:
     workdir: The run's folder.
-    record: What `config.json` holds.
-    write_start: () -> writes what else the start of a run leaves: `noise.csv`, `weights.csv`.
-    devices: Where it runs.
-    rows: What it trains on.
+    record: The content of `config.json`.
+    write_start: () -> None; writes the other files at the start: `noise.csv`, `weights.csv`.
+    devices: The devices of the run.
+    rows: The rows that it trains on.
     method: The method.
-    first: The state before the first step, on the devices; pretrained weights in place.
+    first: The state before the first step, on the devices, with pretrained weights.
     steps: The length of the run.
     eval_every, save_every, log_every: Steps between evaluations, saves (0: only after evaluations)
       and lines of the log.
-    keep: How many of the last checkpoints stay.
-    profile: Arguments of `logs.profiler`: first step and the one after the last.
+    keep: Number of the last checkpoints to keep.
+    profile: Arguments of `logs.profiler`: the first step, and the one after the last.
     train_step: (state, batch) -> state, metrics; on the devices.
     learning_rate: The schedule: step -> rate.
-    refresh, enroll: (..., state) -> state; on the host, before an epoch and before an evaluation.
-    evaluations: What is evaluated.
-    stops: (lines) -> whether evaluations are no longer better.
-    stop_metric: The metric that they are judged by.
+    refresh: (state, epoch) -> state; on the host, before an epoch.
+    enroll: (state) -> state; on the host, before an evaluation or save.
+    evaluations: The evaluations.
+    stops: (lines) -> whether evaluations have stopped improving.
+    stop_metric: The metric that decides this.
     uses_graphs: Whether the sampler builds graphs of neighbours.
   """
 
@@ -124,19 +125,19 @@ class Run(NamedTuple):
   uses_graphs: bool
 
   def evaluates(self, step: int) -> bool:
-    """Whether the state of a step is evaluated."""
+    """Whether the state at a step is evaluated."""
     return step % self.eval_every == 0 or step == self.steps
 
   def saves(self, step: int) -> bool:
-    """Whether the state of a step is saved without an evaluation."""
+    """Whether the state at a step is saved even without an evaluation."""
     return bool(self.save_every) and step % self.save_every == 0
 
 
 def prepare(config, workdir: Path) -> Run:
-  """Checks a config and makes all that a run needs; writes nothing in `workdir`.
+  """Checks a config and builds everything that a run needs. It writes nothing to `workdir`.
 
   Raises:
-    InputError: whatever a user can correct in config or data.
+    InputError: the config or the data are not valid.
   """
   configs.check(config)
   devices = configs.call(parallel.make, 'parallel', config.parallel)
@@ -187,7 +188,7 @@ def prepare(config, workdir: Path) -> Run:
 
 
 def _method_and_rows(config):
-  """The method, with added terms, and the rows that it trains on, checked against each other."""
+  """The method with added terms, and the rows that it trains on. Both are checked to fit."""
   load = functools.partial(sources.load, config)
   data, tests, groups = hosts.first_then_others('data', load)
   counts = len(data.classes), len(data.poses)
@@ -230,7 +231,7 @@ def _augmentation(config, method, rows):
 
 
 def _initialised(config, method, rows, weights):
-  """Parameters, `extra` and the key of a run, and which arrays of a file were put where."""
+  """Parameters, `extra` and random key of a run, and the destinations of the arrays of a file."""
   init_rng, rng = jax.random.split(jax.random.key(config.seed))
   example = sources.example_batch(config, rows.split, rows.columns, rows.sampler)
   params, extra = method.init(init_rng, example, rows.split.table)
@@ -242,7 +243,7 @@ def _initialised(config, method, rows, weights):
 
 
 def _with_weighting(weighting, method, rows, augmentation, params, extra):
-  """Parameters with the learned weights of terms, and the state of their weighting."""
+  """The parameters with the learned weights of terms, and the state of the weighting."""
   if not weighting.varies:
     return params, ()
   plan = rows.sampler(0, 1, rows.seed, rows.split.table, rows.batch)
@@ -253,7 +254,7 @@ def _with_weighting(weighting, method, rows, augmentation, params, extra):
 
 
 def _facts(config, rows, steps, weights):
-  """What `config.json` says besides the config."""
+  """The facts in `config.json` besides the config."""
   data, table = rows.data, rows.split.table
   further = {f'test/{name}': one.splits['test'] for name, one in rows.tests.items()}
   of_data = {f'test/{name}' for name in data.sets}
@@ -293,11 +294,11 @@ def _write_start(config, workdir, rows, weights, placed, params):
 
 @contextlib.contextmanager
 def claimed(run: Run) -> Iterator[None]:
-  """Locks the run's folder and writes what the start of a run leaves; others see it then.
+  """Locks the run's folder, and writes the files of the start of a run.
 
   Raises:
-    InputError: another process trains there, the folder holds another run, it cannot be written,
-      or not all processes see it.
+    InputError: another process trains there, the folder holds another run or cannot be written, or
+      not all processes see it.
   """
   with contextlib.ExitStack() as lock:
     if parallel.first_process():
@@ -311,7 +312,7 @@ def claimed(run: Run) -> Iterator[None]:
     hosts.wait('record')
     if not hosts.appears(run.workdir / 'config.json'):
       raise InputError(
-        f'--workdir={run.workdir}: what the first process wrote there is not here; give a '
-        'folder that all hosts share'
+        f'--workdir={run.workdir}: this process does not see the files of the first process; give '
+        'a folder that all hosts share'
       )
     yield

@@ -1,4 +1,4 @@
-"""The one training step, of every method."""
+"""The single training step for all methods."""
 
 from collections.abc import Callable, Mapping
 
@@ -17,20 +17,20 @@ EQUAL = weightings.make()
 
 
 def weights_at(weights: Mapping[str, Weight], step: Array) -> dict[str, float | Array]:
-  """The weights of a step: numbers as they are, schedules at the step."""
+  """The weights at a step: numbers are unchanged, schedules are evaluated."""
   return {name: w(step) if callable(w) else w for name, w in weights.items()}
 
 
 def weighted_sum(terms: Mapping[str, Array], weights: Mapping[str, float | Array]) -> Array:
-  """The loss f32[]: terms f32[] times their weights; a term without a weight counts once.
+  """The loss f32[]: the sum of terms f32[] times their weights. The default weight is 1.
 
   Raises:
-    InputError: a weight names no term.
+    InputError: the name of a weight is not that of a term.
   """
   for name in weights:
     if name not in terms:
       raise InputError(
-        f"config.weights names '{name}', which is no term of this method."
+        f"config.weights names '{name}', which is not a term of this method."
         f'{nearest(name, terms)} Its terms: {", ".join(terms)}'
       )
   return sum(term * weights.get(name, 1.0) for name, term in terms.items())
@@ -61,15 +61,25 @@ def make_train_step(
   weights: Mapping[str, Weight],
   weighting: weightings.Weighting = EQUAL,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-  """The step of every method: (state, this device's share of a batch) -> state, metrics f32[].
+  """Makes the training step of a method.
 
-  Terms count `weights`, numbers or schedules of the step, times what `weighting` says. The product
-  is among the metrics as `weight/<term>` where it varies.
+  The weight of a term is its entry in `weights`, a number or a schedule of the step, times the
+  factor of `weighting`. If this product varies, it is in the metrics as `weight/<term>`.
 
-  Outputs are gathered and the loss sees the whole global batch, so the result does not depend on
+  Outputs are gathered and the loss gets the whole global batch, so the result does not depend on
   the number of devices: each of R devices computes the same loss, the transpose of `all_gather`
   sums R equal cotangents, and the mean over devices turns R times each device's share of the
   gradient into the exact global gradient.
+
+  Args:
+    method: The method.
+    tx: The optimizer.
+    augment: (keys, batch) -> the augmented batch.
+    weights: {term: weight}; 1 for the others.
+    weighting: See `terms/weighting.py`.
+
+  Returns:
+    (state, this device's share of a batch) -> state, metrics f32[].
   """
 
   def train_step(state, batch):

@@ -1,4 +1,4 @@
-"""Where the points of a mesh lie, how a face is turned, and how it is cropped."""
+"""The points of a mesh, the pose of a face, and its crop."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def test_similarity_is_the_least_squares_one():
 
 
 @pytest.mark.parametrize('scale', [2.5, 0.9, 0.17])
-def test_a_crop_shows_what_its_matrix_says(scale):
+def test_a_crop_agrees_with_its_matrix(scale):
   x, y = np.meshgrid(np.arange(300), np.arange(280))
   image = np.stack([x * 0.5, y * 0.5, np.full_like(x, 7)], -1).round().astype(np.uint8)
   turn = scale * Rotation.from_euler('z', 20, degrees=True).as_matrix()[:2, :2]
@@ -79,7 +79,7 @@ def test_a_crop_shows_what_its_matrix_says(scale):
     assert crop[v, u, 2] == 7
 
 
-def test_the_average_face_lies_within_the_margin_in_every_pose():
+def test_the_average_face_is_within_the_margin_in_every_pose():
   front = alignment.target(100, 0.1)
   low, high = front.min(0), front.max(0)
   assert np.ptp(front, axis=0).max() == pytest.approx(80)

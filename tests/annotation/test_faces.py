@@ -43,7 +43,7 @@ def landmarks_of(row):
   return np.array([[float(row[f'{axis}_{i}']) for axis in 'xy'] for i in range(68)])
 
 
-def test_faces_are_told_in_pixels_of_the_picture(detector_command):
+def test_faces_are_in_pixels_of_the_picture(detector_command):
   found = detector.Detector(detector_command)
   try:
     for size, discs in {
@@ -64,7 +64,7 @@ def test_faces_are_told_in_pixels_of_the_picture(detector_command):
     found.close()
 
 
-def test_a_mesh_beyond_the_picture_is_no_face(detector_command, monkeypatch):
+def test_a_mesh_beyond_the_picture_is_not_a_face(detector_command, monkeypatch):
   found = detector.Detector(detector_command)
   points = np.random.default_rng(0).uniform(0, 20, (mesh.POINTS, 3))
   try:
@@ -81,7 +81,7 @@ def test_a_mesh_beyond_the_picture_is_no_face(detector_command, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-  """Faces in sub-folders by split and class, and what has none."""
+  """Faces in sub-folders by split and class, and files without a face."""
   path = tmp_path / 'pictures'
   disc(path / 'train' / 'Happy' / 'one.png', (120, 90, 30))
   disc(path / 'train' / 'Happy' / 'one.jpg', (60, 120, 40))
@@ -102,7 +102,7 @@ def test_a_folder_becomes_a_manifest(folder, tmp_path, detector_command):
   text = annotate.annotate(folder, out, detector_command, size=64, workers=2)
   assert '9 pictures, 4 with a face (44.4 %), 4 crops' in text
   assert 'cannot be read: 2' in text and 'the detector failed: 2' in text
-  assert 'happiness 2, sadness 1' in text and 'no folder of 1 crops is named as a class' in text
+  assert 'happiness 2, sadness 1' in text and 'no folder of 1 crops has the name of a class' in text
   rows = rows_of(out / 'manifest.csv')
   assert [(row['source'], row['split'], row['label'], row['face']) for row in rows] == [
     ('elsewhere/three.png', 'train', '', '0'),
@@ -136,12 +136,12 @@ def test_all_faces_and_no_class(folder, tmp_path, detector_command):
   text = annotate.annotate(folder / 'test' / 'sad', out, detector_command, all_faces=True)
   rows = rows_of(out / 'manifest.csv')
   assert [row['path'] for row in rows] == [f'faces/anna/two.bmp.{i}.png' for i in (0, 1)]
-  assert 'no folder is named as a class' in text and 'label' not in rows[0]
+  assert 'no folder has the name of a class' in text and 'label' not in rows[0]
   with pytest.raises(InputError, match="no column 'label'"):
     parser.parse(out / 'manifest.csv')
 
 
-def test_a_run_that_was_killed_goes_on(folder, tmp_path, detector_command, monkeypatch):
+def test_a_killed_run_continues(folder, tmp_path, detector_command, monkeypatch):
   whole, out = tmp_path / 'whole', tmp_path / 'out'
   annotate.annotate(folder, whole, detector_command)
   picture, looked_at = annotate._picture, []
@@ -179,7 +179,7 @@ def test_a_run_that_was_killed_goes_on(folder, tmp_path, detector_command, monke
   assert len(rows_of(out / 'manifest.csv')) == 5
 
 
-def test_failures_that_passed_and_empty_crops_are_mended(
+def test_temporary_failures_and_empty_crops_are_annotated_again(
   folder, tmp_path, detector_command, monkeypatch
 ):
   out, read = tmp_path / 'out', picture_files.read
@@ -200,7 +200,7 @@ def test_failures_that_passed_and_empty_crops_are_mended(
   assert crop.read_bytes() == whole
 
 
-def test_one_bad_name_costs_one_picture(tmp_path, detector_command):
+def test_a_bad_name_affects_only_its_picture(tmp_path, detector_command):
   folder, out = tmp_path / 'pictures', tmp_path / 'out'
   long, odd = 'n' * 240 + '.png', os.fsdecode(b'caf\xe9.png')
   for name in (long, 'x.jpg', 'x.jpg.png/y.png', 'z.png'):
@@ -224,11 +224,11 @@ def open_lines(out):
   return (out / 'annotate.jsonl').read_text().splitlines()
 
 
-def test_what_cannot_be_done_is_told(folder, tmp_path, detector_command):
+def test_invalid_arguments_are_errors(folder, tmp_path, detector_command):
   out = tmp_path / 'out'
   for match, values in {
-    'nowhere is no folder': {'folder': tmp_path / 'nowhere'},
-    'lies in': {'out': folder / 'out'},
+    'nowhere is not a folder': {'folder': tmp_path / 'nowhere'},
+    'out is in': {'out': folder / 'out'},
     'from 16 to 4096': {'size': 8},
     'from 0 to 0.4': {'margin': 0.5},
     'at least 1': {'workers': 0},
@@ -241,7 +241,7 @@ def test_what_cannot_be_done_is_told(folder, tmp_path, detector_command):
       annotate.annotate(**{'folder': folder, 'out': out, 'command': detector_command} | values)
   assert not out.exists()
   annotate.annotate(folder / 'test', out, detector_command)
-  with pytest.raises(InputError, match='begun with other settings .size 112, now 64'):
+  with pytest.raises(InputError, match='started with other settings .size 112, now 64'):
     annotate.annotate(folder / 'test', out, detector_command, size=64)
   settings, entry = open_lines(out)
   bare = {key: value for key, value in json.loads(entry).items() if key != 'stamp'}
@@ -253,7 +253,7 @@ def test_what_cannot_be_done_is_told(folder, tmp_path, detector_command):
     main([str(folder), '--model=none.task'])
 
 
-def test_crops_never_lie_among_the_pictures(tmp_path, detector_command):
+def test_crops_are_never_among_the_pictures(tmp_path, detector_command):
   disc(tmp_path / 'faces' / 'deep' / 'one.png', (120, 90, 30))
   (tmp_path / 'link').mkdir()
   (tmp_path / 'link' / 'faces').symlink_to(tmp_path / 'faces')
@@ -270,13 +270,13 @@ def test_a_second_command_on_one_folder_is_refused(folder, tmp_path, detector_co
   before = open_lines(out)
   with (out / 'annotate.lock').open('w') as held:
     fcntl.flock(held, fcntl.LOCK_EX)
-    with pytest.raises(InputError, match='another command is annotating into'):
+    with pytest.raises(InputError, match='another command is writing to'):
       annotate.annotate(folder / 'test', out, detector_command)
   assert open_lines(out) == before
   annotate.annotate(folder / 'test', out, detector_command)
 
 
-def test_a_file_system_without_locks_is_told(
+def test_a_file_system_without_locks_causes_a_warning(
   folder, tmp_path, detector_command, monkeypatch, caplog
 ):
   fcntl = pytest.importorskip('fcntl')
@@ -309,11 +309,11 @@ def test_pictures_are_read_upright_and_with_8_bits(tmp_path):
   assert picture_files.read(tmp_path / 'turned.jpg').shape == (4, 2, 3)
 
 
-def test_the_script_answers_as_the_detector_asks():
-  asked = []
+def test_the_script_answers_the_requests_of_the_detector():
+  received = []
 
   def find(image):
-    asked.append(image)
+    received.append(image)
     if image.shape[1] == 1:
       raise ValueError('too narrow')
     return [np.full((worker.POINTS, 3), 7, np.float32)], [{'jawOpen': 0.5}]
@@ -322,7 +322,7 @@ def test_the_script_answers_as_the_detector_asks():
   requests = b'{"height": 2, "width": 3}\n' + picture.tobytes() + b'{"height": 1, "width": 1}\nabc'
   answers = io.BytesIO()
   worker.serve(find, io.BytesIO(requests), answers)
-  np.testing.assert_array_equal(asked[0], picture)
+  np.testing.assert_array_equal(received[0], picture)
   head, rest = answers.getvalue().split(b'\n', 1)
   assert json.loads(head) == {'faces': 1, 'blendshapes': [{'jawOpen': 0.5}]}
   count = worker.POINTS * 12
@@ -333,7 +333,7 @@ def test_the_script_answers_as_the_detector_asks():
 
 
 def test_the_landmarker_gives_blendshapes(monkeypatch):
-  """The calls of MediaPipe 1's interface, recorded by a stand-in for it."""
+  """The calls of MediaPipe 1's interface, recorded by a substitute."""
   options = {}
   point = types.SimpleNamespace(x=0.5, y=0.5, z=0.0)
   share = types.SimpleNamespace(category_name='jawOpen', score=0.25)
@@ -357,7 +357,7 @@ def test_the_landmarker_gives_blendshapes(monkeypatch):
   np.testing.assert_allclose(faces[0][0], (9.5, 4.5, 0))
 
 
-def test_intensities_stand_in_the_manifest():
+def test_intensities_are_in_the_manifest():
   points = np.zeros((mesh.POINTS, 3))
   points[mesh.MESH_TO_IBUG68] = mesh.AVERAGE_FACE * (50, -50, -50) + (100, 100, 0)
   shares = {part: 0.2 for parts in mesh.ACTION_UNITS.values() for part in parts}
@@ -366,7 +366,7 @@ def test_intensities_stand_in_the_manifest():
   assert fields['AU12_r'] == '1.00' and fields['AU25_r'] == '1.00' and crop.shape == (32, 32, 3)
 
 
-def test_an_environment_is_whole_or_not_there(tmp_path, monkeypatch, caplog):
+def test_an_environment_is_complete_or_does_not_exist(tmp_path, monkeypatch, caplog):
   calls = []
 
   def run(command, **options):
@@ -403,7 +403,7 @@ def test_an_environment_is_whole_or_not_there(tmp_path, monkeypatch, caplog):
 
 
 def test_mediapipe_finds_a_rendered_face():
-  """Runs where `ferjax annotate` has made its environment before."""
+  """Runs only if `ferjax annotate` has already made its environment."""
   python = environment.made(environment.MESH, cache_folder() / 'environments')
   if python is None:
     pytest.skip('MediaPipe has no environment yet')

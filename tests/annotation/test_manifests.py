@@ -44,23 +44,23 @@ def annotated(*names, values=None):
 
 def test_a_folder_becomes_a_manifest_that_parses(pictures):
   out = pictures.parent / 'new.csv'
-  said = manifests.annotate(pictures.parent / 'set', out, annotated('happy/a', 'b', 'z'))
+  text = manifests.annotate(pictures.parent / 'set', out, annotated('happy/a', 'b', 'z'))
   parsed = parser.parse(out)
   assert not parsed.problems and parsed.action_units == ('AU02', 'AU04')
   assert [(r['path'], r['split'], r['label'], r['au']) for r in parsed.rows] == [
     ('set/train/happy/a.jpg', 'train', 'happiness', [1.23457, 0.0]),
     ('set/train/happy/b.JPG', 'train', 'happiness', [1.23457, 0.0]),
   ]
-  assert '2 of 4 pictures, with action units (2 action units)' in said
-  assert 'picture without an annotation, left out: 2' in said and 'test/sad/c.png' in said
-  assert 'annotation without a picture: 1' in said and 'z (f.csv)' in said
+  assert '2 of 4 pictures, with action units (2 action units)' in text
+  assert 'picture without an annotation, left out: 2' in text and 'test/sad/c.png' in text
+  assert 'annotation without a picture: 1' in text and 'z (f.csv)' in text
 
 
 def test_a_manifest_keeps_its_columns_and_new_ones_replace_their_kind(pictures):
   out = pictures.parent / 'new.csv'
-  said = manifests.annotate(pictures, out, annotated('c.png'))
+  text = manifests.annotate(pictures, out, annotated('c.png'))
   assert list(rows_of(out)[0]) == ['path', 'split', 'label', 'note', 'AU02_r', 'AU04_r']
-  assert rows_of(out)[0]['note'] == '3' and 'replaced: 1 columns, AU01_r' in said
+  assert rows_of(out)[0]['note'] == '3' and 'replaced: 1 columns, AU01_r' in text
   five = {f'{axis}_{i}': 1.0 for axis in 'xy' for i in range(5)}
   both = pictures.parent / 'both.csv'
   manifests.annotate(out, both, annotated('c', values=five))
@@ -68,11 +68,11 @@ def test_a_manifest_keeps_its_columns_and_new_ones_replace_their_kind(pictures):
   assert len(parser.parse(both).rows[0]['landmarks']) == 5
 
 
-def test_what_cannot_be_joined(pictures):
+def test_annotations_that_cannot_be_joined(pictures):
   folder = pictures.parent
   with pytest.raises(InputError, match='no picture of .* is annotated'):
     manifests.annotate(pictures, folder / 'out.csv', annotated('other'))
-  with pytest.raises(InputError, match='does not lie below the folder of the manifest'):
+  with pytest.raises(InputError, match='is not below the folder of the manifest'):
     (folder / 'elsewhere').mkdir()
     manifests.annotate(pictures, folder / 'elsewhere' / 'out.csv', annotated('c'))
   with pytest.raises(InputError, match='there is no folder'):
@@ -82,7 +82,7 @@ def test_what_cannot_be_joined(pictures):
   write(pictures, ('path', 'split', 'label'), ('set/test/sad/c.png', 'test', 'sad'))
   with pictures.open('a') as file:
     file.write('set/test/sad/c.png,test,sad\n')
-  with pytest.raises(InputError, match='stands there 2 times'):
+  with pytest.raises(InputError, match='is listed 2 times'):
     manifests.annotate(pictures, folder / 'out.csv', annotated('c'))
   assert not [path for path in folder.rglob('*') if 'out.csv' in path.name]
 
@@ -100,9 +100,9 @@ def test_poses_are_binned_by_yaw_in_radians(pictures):
   yaws = ['0.2', '-0.6', '', '1.6']
   lines = [(r['path'], r['split'], r['label'], yaw) for r, yaw in zip(rows, yaws, strict=True)]
   write(pictures, ('path', 'split', 'label', 'pose_Ry'), *lines)
-  said = manifests.add_poses(pictures, out, (30, -30, 0))
+  text = manifests.add_poses(pictures, out, (30, -30, 0))
   assert [row['yaw_bin'] for row in rows_of(out)] == ['0', '-30', '30']
-  assert '0 (-15 to 15): 1 rows, yaws 11.5 to 11.5' in said and 'without a yaw: 1' in said
+  assert '0 (-15 to 15): 1 rows, yaws 11.5 to 11.5' in text and 'without a yaw: 1' in text
   assert parser.parse(out).rows[1]['yaw_bin'] == -30
   assert [row['yaw_bin'] for row in rows_of(_poses(pictures, out))] == ['15', '-30', '45']
 
@@ -125,14 +125,14 @@ def test_poses_that_cannot_be_binned(pictures):
 
 
 def people(rng, sizes, width=16, spread=0.1):
-  """Embeddings around a direction for each person, and whose each is."""
+  """Embeddings around one direction for each person, and the person of each."""
   person = np.repeat(np.arange(len(sizes)), sizes)
   centres = np.eye(width)[person]
   return centres + spread * rng.normal(size=(len(person), width)) / np.sqrt(width), person
 
 
 @pytest.mark.parametrize('how', [{'people': 3}, {'threshold': 0.5}])
-def test_clusters_are_people_whatever_the_order_and_length(how):
+def test_clusters_do_not_depend_on_order_and_length(how):
   embedding, person = people(np.random.default_rng(0), (2, 5, 3))
   order = np.random.default_rng(1).permutation(10)
   scaled = (embedding * np.linspace(0.1, 9, 10)[:, None])[order].astype(np.float32)
@@ -142,8 +142,8 @@ def test_clusters_are_people_whatever_the_order_and_length(how):
 
 
 def test_average_linkage_by_hand():
-  """Directions at 0, 40 and 90 degrees: cosine distances 0.234, 0.357 and 1, so the first two join
-  at 0.234, and the third joins them at the mean 0.679."""
+  """Directions at 0, 40 and 90 degrees have cosine distances 0.234, 0.357 and 1. So the first two
+  are joined at 0.234, and the third at the mean 0.679."""
   turn = np.radians([0, 40, 90])
   z = np.stack([np.cos(turn), np.sin(turn)], 1)
   assert manifests.cluster(z, threshold=0.23).tolist() == [0, 1, 2]
@@ -155,16 +155,16 @@ def test_subjects_by_order_and_by_path(pictures):
   folder, out = pictures.parent, pictures.parent / 'new.csv'
   z = np.float32([[0, 1], [1, 0], [0, 2], [1, 0.1]])
   np.save(folder / 'z.npy', z)
-  said = manifests.add_subjects(pictures, out, folder / 'z.npy', threshold=0.5)
+  text = manifests.add_subjects(pictures, out, folder / 'z.npy', threshold=0.5)
   assert [row['subject'] for row in rows_of(out)] == ['cluster0', 'cluster1'] * 2
-  assert '4 rows of 2 people; rows of each: 2, 2' in said and 'several splits' in said
+  assert '4 rows of 2 people; rows of each: 2, 2' in text and 'several splits' in text
   paths = [row['path'] for row in rows_of(pictures)]
   np.savez(folder / 'z.npz', embedding=z[[3, 0, 2]], path=np.array(paths)[[3, 0, 2]])
-  said = manifests.add_subjects(out, folder / 'again.csv', folder / 'z.npz', people=2)
+  text = manifests.add_subjects(out, folder / 'again.csv', folder / 'z.npz', people=2)
   again = rows_of(folder / 'again.csv')
   assert [row['path'] for row in again] == [paths[0], paths[2], paths[3]]
   assert [row['subject'] for row in again] == ['cluster0', 'cluster0', 'cluster1']
-  assert 'replaced: subject' in said and 'without an embedding: 1' in said
+  assert 'replaced: subject' in text and 'without an embedding: 1' in text
   assert {row['subject'] for row in parser.parse(folder / 'again.csv').rows} == {
     'cluster0',
     'cluster1',
@@ -174,13 +174,13 @@ def test_subjects_by_order_and_by_path(pictures):
 @pytest.mark.parametrize(
   'embedding, path, message',
   [
-    (np.ones((3, 2)), None, '3 embeddings, and the manifest 4 rows'),
+    (np.ones((3, 2)), None, '3 embeddings, but the manifest has 4 rows'),
     (np.ones(4), None, r'embedding f\[n, d\]'),
     (np.ones((4, 2), int), None, r'int64\[4, 2\]'),
-    (np.array([[1, np.nan]] + [[1.0, 1]] * 3), None, 'zero or not finite, as 1 are'),
-    (np.zeros((4, 2)), None, 'zero or not finite, as 4 are'),
+    (np.array([[1, np.nan]] + [[1.0, 1]] * 3), None, '1 embeddings are zero or not finite'),
+    (np.zeros((4, 2)), None, '4 embeddings are zero or not finite'),
     (np.array([{}, {}, {}, {}]), None, 'allow_pickle'),
-    (np.ones((2, 2)), ['x.jpg', 'x.jpg'], '2 paths, each once'),
+    (np.ones((2, 2)), ['x.jpg', 'x.jpg'], '2 paths for 2 embeddings: .* each path once'),
     (np.ones((1, 2)), ['x.jpg'], 'none of its paths'),
   ],
 )
@@ -194,11 +194,11 @@ def test_embeddings_that_do_not_fit(pictures, embedding, path, message):
     manifests.add_subjects(pictures, pictures.parent / 'new.csv', file, threshold=0.5)
 
 
-def test_one_way_to_say_how_many_people(pictures):
+def test_either_the_people_or_the_threshold_is_given(pictures):
   for how in ({}, {'people': 2, 'threshold': 0.5}):
     with pytest.raises(InputError, match='one of --people=N'):
       manifests.add_subjects(pictures, pictures, pictures, **how)
-  with pytest.raises(InputError, match='between 0 and 2'):
+  with pytest.raises(InputError, match='above 0, at most 2'):
     manifests.add_subjects(pictures, pictures, pictures, threshold=3.0)
   np.save(pictures.parent / 'z.npy', np.eye(4))
   with pytest.raises(InputError, match='there are 4 rows'):
@@ -217,15 +217,15 @@ def test_the_three_commands(pictures, capsys):
   (folder / 'list.txt').write_text(f'a.jpg {boxes}\nc.png {boxes}\nhappy/a.jpg {boxes}\n')
   given = {'format': 'points', 'points': 5, 'annotations': str(folder / 'list.txt'), 'origin': 1}
   out = {'out': str(folder / 'first.csv')}
-  said = call(capsys, 'annotations', **given, **out, pictures=str(folder / 'set'))
-  assert '2 of 4 pictures, with landmarks (5 points)' in said
-  assert 'several pictures have this name: 1' in said
+  text = call(capsys, 'annotations', **given, **out, pictures=str(folder / 'set'))
+  assert '2 of 4 pictures, with landmarks (5 points)' in text
+  assert 'several pictures have this name: 1' in text
   first = rows_of(folder / 'first.csv')
   assert first[0]['x_0'] == '-1' and first[0]['y_4'] == '8'
   np.save(folder / 'z.npy', np.eye(2))
   there = {'manifest': str(folder / 'first.csv'), 'out': str(folder / 'second.csv')}
-  said = call(capsys, 'subjects', **there, embeddings=str(folder / 'z.npy'), people=2)
-  assert '2 rows of 2 people' in said
+  text = call(capsys, 'subjects', **there, embeddings=str(folder / 'z.npy'), people=2)
+  assert '2 rows of 2 people' in text
   posed = [('path', 'split', 'label', 'pose_Ry'), (first[0]['path'], 'train', 'sad', '-0.6')]
   write(folder / 'first.csv', *posed)
   assert '-60 (-180 to -30): 1 rows' in call(capsys, 'poses', **there, bins=['0', '-60'])

@@ -1,4 +1,4 @@
-"""Files of other tools, as they write them, with the traps of each."""
+"""Files in the formats of other tools, with the special cases of each."""
 
 import math
 
@@ -37,7 +37,7 @@ def openface_row(size=10.0, success=1, confidence=0.9, yaw=0.25, **changes):
   return list((row | changes).values())
 
 
-def test_openface_headers_have_blanks_and_signs_become_ours(tmp_path):
+def test_openface_headers_have_blanks_and_signs_are_converted(tmp_path):
   for name in ('deep/a.csv', 'b.CSV'):
     write(tmp_path, name, OPENFACE, [openface_row()], separator=', ')
   (tmp_path / 'a_of_details.txt').write_text('Input: a.jpg')
@@ -72,16 +72,16 @@ def test_openface_faces_that_cannot_be_used(tmp_path):
   assert found.problems[1].detail == "a.csv, line 3: AU45_r = 'nan'"
 
 
-def test_openface_sequences_name_no_pictures(tmp_path):
+def test_openface_sequences_are_refused(tmp_path):
   path = write(tmp_path, 'a.csv', OPENFACE, [openface_row(frame=i) for i in (1, 2)])
   with pytest.raises(InputError, match='2 frames of a sequence.*FaceLandmarkImg'):
     tools.read(path, 'openface')
 
 
-def test_files_of_one_import_say_the_same(tmp_path):
+def test_files_of_one_import_need_the_same_columns(tmp_path):
   write(tmp_path, 'a.csv', ['AU01_r', 'AU02_r'], [(1, 2)])
   write(tmp_path, 'b.csv', ['AU01_r'], [(1,)])
-  with pytest.raises(InputError, match="b.csv and .*a.csv do not say the same.*'AU02_r'"):
+  with pytest.raises(InputError, match="b.csv and .*a.csv have different columns.*'AU02_r'"):
     tools.read(tmp_path, 'openface')
 
 
@@ -156,7 +156,7 @@ def test_libreface_gives_intensities_and_no_angles(tmp_path):
   assert found.faces[0].values == {'AU01_r': 0.0, 'AU26_r': 4.5}
   assert kinds(found) == ['action unit outside 0..5'] and len(found.remarks) == 2
   video = write(tmp_path, 'video.csv', header, [('{}', 'Fear', 9, 8, 7, 0.4, 1, 0, 4.5)] * 2)
-  with pytest.raises(InputError, match='2 rows, of a video'):
+  with pytest.raises(InputError, match='2 rows of a video'):
     tools.read(video, 'libreface')
   header = ['', 'input_image_path', 'au_1_intensity']
   named = write(tmp_path, 'old.csv', header, [(0, 'x/c.png', 2)])
@@ -195,7 +195,7 @@ def test_files_of_points_with_tabs_and_a_suffix(tmp_path):
   found = tools.read(tmp_path, 'points', points=5, suffix='_manu_attri')
   assert found.faces[0].picture == 'train_1' and kinds(found) == ['not 5 lines "x y"']
   assert found.faces[0].values['x_4'] == 4 and found.faces[0].values['y_4'] == 14
-  with pytest.raises(InputError, match='how many points'):
+  with pytest.raises(InputError, match='number of points'):
     tools.read(tmp_path, 'points')
 
 
@@ -213,22 +213,22 @@ def test_one_list_of_points_after_a_count_and_names(tmp_path):
 @pytest.mark.parametrize(
   'name, content, format, message',
   [
-    ('a.csv', 'path,split\n', 'openface', 'no table of OpenFace 2'),
-    ('a.csv', '', 'pyfeat', 'no table of py-feat'),
-    ('a.csv', 'au_1\n', 'libreface', 'no table of LibreFace'),
-    ('a.pts', '1 2\n3 4', 'pts', 'is no .pts file'),
+    ('a.csv', 'path,split\n', 'openface', 'not a table of OpenFace 2'),
+    ('a.csv', '', 'pyfeat', 'not a table of py-feat'),
+    ('a.csv', 'au_1\n', 'libreface', 'not a table of LibreFace'),
+    ('a.pts', '1 2\n3 4', 'pts', 'is not a .pts file'),
     ('a.txt', '', 'openface', r'no file \*.csv'),
     ('a.csv', '', 'openfaec', "Did you mean 'openface'"),
-    ('a.pts', '', 'pts', 'is no .pts file'),
+    ('a.pts', '', 'pts', 'is not a .pts file'),
   ],
 )
-def test_what_is_no_annotation(tmp_path, name, content, format, message):
+def test_files_that_are_not_annotations(tmp_path, name, content, format, message):
   (tmp_path / name).write_text(content)
   with pytest.raises(InputError, match=message):
     tools.read(tmp_path, format)
 
 
-def test_no_such_place_and_no_such_set_of_points(tmp_path):
+def test_missing_files_and_unknown_numbers_of_points(tmp_path):
   with pytest.raises(InputError, match='no such file or folder'):
     tools.read(tmp_path / 'none', 'pts')
   with pytest.raises(InputError, match='sets of 5, 19, 37, 68 points'):
@@ -258,7 +258,7 @@ def test_names_fit_whole_paths_first():
   assert not problems
 
 
-def test_names_that_do_not_decide():
+def test_ambiguous_names():
   assert matched(['a'], ['x/a.jpg', 'y/a.jpg']) == ({}, ['several pictures have this name'])
   assert matched(['a'], ['a.jpg', 'a.png']) == ({}, ['several pictures have this name'])
   assert matched(['a.png'], ['a.jpg', 'a.png']) == ({'a.png': 'a.png'}, [])

@@ -1,4 +1,4 @@
-"""`ferjax COMMAND` as a user meets it."""
+"""`ferjax COMMAND` as a user runs it."""
 
 import importlib
 import subprocess
@@ -91,7 +91,7 @@ def test_train_and_eval(manifest, tmp_path):
   [
     (['eval'], 'ferjax: --mode=eval needs --workdir=RUN'),
     (['train'], 'ferjax: give a config, such as --config=configs/softmax.py'),
-    (['prepare'], 'ferjax: say what to prepare, one of data, graphs'),
+    (['prepare'], 'ferjax: name what to prepare, one of data, graphs'),
     (['report', '--workdir=no/run'], 'ferjax: '),
   ],
 )

@@ -1,4 +1,4 @@
-"""The command line as a user meets it."""
+"""The command line as a user runs it."""
 
 import subprocess
 import sys
@@ -32,10 +32,10 @@ def call(*flags):
     (['--config=configs/softmax.py', '--config.batch=abc'], 'batch'),
     (['--config=configs/softmax.py', '--bogus=1'], "Unknown command line flag 'bogus'"),
     (['--config=configs/softmax.py:bogus'], 'use demo, paper or smoke'),
-    (['--mode=eval', '--workdir=no/run'], 'no/run is no run'),
+    (['--mode=eval', '--workdir=no/run'], 'no/run is not a run'),
   ],
 )
-def test_mistakes_are_told_without_a_traceback(flags, message):
+def test_mistakes_are_reported_without_a_traceback(flags, message):
   result = call(*flags)
   assert result.returncode == 1
   assert message in result.stderr and 'Traceback' not in result.stderr

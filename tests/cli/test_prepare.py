@@ -1,4 +1,4 @@
-"""`ferjax prepare` as a user meets it."""
+"""`ferjax prepare` as a user runs it."""
 
 import subprocess
 import sys
@@ -32,10 +32,10 @@ def test_graphs_are_built_ahead(manifest, tmp_path):
   [
     (['graph', '--config=configs/ldl_alsg.py'], "Did you mean 'graphs'"),
     (['graphs', '--config=configs/softmax.py'], "is 'natural', which needs no graphs"),
-    (['--config=configs/ldl_alsg.py'], 'say what to prepare'),
+    (['--config=configs/ldl_alsg.py'], 'name what to prepare'),
   ],
 )
-def test_mistakes_are_told_without_a_traceback(flags, message):
+def test_mistakes_are_reported_without_a_traceback(flags, message):
   result = call(*flags)
   assert result.returncode == 1
   assert message in result.stderr and 'Traceback' not in result.stderr

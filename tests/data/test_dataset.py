@@ -28,7 +28,7 @@ def test_columns_and_pictures_of_every_split(manifest, data_dir):
   assert data.landmark_indices == tuple(range(68)) and len(dataset.flip_order(data)) == 68
 
 
-def test_fingerprint_is_of_the_content(manifest, data_dir, tmp_path):
+def test_the_fingerprint_depends_on_the_content(manifest, data_dir, tmp_path):
   first = load(manifest, data_dir).fingerprint
   copy = write_manifest(tmp_path / 'copy', {'train': 84, 'val': 21, 'test': 28})
   assert load(copy, data_dir).fingerprint == first
@@ -52,7 +52,7 @@ def test_validation_is_carved_by_subject(data_dir, tmp_path):
   assert 'val' not in load(path, data_dir, val_fraction=0.0).splits
 
 
-def test_the_carve_spares_large_people_and_the_last_of_a_class():
+def test_validation_leaves_large_subjects_and_last_rows_of_classes_in_train():
   subject = np.repeat([0, 1, 2, 3], [80, 8, 8, 4])
   label = np.where(subject == 3, 1, 0)
   table = {'label': label, 'subject': subject, 'name': np.arange(100).astype(str)}
@@ -73,7 +73,7 @@ def test_validation_without_subjects_is_carved_by_class():
 def test_shared_subjects_are_refused_unless_accepted(data_dir, tmp_path):
   path = write_manifest(tmp_path, {'train': 28, 'test': 14})
   path.write_text(path.read_text().replace(',test0,', ',train0,'))
-  with pytest.raises(InputError, match='1 subjects stand in both test and train'):
+  with pytest.raises(InputError, match='1 subjects are in both test and train'):
     load(path, data_dir)
   load(path, data_dir, allow_shared_subjects=True)
 
@@ -100,7 +100,7 @@ def test_a_class_named_twice_is_refused(manifest, data_dir):
 
 
 def test_other_names_become_classes(manifest, data_dir, tmp_path, caplog):
-  """Two of the manifest's classes become one, whose shares add up; one is left out."""
+  """Two classes of the manifest become one, and their shares are added; one class is left out."""
   text = manifest.read_text().replace(',fear,', ',Scream,').replace('p_fear', 'p_scream')
   text = text.replace(',disgust,', ',squint,').replace('p_disgust', 'p_squint')
   path = manifest.with_name('renamed.csv')
@@ -131,18 +131,21 @@ def test_other_names_become_classes(manifest, data_dir, tmp_path, caplog):
 @pytest.mark.parametrize(
   'options, message',
   [
-    ({'class_map': (('neutral', 'feer'),)}, "makes 'neutral' a 'feer'.* Did you mean 'fear'"),
+    ({'class_map': (('neutral', 'feer'),)}, "maps 'neutral' to 'feer'.* Did you mean 'fear'"),
     ({'class_map': ('neutral', 'fear')}, 'give pairs'),
-    ({'class_map': (('neutral', 'fear'), ('neutral', 'anger'))}, "'neutral' two: 'fear', 'anger'"),
+    (
+      {'class_map': (('neutral', 'fear'), ('neutral', 'anger'))},
+      "'neutral' to two classes, 'fear' and 'anger'",
+    ),
     ({'class_map': (('fear', ''),), 'classes': ('fear', 'anger')}, "leaves out 'fear'"),
   ],
 )
-def test_a_class_map_that_makes_no_sense_is_refused(options, message, manifest, data_dir):
+def test_an_invalid_class_map_is_refused(options, message, manifest, data_dir):
   with pytest.raises(InputError, match=message):
     load(manifest, data_dir, **options)
 
 
-def test_classes_that_a_data_set_does_not_know(tmp_path, caplog):
+def test_classes_that_a_data_set_lacks(tmp_path, caplog):
   options = {'name': 'synthetic_faces', 'dir': str(tmp_path), 'classes': ('fear', 'contempt')}
   options['options'] = {'synthetic_faces': {'num': 30, 'size': 32}}
   with pytest.raises(InputError, match="synthetic_faces has no class 'contempt'"):
@@ -155,7 +158,7 @@ def test_classes_that_a_data_set_does_not_know(tmp_path, caplog):
   assert merged.fingerprint != data.fingerprint
   rows, more = (sum(len(split.rows) for split in d.splits.values()) for d in (data, merged))
   assert rows < more < 30
-  with pytest.raises(InputError, match="no class of synthetic_faces. Did you mean 'neutral'"):
+  with pytest.raises(InputError, match="not a class of synthetic_faces. Did you mean 'neutral'"):
     dataset.load(**options, class_map=(('neutrl', 'fear'),), needs_every_class=False)
   options['classes'] = ('contempt',)
   with pytest.raises(InputError, match='no row of synthetic_faces is of a class in use: contempt'):
@@ -170,7 +173,7 @@ def test_only_some_landmarks(manifest, data_dir):
     load(manifest, data_dir, landmarks=(70,))
 
 
-def test_unknown_data_sets_are_told_from_known_ones():
+def test_an_unknown_data_set_names_the_nearest():
   with pytest.raises(InputError, match="Did you mean 'manifest'"):
     dataset.load(name='manifst')
 
@@ -207,7 +210,7 @@ def test_poses_are_chosen_and_ordered_by_yaw(manifest, data_dir):
   table = chosen.splits['train'].table
   np.testing.assert_array_equal(np.array([30, 0])[table['pose']], table['yaw_bin'])
   assert len(table['pose']) == 56
-  with pytest.raises(InputError, match='the pose 30 and not -30.*flip=0'):
+  with pytest.raises(InputError, match='the pose 30 but not -30.*flip=0'):
     dataset.flip_poses(chosen)
   theirs = dataset.with_poses(whole, (0, 45, -30))
   table = theirs.splits['test'].table
@@ -216,7 +219,7 @@ def test_poses_are_chosen_and_ordered_by_yaw(manifest, data_dir):
   assert theirs.poses == (0, 45, -30) and set(expected) == {0, 2, -1}
 
 
-def test_poses_that_are_not_there_are_told(manifest, data_dir, tmp_path):
+def test_missing_poses_are_errors(manifest, data_dir, tmp_path):
   with pytest.raises(InputError, match=r'has no pose 45. It has \(-30, 0, 30\)'):
     load(manifest, data_dir, poses=(0, 45))
   with pytest.raises(InputError, match='twice'):
@@ -226,7 +229,7 @@ def test_poses_that_are_not_there_are_told(manifest, data_dir, tmp_path):
   data = load(path, data_dir)
   assert data.poses == () and 'pose' not in data.splits['train'].table
   assert 'pose' not in dataset.with_poses(data, (0,)).splits['train'].table
-  with pytest.raises(InputError, match='does not say the pose'):
+  with pytest.raises(InputError, match='has no poses of its pictures'):
     load(path, data_dir, poses=(0,))
 
 

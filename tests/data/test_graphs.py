@@ -44,7 +44,7 @@ def test_landmarks_are_in_pixels_at_224(tmp_path):
   np.testing.assert_allclose(small.affinity[0], expected, rtol=1e-4)
 
 
-def test_graphs_of_other_rows_are_refused_and_damaged_ones_built_anew(tmp_path, caplog):
+def test_graphs_of_other_rows_are_refused_and_damaged_ones_built_again(tmp_path, caplog):
   columns = table()
   make(tmp_path, columns)
   (path,) = tmp_path.iterdir()
@@ -53,7 +53,7 @@ def test_graphs_of_other_rows_are_refused_and_damaged_ones_built_anew(tmp_path, 
   make(tmp_path, backwards)
   (other,) = set(tmp_path.iterdir()) - {path}
   other.write_bytes(path.read_bytes())
-  with pytest.raises(InputError, match='other rows, or of these in another order: delete'):
+  with pytest.raises(InputError, match='other rows, or of these rows in another order: delete'):
     make(tmp_path, backwards)
   path.write_bytes(path.read_bytes()[:100])
   graph = make(tmp_path, columns)
@@ -65,7 +65,7 @@ def test_graphs_of_other_rows_are_refused_and_damaged_ones_built_anew(tmp_path, 
 
 
 @pytest.mark.parametrize('factor, nearly', [(1e4, '0'), (1e-4, '1')])
-def test_wrong_units_are_told(tmp_path, caplog, factor, nearly):
+def test_wrong_units_cause_a_warning(tmp_path, caplog, factor, nearly):
   columns = table()
   make(tmp_path, columns)
   assert 'nearly all' not in caplog.text
@@ -73,7 +73,7 @@ def test_wrong_units_are_told(tmp_path, caplog, factor, nearly):
   assert f'nearly all a_ij are {nearly}: with a median distance of' in caplog.text
 
 
-def test_intensities_of_another_scale_are_told(tmp_path, caplog):
+def test_intensities_of_another_scale_cause_a_warning(tmp_path, caplog):
   columns = table()
   half = {'au': np.where(np.arange(30)[:, None] < 18, columns['au'], 2.5).astype(np.float32)}
   make(tmp_path, half)
@@ -82,7 +82,7 @@ def test_intensities_of_another_scale_are_told(tmp_path, caplog):
   assert 'no action unit is above' in caplog.text and '0..5' in caplog.text
 
 
-def test_what_cannot_be_built_is_told(tmp_path, caplog):
+def test_graphs_that_cannot_be_built_are_errors(tmp_path, caplog):
   columns = table(3)
   with pytest.raises(InputError, match='3 rows are too few'):
     make(tmp_path, columns)
@@ -97,4 +97,4 @@ def test_what_cannot_be_built_is_told(tmp_path, caplog):
   (tmp_path / 'file').write_text('')
   with caplog.at_level(logging.WARNING):
     assert make(tmp_path / 'file', table()).index.shape == (30, 3)
-  assert 'cannot be kept' in caplog.text
+  assert 'cannot store the graph' in caplog.text

@@ -6,7 +6,7 @@ from ferjax.errors import InputError
 
 
 def slow(points, k):
-  """By a double loop: k nearest other rows, lower rows first among equals."""
+  """The k nearest other rows by a double loop; at equal distance, lower rows first."""
   index, distance = [], []
   for i, x in enumerate(points):
     found = sorted(
@@ -29,7 +29,7 @@ def test_neighbours_by_a_slow_loop(search):
   assert found.distance.dtype == np.float32
 
 
-def test_blocks_make_the_whole(monkeypatch):
+def test_blocks_give_the_same_result(monkeypatch):
   points = np.random.default_rng(0).normal(size=(70, 3)).astype(np.float32)
   whole = neighbours.nearest_others(points, 3, search='exact')
   monkeypatch.setattr(neighbours, 'BLOCK', 70 * 16)
@@ -50,7 +50,7 @@ def test_blocks_make_the_whole(monkeypatch):
 
 @pytest.mark.parametrize('search', ['exact', 'approximate'])
 def test_of_equal_rows_only_the_row_itself_is_left_out(search):
-  """40 equal rows, and 40 others far away: more equals than candidates."""
+  """40 equal rows and 40 distant ones: there are more equal rows than candidates."""
   rng = np.random.default_rng(0)
   points = np.concatenate([np.zeros((40, 3)), 50 + rng.normal(size=(40, 3))])
   points = points[rng.permutation(80)].astype(np.float32)
@@ -62,8 +62,8 @@ def test_of_equal_rows_only_the_row_itself_is_left_out(search):
 
 
 @pytest.mark.parametrize('seed', range(3))
-def test_recall_is_what_was_asked_for(seed):
-  """Sparse rows with many ties; the estimate agrees with the whole."""
+def test_recall_reaches_the_requested_share(seed):
+  """Sparse rows with many ties; the estimate agrees with the recall over all rows."""
   rng = np.random.default_rng(seed)
   points = np.where(rng.random((3000, 8)) < 0.4, rng.integers(0, 6, (3000, 8)), 0)
   exact = neighbours.nearest_others(points, 4, search='exact')

@@ -30,7 +30,7 @@ def test_asymmetric_noise_goes_to_the_confused_class():
     noise.asymmetric(LABEL, 0.2, ('neutral', 'sadness', 'fear'), 0)
 
 
-def test_what_is_written_is_read_back(tmp_path):
+def test_written_labels_are_read_back(tmp_path):
   clean = LABEL[:14]
   noisy = noise.symmetric(clean, 0.5, 7, 0)
   noise.write(tmp_path / 'noise.csv', NAMES, noisy, clean, labels.CLASSES)
@@ -49,7 +49,7 @@ def test_classes_named_by_numbers_are_read_back(tmp_path):
   assert read[0] == classes.index('7')
 
 
-def test_a_name_may_stand_twice_with_one_label(tmp_path):
+def test_a_name_may_occur_twice_with_the_same_label(tmp_path):
   (tmp_path / 'list.txt').write_text('0.jpg anger\na/0.jpg angry\n')
   read = noise.read(tmp_path / 'list.txt', NAMES, LABEL[:14], labels.CLASSES)
   assert read[0] == labels.CLASSES.index('anger')
@@ -86,7 +86,7 @@ def test_exact_names_win_over_last_parts(tmp_path):
   np.testing.assert_array_equal(read, [2, 3])
 
 
-def test_lines_about_rows_held_out_are_passed_over(tmp_path):
+def test_lines_about_held_out_rows_are_ignored(tmp_path):
   (tmp_path / 'list.txt').write_text('0.jpg fear\n99.jpg fear\n')
   read = noise.read(
     tmp_path / 'list.txt', NAMES, LABEL[:14], labels.CLASSES, others=('b/99.jpg', *NAMES)
@@ -108,7 +108,7 @@ def test_published_lists_of_names_and_numbers(tmp_path):
   [
     ('0.jpg 5\n', 'line 1: .*number'),
     ('0.jpg happy\n1.jpg\n', 'line 2: expected'),
-    ('nobody.jpg fear\n', 'no training row'),
+    ('nobody.jpg fear\n', 'is not a training row'),
     ('0.jpg glee\n', "unknown class 'glee'"),
     ('name,label\n0.jpg,glee\n', 'line 2: unknown class'),
     ('"label","name"\nglee,0.jpg\n', 'line 2: unknown class'),
@@ -125,7 +125,7 @@ def test_bad_noise_files_name_the_line(tmp_path, text, message):
     noise.read(tmp_path / 'list.txt', NAMES, LABEL[:14], labels.CLASSES)
 
 
-def test_names_with_spaces_and_files_that_are_no_text(tmp_path):
+def test_names_with_spaces_and_files_that_are_not_text(tmp_path):
   (tmp_path / 'list.txt').write_text('my face.jpg fear\n')
   read = noise.read(tmp_path / 'list.txt', ['a/my face.jpg'], LABEL[:1], labels.CLASSES)
   assert read[0] == labels.CLASSES.index('fear')

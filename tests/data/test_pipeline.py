@@ -39,7 +39,7 @@ def test_batches_follow_the_plan_and_resume_exactly(data):
       np.testing.assert_array_equal(batch[name], again[name])
 
 
-def test_neighbours_of_a_plan_come_along(data):
+def test_a_plan_with_neighbours_adds_their_pictures(data):
   split = data.splits['train']
   plan = samplers.natural()(0, 1, 0, split.table, 16)
   plan['neighbours'] = (plan['index'][..., None] + [1, 5]) % 84
@@ -52,7 +52,7 @@ def test_neighbours_of_a_plan_come_along(data):
   assert batch['affinity'].dtype == np.float32 and batch['neighbours'].dtype == np.int32
 
 
-def test_worker_processes_read_the_same_and_outlive_signals(data):
+def test_worker_processes_read_the_same_and_survive_signals(data):
   split = data.splits['test']
   plan = pipeline.in_order(28, 1)
   here = pipeline.batches(split, plan, ('label',), 16)

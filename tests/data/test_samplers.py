@@ -34,7 +34,7 @@ def test_balance_moves_from_natural_to_uniform():
   np.testing.assert_allclose(counts[2], [100 / 3] * 3, atol=1)
 
 
-def test_balance_repeats_no_row_before_each_came_once():
+def test_balance_uses_each_row_once_before_any_twice():
   index = samplers.progressively_balanced()(10, 10, 0, TABLE, 10)['index'].ravel()
   repeats = np.bincount(index, minlength=100)
   assert repeats[:50].max() == 1 and set(repeats[80:]) == {1, 2}
@@ -60,7 +60,7 @@ def random_table(seed, rows=150):
 
 @pytest.mark.parametrize('seed', range(8))
 def test_five_tuples_of_random_tables(seed):
-  """Every constraint; no row twice in a round; of the rows left over, none makes another tuple."""
+  """Tuples meet all constraints and use no row twice in a round; no further tuple can be formed."""
   table = random_table(seed)
   label, pose, subject = (table[name] for name in ('label', 'pose', 'subject'))
   found = samplers.five_tuples()(seed, 10, seed, table, 10)
@@ -82,7 +82,7 @@ def test_five_tuples_of_random_tables(seed):
 
 
 def slow_tuples(order, label, pose, subject):
-  """Algorithm 1 as it stands, from the top again and again until no tuple can be formed."""
+  """Algorithm 1 literally: it starts from the top again until no tuple can be formed."""
   free, found = list(order), []
   while True:
     for i in free:
@@ -100,8 +100,8 @@ def slow_tuples(order, label, pose, subject):
       return found
 
 
-def test_five_tuples_refill_whole_and_say_how_many_rows_they_use(caplog):
-  """Eleven rows of one pose that few others share: a round is short, so rounds follow."""
+def test_five_tuples_are_refilled_and_the_used_rows_are_logged(caplog):
+  """Eleven rows of a rare pose: a round has too few tuples, so further rounds follow."""
   caplog.set_level('INFO')
   grid = np.stack(np.meshgrid(range(2), range(2), range(2), indexing='ij'), -1).reshape(-1, 3)
   label, pose, subject = np.concatenate([np.repeat(grid, 2, 0), np.tile([0, 0, 2], (14, 1))]).T
@@ -138,7 +138,7 @@ def test_five_tuples_of_15000_rows_are_quick():
     ({'label': 0}, 10, '5 of 5 values of `pose` have one label.*5 of 5 values of `subject`'),
   ],
 )
-def test_tables_without_five_tuples_are_told(changes, batch, message):
+def test_tables_without_five_tuples_are_errors(changes, batch, message):
   table = random_table(0) | {'label': np.arange(150) % 3}
   for name, value in changes.items():
     if value is None:
@@ -188,7 +188,7 @@ def test_groups_are_centres_with_their_neighbours(tmp_path):
     ({'graphs': ()}, 'give one or two'),
     ({'graphs': ('au', 'au')}, 'give one or two different'),
     ({'graphs': ('aus',)}, "Did you mean 'au'"),
-    ({'neighbours': 0}, 'neighbours=0: at least 1'),
+    ({'neighbours': 0}, 'neighbours=0: it must be at least 1'),
     ({'neighbours': 100}, '100 rows are too few'),
     ({'landmark_sigma': 0.0}, 'landmark_sigma=0.0: it must be a number above 0'),
   ],
@@ -224,7 +224,7 @@ def test_p_by_k_takes_turns_among_more_sub_classes_and_repeats_fewer():
     assert sorted(np.bincount(TABLE['label'][batch])) == [4, 8, 8] and len(set(batch)) == 20
 
 
-def test_p_by_k_draws_a_small_class_with_replacement_and_says_so(caplog):
+def test_p_by_k_draws_a_small_class_with_replacement_and_logs_it(caplog):
   caplog.set_level('INFO')
   table = {'label': np.repeat([0, 3], [40, 3])}
   index = samplers.p_by_k(k=8)(0, 1, 0, table, 16)['index']
@@ -236,7 +236,7 @@ def test_p_by_k_draws_a_small_class_with_replacement_and_says_so(caplog):
 
 @pytest.mark.parametrize(
   'batch, k, message',
-  [(20, 8, '16 and 24'), (8, 8, 'do: 16'), (4, 8, 'do: 16'), (8, 0, 'k=0: at least 1')],
+  [(20, 8, '16 and 24'), (8, 8, 'do: 16'), (4, 8, 'do: 16'), (8, 0, 'k=0: it must be at least 1')],
 )
 def test_p_by_k_refuses_other_batches(batch, k, message):
   with pytest.raises(InputError, match=message):

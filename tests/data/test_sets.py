@@ -1,4 +1,4 @@
-"""Several data sets: what they are called, how they are joined, whole runs on them."""
+"""Several data sets: their names, how they are joined, complete runs on them."""
 
 import csv
 import json
@@ -23,8 +23,8 @@ CLASSES = ('neutral', 'happiness', 'surprise', 'sadness', 'anger', 'disgust', 'f
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """Manifests: `a`; `b` of other pictures without landmarks, with contempt, without validation
-  rows; `c` with training rows only, a copy of one of a's among its pictures."""
+  """Three manifests. `b` has other pictures than `a`, without landmarks, with contempt, and without
+  validation rows. `c` has training rows only, and one of its pictures is a copy from `a`."""
   folder = tmp_path_factory.mktemp('sets')
   write_manifest(folder / 'a', {'train': 28, 'val': 14, 'test': 14}, seed=1)
   whole = write_manifest(folder / 'b', {'train': 42, 'test': 21}, seed=2)
@@ -60,7 +60,7 @@ def test_names_are_short_and_distinct():
   assert list(found)[:4] == list(specs)
 
 
-def test_one_set_is_what_it_is_alone(folder, data_dir):
+def test_one_joined_set_equals_the_set_alone(folder, data_dir):
   joined = sources.load(config_of(folder, data_dir, 'a')).data
   plain = alone(folder, data_dir, 'a')
   assert joined.classes == plain.classes and joined.poses == plain.poses
@@ -79,7 +79,7 @@ def test_two_sets_are_joined_row_by_row(folder, data_dir, caplog):
   data = sources.load(config_of(folder, data_dir, 'a', 'b')).data
   found = {'a': alone(folder, data_dir, 'a'), 'b': alone(folder, data_dir, 'b')}
   assert len(found['b'].classes) == 8 and data.classes == CLASSES and data.name == 'a+b'
-  assert "left out (config.data.classes keeps them): {'b': ['contempt']}" in caplog.text
+  assert "has them (config.data.classes keeps them): {'b': ['contempt']}" in caplog.text
   assert 'landmarks (b has none)' in caplog.text
   assert data.landmark_indices is None and 'au' in data.splits['train'].table
   subjects = {}
@@ -112,22 +112,25 @@ def test_two_sets_are_joined_row_by_row(folder, data_dir, caplog):
 
 
 def test_random_joins_keep_every_row_and_its_record():
-  """Against a plain loop, for splits of random lengths over random subsets of records."""
+  """Compared with a plain loop, for splits of random lengths over random subsets of records."""
   rng = np.random.default_rng(0)
   for _ in range(20):
     parts = []
     for number in range(rng.integers(1, 5)):
       records = [f'{number}-{i}' for i in range(rng.integers(1, 9))]
       rows = rng.permutation(len(records))[: rng.integers(1, len(records) + 1)]
-      table = {'label': rng.integers(0, 9, len(rows)), 'told': np.array([records[r] for r in rows])}
+      table = {
+        'label': rng.integers(0, 9, len(rows)),
+        'source': np.array([records[r] for r in rows]),
+      }
       parts.append(dataset.Split(records, rows, table))
     joined = sets.concatenate(parts)
     read = [joined.records[int(row)] for row in joined.rows]
-    assert read == joined.table['told'].tolist()
-    told = [t for part in parts for t in part.table['told'].tolist()]
-    assert sorted(told) == sorted(read) and len(joined.records) == sum(len(p[0]) for p in parts)
+    assert read == joined.table['source'].tolist()
+    expected = [t for part in parts for t in part.table['source'].tolist()]
+    assert sorted(expected) == sorted(read) and len(joined.records) == sum(len(p[0]) for p in parts)
     for part in parts:  # within a set the order stays
-      places = [read.index(t) for t in part.table['told'].tolist()]
+      places = [read.index(t) for t in part.table['source'].tolist()]
       assert places == sorted(places)
 
 
@@ -179,8 +182,8 @@ def test_poses_are_those_of_all_sets(folder, data_dir):
   np.testing.assert_array_equal(np.array(joined.poses)[table['pose']], table['yaw_bin'])
 
 
-def test_what_is_tested_on(folder, data_dir, caplog):
-  """The test split of the sets that are trained on, all rows of one that has no such split."""
+def test_the_rows_that_are_tested(folder, data_dir, caplog):
+  """The test split of sets that are trained on; all rows of another set without a test split."""
   config = config_of(folder, data_dir, 'a', 'b', tested=('c', 'b'))
   config.eval.groups = (('lab', ('c', spec(folder, 'a'))),)
   data, tests, groups = sources.load(config)
@@ -199,7 +202,7 @@ def test_what_is_tested_on(folder, data_dir, caplog):
   assert len(tests['b'].splits['test'].rows) == 21 and tests['b'].classes == CLASSES
 
 
-def test_mapped_names_need_only_be_known_to_one_set(folder, data_dir, tmp_path):
+def test_mapped_names_must_exist_in_at_least_one_set(folder, data_dir, tmp_path):
   path = tmp_path / 'd' / 'manifest.csv'
   write_manifest(tmp_path / 'd', {'test': 7})
   path.write_text(path.read_text().replace(',fear,', ',scream,'))
@@ -211,7 +214,7 @@ def test_mapped_names_need_only_be_known_to_one_set(folder, data_dir, tmp_path):
   assert data.name == 'synthetic_faces' and list(tests) == ['synthetic_faces', 'd']
   np.testing.assert_array_equal(tests['d'].splits['test'].table['label'], np.arange(7))
   config.data.sets, config.eval.sets = ('synthetic_faces',), ()
-  with pytest.raises(InputError, match="'scream', which is no class of any set"):
+  with pytest.raises(InputError, match="'scream', which is not a class of any set"):
     sources.load(config)
 
 
@@ -219,7 +222,7 @@ def test_mapped_names_need_only_be_known_to_one_set(folder, data_dir, tmp_path):
   'change, message',
   [
     ({'data.sets': ('manifst',)}, "data.sets names 'manifst'.* Did you mean 'manifest'"),
-    ({'data.sets': ('manifest',)}, "say which manifest, such as 'manifest:faces/manifest.csv'"),
+    ({'data.sets': ('manifest',)}, "name the manifest, such as 'manifest:faces/manifest.csv'"),
     ({'data.sets': ('synthetic_faces:x',)}, 'only a manifest has a file'),
     (
       {'data.sets': ('manifest:no/x.csv',)},
@@ -229,10 +232,10 @@ def test_mapped_names_need_only_be_known_to_one_set(folder, data_dir, tmp_path):
       {'eval.sets': ('manifest:no/x.csv',)},
       "eval.sets names 'manifest:no/x.csv': there is no such file",
     ),
-    ({'eval.sets': ('kdf',)}, "config.eval.sets names 'kdf', which is no data set"),
+    ({'eval.sets': ('kdf',)}, "config.eval.sets names 'kdf', which is not a data set"),
     ({'data.sets': ('A', 'A')}, "config.data.sets names 'manifest:.*' twice"),
-    ({'data.sets': ('A',), 'data.path': 'x.csv'}, 'give one or the other'),
-    ({'data.sets': ('A',), 'data.name': 'manifest'}, 'give one or the other'),
+    ({'data.sets': ('A',), 'data.path': 'x.csv'}, 'give one of them'),
+    ({'data.sets': ('A',), 'data.name': 'manifest'}, 'give one of them'),
     ({'data.sets': ('C',), 'eval.sets': ('C',)}, 'is trained on and has no test rows'),
     ({'data.sets': ('A', 'C'), 'eval.groups': (('lab', ('c',)),)}, "'c' of 'lab' has no test rows"),
     ({'data.sets': ('A',), 'eval.groups': (('lab', ('aa',)),)}, "'aa' of 'lab'.* mean 'a'"),
@@ -240,7 +243,7 @@ def test_mapped_names_need_only_be_known_to_one_set(folder, data_dir, tmp_path):
     ({'data.sets': ('A',), 'eval.groups': (('lab', 'a'),)}, 'give pairs'),
   ],
 )
-def test_mistakes_are_told(change, message, folder, data_dir):
+def test_mistakes_are_errors(change, message, folder, data_dir):
   config = config_of(folder, data_dir)
   for key, value in change.items():
     if isinstance(value, tuple):
@@ -279,7 +282,8 @@ def test_averages_count_every_set_once(tmp_path):
 
 
 def test_a_run_on_two_sets_is_tested_on_three(folder, data_dir, small_config, tmp_path):
-  """Labels are noisy; it goes on after its end; and it is evaluated again, and on another set."""
+  """With noisy labels. The run is started again after its end, and evaluated again and on another
+  set."""
   config = small_config
   config.data.update(name='synthetic_faces', path='')
   config.data.sets = (spec(folder, 'a'), spec(folder, 'b'))
@@ -296,9 +300,9 @@ def test_a_run_on_two_sets_is_tested_on_three(folder, data_dir, small_config, tm
   found = summary['sets']
   assert list(found) == ['a', 'b', 'c'] and found['c']['rows'] == 10
   with (tmp_path / 'predictions' / 'test_b.csv').open() as file:
-    said = list(csv.DictReader(file))
-  assert len(said) == 21 and said[0]['name'] == 'b/test_000.png'
-  right = np.mean([row['label'] == row['prediction'] for row in said])
+    written = list(csv.DictReader(file))
+  assert len(written) == 21 and written[0]['name'] == 'b/test_000.png'
+  right = np.mean([row['label'] == row['prediction'] for row in written])
   assert abs(found['b']['acc'] - right) < 1e-9
   both = (14 * found['a']['acc'] + 21 * found['b']['acc']) / 35
   assert abs(summary['last']['test']['acc'] - both) < 1e-6
@@ -323,7 +327,7 @@ def test_a_run_on_two_sets_is_tested_on_three(folder, data_dir, small_config, tm
     loop.train(config, tmp_path)
 
 
-def test_a_set_goes_by_its_own_protocol_and_all_of_its_folds_are_tested(tmp_path, data_dir):
+def test_a_set_uses_its_own_protocol_and_all_of_its_folds_are_tested(tmp_path, data_dir):
   root = tmp_path / 'manual'
   trees.raf_db(root / 'raf_db')
   trees.ck_plus(root / 'ck_plus')

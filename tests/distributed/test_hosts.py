@@ -176,7 +176,7 @@ def test_two_processes_do_as_one_and_survive_signals_and_deaths(exact_config, tm
     assert not list((tmp_path / backend).rglob('*.partial'))
   assert 'step 10/10' in out[0] and 'step 10/10' not in out[1]
   left = int(checkpoint.restore(workdir, 'last')['step'])
-  assert 1 < left < 10 and f'left at step {left} of 10, saved' in out[0]
+  assert 1 < left < 10 and f'stopped at step {left} of 10, saved' in out[0]
   assert 'SIGUSR1: saving a checkpoint at the next step' in out[1]
   assert not (workdir / 'summary.json').exists()
   jobs = json.dumps([as_job(exact_config, workdir)])
@@ -247,7 +247,7 @@ def test_stopped_runs_go_on_with_other_devices(
     restore = loop.restore
     patch.setattr(loop, 'restore', lambda run: os.kill(os.getpid(), signal.SIGUSR1) or restore(run))
     assert loop.train(exact_config, tmp_path / 'moved') == {}
-  assert 'left at step 0 of 10, where it began, for SIGUSR1' in caplog.text
+  assert 'stopped at step 0 of 10, where it started, because of SIGUSR1' in caplog.text
   assert not checkpoint.exist(tmp_path / 'moved')
   # The last signal comes too late to stop the run.
   stop_at.update({2: signal.SIGTERM, 5: signal.SIGUSR1, 8: signal.SIGTERM, 10: signal.SIGTERM})
@@ -478,8 +478,8 @@ def test_processes_restore_the_same_checkpoint_or_none(tmp_path):
     statuses, out = finish(started, tmp_path / 'out')
   assert statuses == [0, 0], out
   assert all('restored 2\n' in text for text in out)
-  assert '2 can be read by 1 of 2 processes (it can be read here): do all see' in out[0]
-  assert '2 can be read by 1 of 2 processes (stale file handle): do all see' in out[1]
+  assert '2 can be read by 1 of 2 processes (it can be read here): make sure that all see' in out[0]
+  assert '2 can be read by 1 of 2 processes (stale file handle): make sure that all see' in out[1]
   folders = ('checkpoints', 'checkpoints_unreadable')
   assert [sorted(path.name for path in (workdir / folder).iterdir()) for folder in folders] == [
     ['1', '2', '4'],

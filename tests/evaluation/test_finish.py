@@ -8,7 +8,7 @@ def line(step, **values):
   return {'step': step, 'split': 'train', 'loss': 2.0, 'acc': 0.5, **values, 'lr': 0.1}
 
 
-def test_weights_are_drawn_beside_the_terms_and_are_none(tmp_path):
+def test_weights_are_drawn_next_to_the_terms_and_are_not_terms(tmp_path):
   lines = [line(i, pose=1 / i, triplet=0.5) for i in range(1, 6)]
   weights = [line(i, **{'weight/pose': 1.0, 'weight/triplet': i / 5}) for i in range(1, 6)]
   both = [a | b for a, b in zip(lines, weights, strict=True)]

@@ -115,7 +115,7 @@ def test_an_export_predicts_as_its_run(folder, trained_run):
     assert wanted.keys() == found.keys()
     for name in wanted:
       np.testing.assert_allclose(found[name], wanted[name], atol=1e-5, rtol=1e-5)
-  with pytest.raises(InputError, match="holds one checkpoint: leave 'best' out"):
+  with pytest.raises(InputError, match="has only one checkpoint: leave 'best' out"):
     ferjax.load(folder, 'best')
 
 
@@ -176,7 +176,7 @@ def test_landmarks_are_an_input_where_they_are_asked_for(landmark_run, tmp_path)
   model, run = ferjax.load(plain), ferjax.load(landmark_run)
   assert not model.needs and not model.uses
   np.testing.assert_allclose(model(pictures), run(pictures), atol=1e-6)
-  with pytest.raises(InputError, match='does not look at landmarks'):
+  with pytest.raises(InputError, match='does not use landmarks'):
     model(pictures, landmarks=np.zeros((6, 68, 2)))
   card, summary = card_of(plain), (landmark_run / 'summary.json').read_text()
   test = json.loads(summary)['last']['test']
@@ -316,7 +316,7 @@ def test_what_is_there_is_not_written_over(trained_run, folder, tmp_path, monkey
   with pytest.raises(InputError, match='more than an export, such as notes.txt: it stays'):
     writer.export(trained_run, other, overwrite=True)
   shutil.rmtree(other)
-  with pytest.raises(InputError, match='is no run'):
+  with pytest.raises(InputError, match='is not a run'):
     writer.export(tmp_path, tmp_path / 'out')
 
   def full(*arguments):

@@ -52,7 +52,7 @@ def test_losses_by_a_slow_loop(case):
 
 
 def slow_step(centers, rate, apart):
-  """The rule of both papers, class by class, and no turn longer than the centre."""
+  """The update of both papers, class by class; no turn is longer than the centre."""
   moved = centers.copy()
   for j in range(CLASSES):
     rows = [i for i in range(len(X)) if LABEL[i] == j and SOME[i]]
@@ -71,7 +71,7 @@ def slow_step(centers, rate, apart):
 
 
 @pytest.mark.parametrize('apart', [0, 0.5, 10.0])
-def test_centres_follow_by_a_slow_loop(apart):
+def test_updates_of_centres_by_a_slow_loop(apart):
   made = class_centers.islands(num_classes=CLASSES, rate=0.3, apart=apart)
   if not apart:
     made = class_centers.centers(num_classes=CLASSES, rate=0.3)
@@ -89,7 +89,7 @@ def test_centres_follow_by_a_slow_loop(apart):
   np.testing.assert_allclose(losses, near + SOME * apart * alike(expected), rtol=1e-9)
 
 
-def test_centres_turn_down_the_slope_of_their_likeness():
+def test_centres_move_against_the_gradient_of_their_similarity():
   with jax.enable_x64(True):
     slope = np.zeros_like(CENTERS)
     for place in np.ndindex(CENTERS.shape):
@@ -100,8 +100,8 @@ def test_centres_turn_down_the_slope_of_their_likeness():
   np.testing.assert_allclose(found, -slope / 2 / (CLASSES - 1), rtol=1e-7, atol=1e-9)
 
 
-def test_centres_reach_the_means_and_leave_them_for_others():
-  """Of fixed embeddings the centres become the means; with the second part they open up."""
+def test_centres_reach_the_means_and_move_apart():
+  """With fixed embeddings, the centres become the means; the second part moves them apart."""
   outputs, batch = {'embedding': jnp.array([[2.0, 0.1], [2.0, -0.1]])}, {'label': jnp.array([0, 1])}
   angles = {}
   for name in ('centers', 'islands'):
@@ -132,15 +132,17 @@ def test_centres_of_islands_stay_as_near_as_the_embeddings(scale):
   assert np.isfinite(loss) and np.abs(gradient).max() < 1e9
 
 
-def test_centres_of_another_width_are_told():
+def test_centres_of_another_width_are_errors():
   for centers in (jnp.zeros((CLASSES, 1)), jnp.zeros(WIDTH)):
     with pytest.raises(InputError, match=r'for embeddings \[7, 3\]: give f32\[C, 3\]'):
       class_centers.center(jnp.asarray(X), LABEL, centers)
 
 
-def test_numbers_out_of_range_are_told():
+def test_numbers_out_of_range_are_errors():
   for options in ({'num_classes': 0}, {'num_classes': 3, 'rate': 1.5}):
-    with pytest.raises(InputError, match='num_classes=. .at least 1. that follow with rate='):
+    with pytest.raises(
+      InputError, match='num_classes=. and rate=.*: give num_classes of at least 1'
+    ):
       class_centers.centers(**options)
   with pytest.raises(InputError, match='apart=-1: it must be at least 0'):
     class_centers.islands(num_classes=3, apart=-1)

@@ -37,7 +37,7 @@ def by_loop(query, key, label, queue_key, queue_label, filled, temperature, in_b
 @pytest.mark.parametrize('in_batch', [False, True])
 @pytest.mark.parametrize('classes', [3, 1])
 @pytest.mark.parametrize('filled', [0, 5, 9])
-def test_as_in_a_slow_loop(in_batch, classes, filled):
+def test_agrees_with_a_slow_loop(in_batch, classes, filled):
   rng = np.random.default_rng(0)
 
   def unit(count):
@@ -65,7 +65,7 @@ def test_by_hand():
   np.testing.assert_allclose(loss, [np.log(1 + np.exp(-1))], rtol=1e-6)
 
 
-def test_rows_that_do_not_count_are_as_if_they_were_not_there():
+def test_rows_that_do_not_count_have_no_effect():
   rng = np.random.default_rng(1)
   query, key, queue = (jnp.asarray(rng.normal(size=(n, 4)), jnp.float32) for n in (6, 6, 5))
   label, queue_label = jnp.array([0, 1, 0, 2, 1, 0]), jnp.array([0, 1, 2, 0, 1])
@@ -104,13 +104,13 @@ def test_supervised_contrast_by_a_slow_loop(temperature):
       np.testing.assert_allclose(loss(x, where), expected, rtol=1e-9, atol=1e-12)
 
 
-def test_supervised_contrast_does_not_see_lengths():
+def test_supervised_contrast_does_not_depend_on_lengths():
   x, label = np.random.default_rng(0).normal(size=(6, 3)), np.arange(6) % 2
   lengths = np.array([1, 10, 0.1, 5, 2, 1])[:, None]
   loss = jax.jit(lambda x: supervised_contrastive(x, label))
   np.testing.assert_allclose(loss(x * lengths), loss(x), rtol=1e-4)
 
 
-def test_a_temperature_of_0_is_told():
+def test_a_temperature_of_0_is_an_error():
   with pytest.raises(InputError, match='temperature=0: it must be above 0'):
     supervised_contrastive(jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32), temperature=0)

@@ -9,7 +9,7 @@ from ferjax.errors import InputError
 from ferjax.losses.cross_entropy import cross_entropy, focal, label_smoothing
 
 
-def test_hand_computed_and_finite_for_hopeless_logits():
+def test_hand_computed_and_finite_for_extreme_logits():
   logits = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]], np.float32))
   loss = cross_entropy(logits, np.array([0, 1]))
   np.testing.assert_allclose(loss, [np.log(2), np.log(10)], rtol=1e-6)
@@ -59,7 +59,7 @@ def test_one_class_alone():
     assert value == 0 and not gradient.any()
 
 
-def test_numbers_out_of_range_are_told():
+def test_numbers_out_of_range_are_errors():
   logits, label = jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32)
   with pytest.raises(InputError, match='smoothing of 1.5: it must be within 0..1'):
     label_smoothing(logits, label, smoothing=1.5)

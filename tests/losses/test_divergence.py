@@ -19,7 +19,7 @@ def test_kl_by_hand():
   np.testing.assert_allclose(kl_divergence(target, jnp.log(prediction)), expected, rtol=1e-6)
 
 
-def test_jensen_shannon_is_0_for_equals_and_ln_2_for_strangers():
+def test_jensen_shannon_is_0_if_equal_and_ln_2_if_disjoint():
   p, q = jnp.array([[1.0, 0.0], [0.3, 0.7]]), jnp.array([[0.0, 1.0], [0.3, 0.7]])
   np.testing.assert_allclose(jensen_shannon(p, q), [np.log(2), 0], atol=1e-6)
   a, b = jnp.array([1.0, 0.0]), jnp.array([0.5, 0.5])
@@ -78,7 +78,7 @@ def test_divergence_from_known_distributions_by_a_slow_loop():
 
 
 @pytest.mark.parametrize('shape', [(1, 4), (5, 1), (4,)])
-def test_distributions_of_another_shape_are_told(shape):
+def test_distributions_of_another_shape_are_errors(shape):
   with pytest.raises(InputError, match=r'for logits \[5, 4\]: give both as f32\[b, C\]'):
     distribution_divergence(jnp.zeros((5, 4)), jnp.ones(shape))
 

@@ -16,7 +16,7 @@ def loss(embedding, label, classes, sigma=0.5, through_means=True):
 
 
 def closed_form(z, label, sigma, through_means):
-  """Loss and its gradient in float64, derived by hand, with a loop over classes.
+  """The loss and its gradient in float64, derived by hand, with a loop over classes.
 
   With g_i = 2 (pi_i - y_i) / B, the gradient by the log-density of class c is
   h_ic = pi_ic (g_ic - sum_k g_ik pi_ik), and that density's by z_i is -(z_i - mu_c) / sigma^2.
@@ -40,7 +40,7 @@ def closed_form(z, label, sigma, through_means):
 
 
 def drawn(classes, rows, seed, spread=0.7, offset=0.0):
-  """A batch in which some classes may be absent, others have one row."""
+  """A batch in which some classes may be absent and others have one row."""
   rng = np.random.default_rng(seed)
   label = rng.integers(0, classes, rows)
   centres = rng.normal(size=(classes, 6))
@@ -50,7 +50,7 @@ def drawn(classes, rows, seed, spread=0.7, offset=0.0):
 
 @pytest.mark.parametrize('through_means', [True, False])
 def test_loss_and_gradient_against_the_closed_form(through_means):
-  """2 to 40 classes of 40: the others are absent, and with many classes some have one row."""
+  """2 to 40 of 40 classes are present; if many are, some of them have one row."""
   found = jax.jit(
     lambda z, label: jax.value_and_grad(loss, has_aux=True)(z, label, 40, 0.5, through_means)
   )
@@ -71,8 +71,8 @@ def test_loss_and_gradient_against_the_closed_form(through_means):
       np.testing.assert_allclose(slope, gradient, rtol=1e-3, atol=1e-6)
 
 
-def test_far_from_all_means_float32_still_tells_them_apart():
-  """At a distance of 2000 a squared distance has a unit in the last place of 0.25."""
+def test_far_from_all_means_float32_still_distinguishes_them():
+  """The squared distance at a distance of 2000 has a unit in the last place of 0.25."""
   means = jnp.array([[0.0, 0.0], [5e-4, 0.0], [50.0, 50.0]])
   z = np.array([[1234.5, -1800.0], [-900.0, 0.0], [1e4, 1e4]])
   present = jnp.array([True, True, True])
@@ -87,8 +87,8 @@ def test_far_from_all_means_float32_still_tells_them_apart():
 
 
 def test_by_hand():
-  """On a line, classes at 0 and 2 with sigma 1, absent class between them: at 1.5 the log-odds are
-  (1.5^2 - 0.5^2) / 2 = 1."""
+  """On a line, with classes at 0 and 2, sigma 1 and an absent class between them. At 1.5, the
+  log-odds are (1.5^2 - 0.5^2) / 2 = 1."""
   means, present = jnp.array([[0.0], [1.0], [2.0]]), jnp.array([True, False, True])
   found = gaussian.log_posterior(jnp.array([[1.5]]), means, present, 1.0)
   share = 1 / (1 + np.e)
@@ -115,8 +115,8 @@ def test_means_without_the_row_itself_by_a_slow_loop():
       np.testing.assert_allclose(found[i, c], expected, atol=1e-5)
 
 
-def test_a_row_in_its_own_mean_finds_its_class_whatever_it_shows():
-  """Embeddings drawn without regard to the class: 1 of 7 is the share to be expected."""
+def test_a_row_in_its_own_mean_finds_its_class_without_information():
+  """The embeddings are independent of the class, so the expected accuracy is 1/7."""
   rng = np.random.default_rng(0)
   z = jnp.asarray(rng.normal(size=(7 * 8, 64)), jnp.float32)
   label = jnp.arange(len(z)) % 7
@@ -155,8 +155,8 @@ def test_sub_classes_add_up_to_their_class():
   assert np.isfinite(absent).all()
 
 
-def test_an_absent_class_is_no_reference():
-  """Its mean is nearer than those that count, which lie close to each other and far away."""
+def test_an_absent_class_is_not_a_reference():
+  """Its mean is nearer than those of the present classes, which are far away and close together."""
   means = np.array([[1000.0, 0], [1000.0005, 0], [0, 0]])
   z, sigma = np.array([[100.0, 0]]), 0.5
   squares = ((z[:, None] - means[None, :2]) ** 2).sum(-1)
@@ -204,6 +204,6 @@ def test_means_without_gradient_are_constants():
   np.testing.assert_allclose(found, jax.jit(jax.grad(of_fixed_means))(z), rtol=1e-5, atol=1e-7)
 
 
-def test_a_width_of_0_is_told():
-  with pytest.raises(InputError, match='sigma=0: above 0'):
+def test_a_width_of_0_is_an_error():
+  with pytest.raises(InputError, match='sigma=0: it must be above 0'):
     gaussian.gaussian_manifold(jnp.zeros((2, 3)), jnp.arange(2), num_classes=2, sigma=0)

@@ -1,6 +1,6 @@
-"""What losses of rows share: types, jit, vmap, gradients, `where`, order, degenerate batches.
+"""Common properties of losses: types, jit, vmap, gradients, `where`, order, degenerate batches.
 
-One program computes them all, so that each case costs one run and each type one compilation.
+One program computes all losses, so that each case needs one run and each type one compilation.
 """
 
 import doctest
@@ -103,7 +103,7 @@ compiled = jax.jit(both)
 
 
 def measure(x, label=LABEL, where=ALL, weight=WEIGHT, dtype=jnp.float64):
-  """As `both`, of NumPy arrays, in float64 or as a float32 program does it."""
+  """Like `both`, for NumPy arrays, in float64 or by a float32 program."""
   with jax.enable_x64(dtype == jnp.float64):
     found = compiled(
       jnp.asarray(x).astype(dtype),
@@ -132,7 +132,7 @@ def moved():
 
 @pytest.mark.parametrize('name', [name for name in LOSSES if name not in ('centers', 'islands')])
 def test_gradient_is_that_of_finite_differences(name):
-  """Not of `centers` and `islands`, whose centres move with the rows here without a gradient."""
+  """Without `centers` and `islands`, whose centres here move with the rows but have no gradient."""
   steps, ends = moved()
   gradient = usual()[name][1]
   for step, (ahead, behind) in zip(steps, ends, strict=True):
@@ -142,7 +142,7 @@ def test_gradient_is_that_of_finite_differences(name):
 
 @each
 def test_type_and_precision(name):
-  """float64 stays; float32 is close to it; bfloat16 differs by the rounding of what it is given."""
+  """float64 is kept, float32 is close to it, bfloat16 differs by the rounding of its input."""
   exact = usual()[name]
   single, half = usual('float32')[name], usual('bfloat16')[name]
   assert exact[0].dtype == np.float64 and single[0].dtype == half[0].dtype == np.float32
@@ -257,7 +257,7 @@ def test_degenerate_batches_have_finite_losses_and_gradients(name, case):
 
 
 def test_stateful_losses_keep_the_shape_of_their_state():
-  """Shapes and types alone are enough to start from, and bfloat16 gives float32 state."""
+  """`init` needs only shapes and types, and bfloat16 gives a float32 state."""
   outputs = {'embedding': jax.ShapeDtypeStruct((ROWS, WIDTH), jnp.bfloat16)}
   batch = {'label': jax.ShapeDtypeStruct((ROWS,), jnp.int32)}
   for make in (losses.centers, losses.islands, losses.cosface_head, losses.arcface_head):
@@ -270,14 +270,14 @@ def test_stateful_losses_keep_the_shape_of_their_state():
     assert found.shape == (ROWS,) and found.dtype == jnp.float32
 
 
-def test_wrong_shapes_and_types_are_told():
+def test_wrong_shapes_and_types_are_errors():
   logits, label = jnp.zeros((3, 4)), jnp.zeros(3, jnp.int32)
-  for wrong, told in (
+  for wrong, message in (
     ((logits, jax.nn.one_hot(label, 4)), r'labels float32\[3, 4\] .* give class numbers i32\[3\]'),
     ((logits[0], label), r'float32\[4\]: give logits or an embedding'),
     ((jnp.zeros((3, 4), jnp.int32), label), r'int32\[3, 4\]: give logits'),
   ):
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
       losses.focal(*wrong)
   with pytest.raises(InputError, match=r'where=float32\[3\]: give bool\[3\]'):
     losses.supervised_contrastive(logits, label, where=jnp.ones(3))

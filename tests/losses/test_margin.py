@@ -65,7 +65,7 @@ def test_arcface_rises_with_the_angle_all_the_way():
 
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 def test_cosines_of_1_have_finite_gradients(dtype):
-  """Cosines at and, by rounding, past the ends: where the sine is 0 it has no gradient."""
+  """Cosines at the ends and, by rounding, beyond them: a sine of 0 has no gradient."""
   cosine = jnp.array([[1.0, 0.0], [-1.0, 0.0], [1.01, 0.0], [-1.01, 0.0], [0.0, 0.0]], dtype)
   label = jnp.zeros(5, jnp.int32)
   total = lambda x: margin.arcface(x, label, scale=64.0).sum()  # noqa: E731
@@ -83,11 +83,11 @@ def test_embeddings_along_their_weights_have_finite_gradients():
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
 
 
-def test_numbers_out_of_range_are_told():
+def test_numbers_out_of_range_are_errors():
   cosine, label = jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32)
   with pytest.raises(InputError, match='scale=0 must be above 0'):
     margin.cosface(cosine, label, scale=0)
   with pytest.raises(InputError, match='margin=4 within 0..3.142'):
     margin.arcface_head(num_classes=3, margin=4)
-  with pytest.raises(InputError, match='num_classes=0: at least 1'):
+  with pytest.raises(InputError, match='num_classes=0: it must be at least 1'):
     margin.cosface_head(num_classes=0)

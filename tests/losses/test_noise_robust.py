@@ -32,13 +32,13 @@ def test_symmetric_cross_entropy_by_a_slow_loop():
   check(symmetric_cross_entropy, slow, alpha=0.1, beta=0.7)
 
 
-def test_a_hopeless_row_is_bounded_but_for_its_cross_entropy():
+def test_the_loss_of_a_wrong_row_is_bounded_except_for_its_cross_entropy():
   logits, label = jnp.array([[1e4, -1e4]]), jnp.array([1])
   np.testing.assert_allclose(generalised_cross_entropy(logits, label, q=0.5), [2])
   np.testing.assert_allclose(symmetric_cross_entropy(logits, label), [0.1 * 2e4 + 4], rtol=1e-6)
 
 
-def test_numbers_out_of_range_are_told():
+def test_numbers_out_of_range_are_errors():
   logits, label = jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32)
   with pytest.raises(InputError, match='q=0 of generalised'):
     generalised_cross_entropy(logits, label, q=0)

@@ -30,13 +30,13 @@ def test_by_a_double_loop(margin):
       np.testing.assert_allclose(loss(x, where), slow(x, LABEL, where, margin), rtol=1e-10)
 
 
-def test_copies_with_different_labels_pay_the_whole_margin_and_have_no_gradient():
+def test_copies_with_different_labels_have_the_margin_as_loss_and_no_gradient():
   x, label = jnp.full((2, 3), 0.7), jnp.array([0, 1])
   value, gradient = jax.value_and_grad(lambda x: contrastive_pair(x, label, margin=2.0).sum())(x)
   np.testing.assert_allclose(value, 2 * 2**2 / 2)
   assert not gradient.any()
 
 
-def test_a_margin_of_0_is_told():
+def test_a_margin_of_0_is_an_error():
   with pytest.raises(InputError, match='margin=0: it must be above 0'):
     contrastive_pair(jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32), margin=0)

@@ -63,7 +63,8 @@ def test_batch_hard_by_a_double_loop(hinge):
 
 
 def test_batch_hard_by_hand():
-  """On a line at 0, 1, 3; the first two of a class in two poses, the third in the first."""
+  """On a line at 0, 1, 3. The first two have the same class and different poses; the third has
+  another class and the pose of the first."""
   distance = triplet.squared_distances(jnp.array([[0.0], [1.0], [3.0]]))
   np.testing.assert_allclose(distance, [[0, 1, 9], [1, 0, 4], [9, 4, 0]])
   masks = triplet.nuisance_masks(jnp.array([0, 0, 1]), jnp.array([0, 1, 0]))
@@ -101,7 +102,7 @@ def test_semi_hard_by_a_triple_loop(reduction):
 
 @pytest.mark.parametrize('where', [None, np.arange(12) % 3 > 0])
 def test_distances_far_from_0_keep_their_digits(where):
-  """Of the rows that count; the others are at 0, as losses put them."""
+  """Distances of the rows that count. The others are at 0, where losses put them."""
   z = drawn(0)[0].astype(np.float64) + 100
   rows = np.ones(12, bool) if where is None else where
   given = jnp.asarray(z * rows[:, None], jnp.float32)
@@ -136,7 +137,7 @@ def test_degenerate_batches_have_finite_gradients(case, hinge):
     assert value == 0 and not gradient.any()
 
 
-def test_unknown_names_are_told():
+def test_unknown_names_are_errors():
   distance = jnp.zeros((2, 2))
   masks = triplet.class_masks(jnp.arange(2))
   with pytest.raises(InputError, match="no hinge 'max': use relu or softplus or none"):
@@ -147,7 +148,7 @@ def test_unknown_names_are_told():
 
 @pytest.mark.parametrize('hinge', FORMS)
 def test_rows_of_triplets_are_those_of_the_reduced_losses(hinge):
-  """Over the rows that count: the sum over anchors, and each anchor's mean over its positives."""
+  """Over rows that count: the sum over anchors, and the mean over the positives of each anchor."""
   z, label, _ = drawn(3)
   where = np.arange(len(z)) % 4 != 1
   few, few_label = jnp.asarray(z[where]), jnp.asarray(label[where])

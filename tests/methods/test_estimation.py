@@ -51,7 +51,7 @@ def test_a_batch_that_is_too_small_is_refused():
     estimation.nearest_neighbours(jnp.ones((8, 2)), jnp.arange(8), 8)
 
 
-def test_the_choice_of_neighbours_carries_no_gradient():
+def test_the_choice_of_neighbours_has_no_gradient():
   features = jnp.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
 
   def total(features):

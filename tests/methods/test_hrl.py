@@ -23,7 +23,7 @@ SMALL = {'groups': 4, 'widths': (6, 8), 'dense_reduction': 4, 'dense_widths': (8
 
 
 def narrow(dtype=jnp.float32):
-  """Three stages of one block: maps of 8, 4 and 4 cells a side at 32 px."""
+  """Three stages of one block: maps of 8x8, 4x4 and 4x4 cells at 32 px."""
   return resnet.ResNet(resnet.BasicBlock, (1, 1, 1), 4, 8, dtype=dtype, param_dtype=dtype)
 
 
@@ -42,7 +42,7 @@ def started(**options):
 
 
 def forward(method, params, extra, batch):
-  """The outputs in training, as on one device."""
+  """The outputs in training on one device."""
 
   def run(batch, keys):
     return method.forward(params, extra, batch, keys)[0]
@@ -100,7 +100,7 @@ def test_scores_add_up_and_without_landmarks_the_naive_ones_are_left():
 
 
 def test_sifl_of_a_certain_flip_by_hand():
-  """The picture and its mirror image pass the encoder as one batch; both maps have a gradient."""
+  """The encoder gets the picture and its mirror image as one batch; both maps have a gradient."""
   method, params, extra = started(flip=1.0, rotation=0.0, perspective=0.0)
   batch = drawn()
   outputs = forward(method, params, extra, batch)
@@ -229,7 +229,7 @@ def test_a_run_resumes_to_the_bit_and_predicts_without_landmarks(
   assert blind['test']['acc'] == last['test']['naive/acc'] and 'naive/acc' not in blind['test']
 
 
-def test_bad_input_is_told(hrl_config, tmp_path):
+def test_bad_input_is_an_error(hrl_config, tmp_path):
   hrl_config.data.landmarks = tuple(range(17, 25))
   hrl_config.augment.flip = 0.0
   with pytest.raises(InputError, match='at least 9 landmarks, not 8'):

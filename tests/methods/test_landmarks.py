@@ -1,5 +1,5 @@
-"""Errors of landmarks by hand, and both heads with weights set by hand: maps of zeros, so that the
-biases are what they predict."""
+"""Errors of landmarks by hand, and both heads with weights set by hand. Their maps are zeros, so
+that they predict their biases."""
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +30,8 @@ def test_coordinates_are_shares_of_width_and_height():
   assert error == pytest.approx([0.2**2 / 2 / 2], rel=1e-5)
 
 
-def test_heatmaps_have_their_peaks_where_the_points_lie():
-  """Stride 4: pixel centre x lies at cell (x + 0.5) / 4 - 0.5."""
+def test_heatmaps_have_their_peaks_at_the_points():
+  """With stride 4, the pixel centre x is at cell (x + 0.5) / 4 - 0.5."""
   cells = jnp.array([[2.0, 0.75], [7.0, 3.25], [12.125, 0.375]])
   target = landmarks.gaussian_heatmaps(cells, HEIGHT // 4, WIDTH // 4, 1.5)
   # A path that is as wide as there are cells lets the last layer write any map.
@@ -96,7 +96,7 @@ def test_adaptive_wing_by_hand_and_continuous():
   assert np.isfinite(jax.grad(landmarks.adaptive_wing)(1e4, 1.0))
 
 
-def test_heatmap_error_weighs_what_is_near_ten_times():
+def test_heatmap_error_weighs_near_pixels_ten_times():
   points, seen = jnp.array([[[2.0, 2.0], [0.0, 0.0]]]), jnp.array([[True, False]])
   target = landmarks.gaussian_heatmaps(points, 5, 5, 1.5)
   exact = jnp.moveaxis(target, 1, -1)

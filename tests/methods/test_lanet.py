@@ -56,7 +56,7 @@ def drawn(seed=0, spread=1.0):
 
 
 def test_the_estimated_distributions_by_a_slow_loop():
-  """Both spaces, scores of the networks, the stored rows, and what a step stores."""
+  """Both spaces, scores of the networks, the stored rows, and the rows that a step stores."""
   method, params, extra = started()
   batch, outputs = drawn()
   stored = np.zeros((ROWS, CLASSES), np.float32)
@@ -183,8 +183,8 @@ def test_degenerate_batches_have_finite_losses_and_gradients(case, stop_gradient
   np.testing.assert_allclose(extra['bank'].sum(1), np.where(extra['bank'].any(1), 1, 0), atol=1e-5)
 
 
-def test_what_carries_gradient():
-  """The scores learn from the fresh part of the distributions, unless all of it is detached."""
+def test_the_parts_that_have_a_gradient():
+  """The scores learn from the new part of the distributions, unless all of it is detached."""
   batch, outputs = drawn()
   found = {}
   for what in estimation.STOPS:
@@ -252,7 +252,7 @@ def test_the_rows_of_table_2(options, branches, terms):
 
 
 def test_inference_is_the_expression_branch_alone():
-  """No landmarks are asked for, and no more is computed than for the softmax baseline."""
+  """It needs no landmarks, and computes no more than the softmax baseline."""
   model = models.resnet18(width=8)
   image = jnp.zeros((4, 32, 32, 3))
   flops = {}
@@ -315,7 +315,7 @@ def test_resumes_to_the_bit_with_bank_and_queue(lanet_config, tmp_path):
     assert (tmp_path / 'whole' / 'report' / f'{name}.png').stat().st_size > 5000
 
 
-def test_bad_input_is_told(lanet_config, tmp_path):
+def test_bad_input_is_an_error(lanet_config, tmp_path):
   lanet_config.method.neighbours = 16
   with pytest.raises(InputError, match='config.batch=16 leaves each example fewer than 16 others'):
     loop.train(lanet_config, tmp_path / 'a')

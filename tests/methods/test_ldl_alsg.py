@@ -150,7 +150,7 @@ def test_a_run_resumes_to_the_bit_and_shows_the_spaces(ldl_config, tmp_path, cap
     assert (tmp_path / 'whole' / 'report' / f'{name}.png').stat().st_size > 5000
 
 
-def test_bad_input_is_told(ldl_config, tmp_path):
+def test_bad_input_is_an_error(ldl_config, tmp_path):
   ldl_config.method.neighbours = 'jointly'
   with pytest.raises(InputError, match="Did you mean 'joint'"):
     loop.train(ldl_config, tmp_path / 'a')

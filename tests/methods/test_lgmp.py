@@ -11,7 +11,7 @@ H, W, K = 6, 7, 5
 
 
 def drawn(count, seed=0):
-  """A map, landmarks of which some lie outside it, random walks, their graph, and clusters."""
+  """A map, landmarks (some are outside of it), random walks, their graph, and clusters."""
   rng = np.random.default_rng(seed)
   feature_map = jnp.asarray(rng.normal(size=(H, W, K)), jnp.float32)
   points = jnp.asarray(rng.uniform(-2, 8, (count, 2)), jnp.float32)

@@ -25,7 +25,7 @@ def test_thirds_of_a_picture():
 
 @pytest.mark.parametrize('resize', [False, True])
 def test_fusion_by_hand(resize):
-  """Algorithm 2, from the pooled maps of three networks with parameters of their own."""
+  """Algorithm 2, with the pooled maps of three networks with separate parameters."""
   model = resnet.ResNet(resnet.BasicBlock, (1, 1), 4)
   init = nn.initializers.normal(0.3)
   network = regions.RegionFeatures(model, True, resize, 6, init, jnp.float32)

@@ -1,4 +1,4 @@
-"""SGM, DGMS and the triplet baseline: they share everything but the loss and the sub-classes."""
+"""SGM, DGMS and the triplet baseline. They differ only in the loss and the sub-classes."""
 
 import shutil
 
@@ -71,7 +71,9 @@ def test_the_loss_is_over_the_sub_classes_of_the_batch(levels):
   _, aux = method.loss(params, extra, far, batch, 0)
   z = np.asarray(far['embedding'], float)
   alike = group == group[0]
-  assert alike.sum() > 1  # so its own mean is far from the first row, others' from all of its class
+  assert (
+    alike.sum() > 1
+  )  # so the first row is far from its own mean, and its class is far from the other means
   share = aux['metrics']['posterior/true_below_0.001']
   np.testing.assert_allclose(share, (alike.sum() - 1) / BATCH, rtol=1e-6)
 
@@ -99,7 +101,7 @@ def test_first_embeddings_grow_with_the_gain():
   np.testing.assert_allclose(larger, 3 * plain, rtol=1e-4)
 
 
-def test_the_mean_carries_gradient_or_not():
+def test_the_mean_has_a_gradient_or_not():
   batch, outputs = drawn()
   found = []
   for flag in (True, False):
@@ -140,15 +142,15 @@ def test_levels_rise_and_find_planted_sub_classes(monkeypatch):
   embedding = 8 * part[:, None] + rng.normal(size=(ROWS, 5))
   options = {'levels': 2, 'level_epochs': 3, 'component_rows': 5, 'least_rows': 10}
   method, params, extra = started(**options)
-  asked = []
+  calls = []
 
   def embed():
-    asked.append(1)
+    calls.append(1)
     return embedding
 
   for epoch in range(3):
     assert method.refresh(epoch, params, extra, TABLE, embed) is extra
-  assert not asked
+  assert not calls
   split = method.refresh(3, params, extra, TABLE, embed)
   assert split['level'] == 2 and split['level'].dtype == split['subclass'].dtype == np.int32
   for label in range(CLASSES):
@@ -165,10 +167,10 @@ def test_levels_rise_and_find_planted_sub_classes(monkeypatch):
     other, _, extra = started(seed=seed, **options)
     other.refresh(epoch, params, extra, TABLE, embed)
   assert len(set(seeds)) == len(seeds) == 3 * CLASSES
-  asked = asked[:1]
+  calls = calls[:1]
   for epoch in (4, 6, 20):
     assert method.refresh(epoch, params, split, TABLE, embed) is split
-  assert len(asked) == 1
+  assert len(calls) == 1
   assert started()[0].refresh is None and started()[0].columns is None
 
 
@@ -241,7 +243,7 @@ def in_parallel(make, **options):
 
 
 def test_dgms_is_the_same_on_any_number_of_devices():
-  """Means are of the global batch: each device alone would have one or two rows."""
+  """Means are over the global batch; a single device has only one or two rows."""
   metrics, _ = check_ten_steps_in_float64([(8, 'pmap')], in_parallel(sgm.make, levels=2))
   assert metrics[0]['sgm'] > 1e-3 and metrics[0]['l2_grads'] > 1e-3
 
@@ -333,7 +335,7 @@ def test_runs_across_refreshes_resume_to_the_bit_and_do_not_depend_on_devices(
 
 
 def test_the_stored_means_are_of_all_training_embeddings(small_config, tmp_path):
-  """Of the model as it predicts, whatever `eval.limit` and the batch are."""
+  """Embeddings of the predicting model, for any `eval.limit` and batch size."""
   small_config.method = ml_collections.ConfigDict({'name': 'triplet', 'embedding_width': 6})
   small_config.sampler = ml_collections.ConfigDict({'name': 'p_by_k', 'k': 2})
   small_config.steps = 3

@@ -28,7 +28,7 @@ def test_flips_and_quarter_turns_come_back_exactly(matrix, size):
 
 @pytest.mark.parametrize('size, perspective', [(7, 0.0), (14, 0.0), (112, 0.1), (224, 0.1)])
 def test_ramps_come_back_in_the_interior(size, perspective):
-  """Rotations keep ramps linear on any grid; perspectives bend them, by less the finer it is."""
+  """Rotations keep ramps linear on any grid. Perspectives bend them, less on finer grids."""
   place = (2 * bilinear.grid(size, size) + 1) / size - 1
   ramp = place @ jnp.array([[0.6, -1.0], [0.8, 0.3]])
   keys = jax.random.split(jax.random.key(0), 20)

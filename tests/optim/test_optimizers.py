@@ -67,7 +67,7 @@ def test_schedules():
 
 
 def follow(steps, **options):
-  """Parameters after each step of two an epoch, with the same gradients."""
+  """Parameters after each step, with two steps per epoch and constant gradients."""
   tx, _ = optimizers.make(PARAMS, steps, 2, **options)
   params, state, found = PARAMS, tx.init(PARAMS), []
   step = jax.jit(lambda params, state: tx.update(GRADS, state, params))
@@ -79,8 +79,8 @@ def follow(steps, **options):
 
 
 @pytest.mark.parametrize('name', ['adam', 'adamw', 'sgd'])
-def test_frozen_parameters_do_not_move_and_begin_anew(name):
-  """The bias waits for an epoch, and then moves as if training began; the kernel never waits."""
+def test_frozen_parameters_do_not_move_and_start_again(name):
+  """The bias is frozen for an epoch, then moves as at a start; the kernel is never frozen."""
   options = {'name': name, 'lr': 0.1, 'weight_decay': 0.5}
   free = follow(6, **options)
   rules = (('.*/bias', 0, 1, 0),)

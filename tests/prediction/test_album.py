@@ -74,14 +74,14 @@ def test_the_medoids_of_three_colours(folder, tmp_path, monkeypatch, caplog):
   assert again == rows and len(list((tmp_path / 'out').iterdir())) == 2
 
 
-def test_what_cannot_be_done_is_told(folder, tmp_path, monkeypatch):
+def test_invalid_arguments_are_errors(folder, tmp_path, monkeypatch):
   model = fake_model(monkeypatch)
   run = tmp_path / 'run'
   with pytest.raises(InputError, match='holds 30 pictures that can be read, fewer than --n=31'):
     album.summarise(folder, run, 31, tmp_path / 'out')
-  with pytest.raises(InputError, match='--n=0: at least 1'):
+  with pytest.raises(InputError, match='--n=0: it must be at least 1'):
     album.summarise(folder, run, 0, tmp_path / 'out')
-  with pytest.raises(InputError, match='nowhere is no folder'):
+  with pytest.raises(InputError, match='nowhere is not a folder'):
     album.summarise(tmp_path / 'nowhere', run, 3, tmp_path / 'out')
   needs = model._replace(method=model.method._replace(predict_needs=frozenset({'landmarks'})))
   monkeypatch.setattr(restore, 'load', lambda workdir, which: needs)
@@ -91,7 +91,7 @@ def test_what_cannot_be_done_is_told(folder, tmp_path, monkeypatch):
     predict=lambda *args, **kwargs: predictions.Predictions({'logits': None}, {})
   )
   monkeypatch.setattr(restore, 'load', lambda workdir, which: blind)
-  with pytest.raises(InputError, match='gives no embeddings'):
+  with pytest.raises(InputError, match='has no embeddings'):
     album.summarise(folder, run, 3, tmp_path / 'out')
   assert not (tmp_path / 'out').exists()
 
@@ -112,24 +112,24 @@ def test_the_command_on_a_trained_run(small_config, tmp_path, capsys):
   with (out / 'album.csv').open(newline='') as file:
     lines = list(csv.DictReader(file))
   assert len(lines) == 9 and sum(line['medoid'] == '1' for line in lines) == 4
-  with pytest.raises(InputError, match='is no run'):
+  with pytest.raises(InputError, match='is not a run'):
     main([str(tmp_path / 'faces'), f'--workdir={tmp_path / "other"}', '--n=4'])
 
 
 def test_seed_checkpoint_and_out(folder, tmp_path, monkeypatch):
   fake_model(monkeypatch)
-  asked = []
+  calls = []
   found = restore.load
-  monkeypatch.setattr(restore, 'load', lambda run, which: asked.append(which) or found(run, which))
+  monkeypatch.setattr(restore, 'load', lambda run, which: calls.append(which) or found(run, which))
   mixture = album.mixtures.gaussian_mixture
   monkeypatch.setattr(
-    album.mixtures, 'gaussian_mixture', lambda z, n, seed: asked.append(seed) or mixture(z, n, seed)
+    album.mixtures, 'gaussian_mixture', lambda z, n, seed: calls.append(seed) or mixture(z, n, seed)
   )
   run = str(tmp_path / 'run')
   main([str(folder), '--n=3', f'--workdir={run}', '--checkpoint=best', '--seed=4'])
-  assert asked == ['best', 4]
+  assert calls == ['best', 4]
   assert (tmp_path / 'run' / 'album' / 'pictures' / 'sheet.png').is_file()
   with pytest.raises(InputError, match='--seed=-1'):
     album.summarise(folder, tmp_path / 'run', 3, tmp_path / 'out', seed=-1)
-  with pytest.raises(InputError, match='write elsewhere'):
+  with pytest.raises(InputError, match='give another folder'):
     album.summarise(folder, tmp_path / 'run', 3, folder / 'summary')

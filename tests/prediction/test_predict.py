@@ -26,7 +26,7 @@ CLASSES = ('red', 'green', 'blue')
 
 
 def colours(batch):
-  """A model that tells the mean colour."""
+  """A model that predicts the mean colour."""
   mean = batch['image'].mean((1, 2)) / 25
   return {'logits': mean.astype(np.float32)}
 
@@ -108,8 +108,8 @@ def test_a_folder_is_a_table(folder, tmp_path):
   assert all(row[name] == '' for row in rows for name in empty)
   assert counts[:4] == (20, 20, 20, 0) and counts.classes == {'red': 7, 'green': 7, 'blue': 6}
   assert sorted(path.name for path in out.parent.iterdir()) == ['faces.csv']
-  told = predict.summary(counts)
-  assert '20 faces of 20 files, 0 errors' in told and 'red 7, green 7, blue 6' in told
+  text = predict.summary(counts)
+  assert '20 faces of 20 files, 0 errors' in text and 'red 7, green 7, blue 6' in text
 
 
 def test_patterns_and_repeated_pictures(folder, tmp_path, caplog, monkeypatch):
@@ -126,7 +126,7 @@ def test_patterns_and_repeated_pictures(folder, tmp_path, caplog, monkeypatch):
   assert str(inputs.find(['more'])[0].path) == 'more/12.png'
   counts, rows = run([folder / '00.png', folder / '01.jpg', '00.png', '01.jpg'], tmp_path / 'a.csv')
   assert len(rows) == 4 and counts.faces == 4
-  assert caplog.text.count('named more than once') == 1 and 'and 1 others' in caplog.text
+  assert caplog.text.count('named and read more than once') == 1 and 'and 1 others' in caplog.text
   for name in ('none', 'no*', str(folder / '*.txt')):
     with pytest.raises(InputError, match=f'{name[-5:].replace("*", "[*]")}: '):
       inputs.find([str(folder), name])
@@ -153,7 +153,7 @@ def test_broken_files_are_rows_with_their_error(folder, tmp_path):
   assert set(errors) == set(found)
   assert 'truncated' in errors['01.jpg'].lower() and 'No such file' in errors['04.png']
   assert 'JPEG, PNG, BMP, TIFF' in errors['05.jpg'] == errors['a.gif']
-  assert 'no video' in errors['b.mp4'] and 'no file' in errors['c.png']
+  assert 'not a video' in errors['b.mp4'] and 'no file' in errors['c.png']
   assert 'I (32-bit)' in errors['d.tif']
   assert all(row['class'] == row['p_red'] == '' for row in rows if row['error'])
   assert counts.errors == 9 and counts.faces == 15 and counts.files == 24
@@ -202,7 +202,7 @@ def test_names_of_any_kind(tmp_path, monkeypatch):
   assert cv2.imread('s.png').std() > 5
 
 
-def test_an_output_is_no_input(folder, tmp_path):
+def test_an_output_must_not_be_an_input(folder, tmp_path):
   model, video = fake(), film_of(tmp_path / 'v.avi')
   out, inside = tmp_path / 'a.csv', folder / 'new' / 'a.png'
   manifest = tmp_path / 'manifest.csv'
@@ -232,7 +232,7 @@ def test_an_output_is_no_input(folder, tmp_path):
     with pytest.raises(InputError, match=f'--{[*options][0][:1]}|--margin'):
       predict.predict(model, [str(folder)], predict.Outputs(out), **options)
   os.mkfifo(tmp_path / 'fifo')
-  with pytest.raises(InputError, match='no regular file'):
+  with pytest.raises(InputError, match='not a regular file'):
     run([folder], tmp_path / 'fifo')
   (tmp_path / 'file').write_text('')
   with pytest.raises(InputError, match='cannot make'):
@@ -253,7 +253,7 @@ def test_batches_are_large_and_in_order(folder, tmp_path):
   assert sizes == [4]
 
 
-def test_what_waits_is_bounded():
+def test_the_memory_of_waiting_items_is_bounded():
   running, most = [], []
   done = threading.Event()
 
@@ -279,7 +279,7 @@ def test_what_waits_is_bounded():
   assert [len(batch) for batch in reading.batches(empty, rows=2)] == [32, 8]
 
 
-def test_an_interrupted_table_is_not_there(folder, tmp_path):
+def test_an_interrupted_table_is_not_written(folder, tmp_path):
   out = tmp_path / 'a.csv'
   out.write_text('former\n')
   calls = []
@@ -326,7 +326,7 @@ def test_landmarks_of_a_manifest(folder, tmp_path, caplog):
   assert 'not finite' in errors[0] and 'not below' in errors[1] and 'missing file' in errors[2]
   with pytest.raises(InputError, match='(?s)manifest.*annotate.*--detect'):
     run([path, folder / '01.jpg'], tmp_path / 'a.csv', needing)
-  with pytest.raises(InputError, match='besides pictures, which no input can have'):
+  with pytest.raises(InputError, match='besides pictures, which inputs cannot have'):
     run([path], tmp_path / 'a.csv', fake(needs=frozenset({'au'})))
   other = folder / 'other.csv'
   other.write_text('path,x_0,y_0\n00.png,1,1\n')
@@ -351,7 +351,7 @@ def test_landmarks_of_a_manifest(folder, tmp_path, caplog):
   assert counts.faces == 6
 
 
-def test_poses_and_scores_that_are_no_numbers(folder, tmp_path):
+def test_poses_and_scores_that_are_not_numbers(folder, tmp_path):
   def turned(batch):
     first = np.eye(2)[(batch['image'][:, 0, 0, 0] > 100).astype(int)]
     return colours(batch) | {'pose_logits': first}
@@ -381,7 +381,7 @@ def test_frames_of_a_video(tmp_path):
   ]
 
 
-def test_a_video_that_stops(tmp_path):
+def test_a_truncated_video(tmp_path):
   whole = film_of(tmp_path / 'whole.avi', frames=40).read_bytes()
   (tmp_path / 'cut.avi').write_bytes(whole[: len(whole) // 2])
   counts, rows = run([tmp_path / 'cut.avi'], tmp_path / 'a.csv')
@@ -456,7 +456,7 @@ def test_frames_of_any_size():
 
 @pytest.fixture
 def discs(tmp_path):
-  """A picture of two faces, one of none, and one that the detector fails on."""
+  """A picture with two faces, one without a face, and one on which the detector fails."""
   two = np.full((200, 300, 3), 40, np.uint8)
   cv2.circle(two, (80, 90), 20, (255, 255, 255), -1)
   cv2.circle(two, (220, 120), 30, (255, 255, 255), -1)
@@ -531,7 +531,7 @@ def test_a_path_that_no_file_can_have_is_a_row(folder, tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='only Linux has /dev/full')
-def test_a_table_that_standard_output_does_not_take(folder, monkeypatch):
+def test_a_table_that_standard_output_cannot_write(folder, monkeypatch):
   with open('/dev/full', 'w') as full:
     monkeypatch.setattr('sys.stdout', full)
     with pytest.raises(InputError, match='cannot write to standard output: No space left'):
@@ -541,7 +541,7 @@ def test_a_table_that_standard_output_does_not_take(folder, monkeypatch):
     predict.predict(fake(), [str(folder)], predict.Outputs())
 
 
-def test_mistakes_are_told_in_a_line(tmp_path):
+def test_mistakes_are_reported_in_one_line(tmp_path):
   write(tmp_path / 'a.png', 0)
   command = [
     sys.executable,

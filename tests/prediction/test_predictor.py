@@ -23,7 +23,7 @@ def landmark_predictor(landmark_run):
 
 
 def predictions(run, manifest):
-  """Of the run's test rows: their files, the probabilities in predictions/test.csv, landmarks."""
+  """Files of the run's test rows, their probabilities in predictions/test.csv, their landmarks."""
   with (run / 'predictions' / 'test.csv').open() as file:
     rows = list(csv.DictReader(file))
   with manifest.open() as file:
@@ -35,7 +35,7 @@ def predictions(run, manifest):
   return [manifest.parent / row['name'] for row in rows], np.array(shares), np.array(points)
 
 
-def test_files_and_arrays_give_what_evaluation_wrote(predictor, trained_run, manifest):
+def test_files_and_arrays_give_the_predictions_of_evaluation(predictor, trained_run, manifest):
   paths, shares, _ = predictions(trained_run, manifest)
   assert predictor.classes[:2] == ('neutral', 'happiness') and predictor.image_size == 32
   assert not predictor.needs and not predictor.uses
@@ -90,7 +90,7 @@ def test_pictures_that_cannot_be_used_are_named(predictor, tmp_path):
   cv2.imwrite(str(tmp_path / 'whole.png'), image)
   whole = (tmp_path / 'whole.png').read_bytes()
   (tmp_path / 'cut.png').write_bytes(whole[: len(whole) // 2])
-  for given, said in (
+  for given, message in (
     (tmp_path / 'none.png', 'none.png'),
     (tmp_path / 'cut.png', 'cut.png'),
     ([image, image.astype(np.float32)], 'picture 1 has numbers of type float32'),
@@ -98,9 +98,9 @@ def test_pictures_that_cannot_be_used_are_named(predictor, tmp_path):
     (np.zeros((0, 4, 3), np.uint8), r'picture 0 has the shape \(0, 4, 3\)'),
     ([image] * 64 + [np.zeros(3, np.uint8)], r'picture 64 has the shape \(3,\)'),
   ):
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
       predictor(given)
-  with pytest.raises(InputError, match='does not look at landmarks: leave it out'):
+  with pytest.raises(InputError, match='does not use landmarks: leave it out'):
     predictor(image, landmarks=np.zeros((1, 68, 2)))
   assert predictor([tmp_path / 'whole.png']).shape == (1, 7)
 
@@ -108,7 +108,7 @@ def test_pictures_that_cannot_be_used_are_named(predictor, tmp_path):
 def test_landmarks_of_the_given_pictures_are_those_of_evaluation(
   landmark_predictor, landmark_run, manifest
 ):
-  """All points of the scheme or the model's own, in pixels of pictures that are shrunk."""
+  """All points of the scheme, or those of the model, in pixels of pictures before resizing."""
   paths, shares, points = predictions(landmark_run, manifest)
   predictor = landmark_predictor
   assert predictor.uses == {'landmarks'} and not predictor.needs
@@ -134,13 +134,13 @@ def test_landmarks_of_the_given_pictures_are_those_of_evaluation(
 def test_landmarks_that_cannot_be_used_are_refused(landmark_predictor):
   image, points = draw_face(np.random.default_rng(0), 1)
   far = np.full((1, 68, 2), np.nan)
-  for given, said in (
-    (points, '1 pictures, and landmarks of 68'),
+  for given, message in (
+    (points, '1 pictures, but landmarks of 68'),
     (points[None, :, :1], r'shape \(1, 68, 1\)'),
-    (points[None, :60], '60 landmarks of each picture: .* 50, up to number 67'),
+    (points[None, :60], '60 landmarks for each picture: .* 50, up to number 67'),
     (far, 'not finite'),
   ):
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
       landmark_predictor(image, landmarks=given)
   needy = landmark_predictor._replace(needs=frozenset({'landmarks'}))
   with pytest.raises(InputError, match='needs landmarks besides pictures'):

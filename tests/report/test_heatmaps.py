@@ -9,7 +9,7 @@ from ferjax.report.figures import heatmaps
 
 
 def linear_method():
-  """The pictures are the last map; logits are a linear layer on its mean."""
+  """The pictures are the last map, and the logits a linear layer on its mean."""
 
   def predict(params, extra, batch, delta=None):
     last_map = batch['image'] if delta is None else batch['image'] + delta

@@ -36,7 +36,7 @@ CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
 
 
 class Page(HTMLParser):
-  """Text, elements and references of a page; fails where a tag is not closed in its turn."""
+  """Text, elements and references of a page; fails if tags are not nested correctly."""
 
   def __init__(self, path):
     super().__init__()
@@ -68,7 +68,7 @@ class Page(HTMLParser):
 
 
 def check_page(path):
-  """What holds of every page: whole, without script or network, ids unique, tables with heads."""
+  """Checks any page: complete, without script or network, with unique ids and table headers."""
   found = Page(path)
   assert found.source.startswith('<!DOCTYPE html>')
   (policy,) = [one['content'] for one in found.all('meta') if one.get('http-equiv')]
@@ -115,7 +115,7 @@ def evaluation(step, split, acc, **others):
 
 
 def write_lines(folder, accuracies, steps=(2, 4)):
-  """A `metrics.jsonl`, each evaluation less good than the next, of the last test accuracy given."""
+  """Writes a `metrics.jsonl`. Evaluations improve up to the given accuracies of the last one."""
   lines = []
   for step in range(1, steps[-1] + 1):
     values = {'loss': 2 / step, 'acc': 0.1 * step, 'cross_entropy': 1 / step, 'pull': 0.5}
@@ -135,10 +135,10 @@ def write_summary(folder, lines, **others):
 
 
 def predictions():
-  """Nine rows, of them six right, at two poses."""
+  """Nine rows at two poses; six of them are predicted correctly."""
   label = np.repeat(np.arange(3), 3)
-  said = np.array([0, 0, 1, 1, 1, 1, 2, 0, 0])
-  logits = 2.0 * np.eye(3, dtype=np.float32)[said]
+  predicted = np.array([0, 0, 1, 1, 1, 1, 2, 0, 0])
+  logits = 2.0 * np.eye(3, dtype=np.float32)[predicted]
   table = {'label': label, 'name': np.array([f'{i}.png' for i in range(9)])}
   table['yaw_bin'] = np.array([-30, 0, 0] * 3)
   return Predictions({'logits': logits}, table)
@@ -152,7 +152,7 @@ def write_picture(path, size=(60, 40), seed=0):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """A finished run as `finish.finish` leaves it, with an evaluation on other data."""
+  """A finished run with the files of `finish.finish`, and with an evaluation on other data."""
   folder = tmp_path_factory.mktemp('runs') / 'run <i>'
   write_record(folder, **{'noise.kind': 'symmetric', 'optimizer.lr': 0.5, 'data.path': '<u>.csv'})
   record = json.loads((folder / 'config.json').read_text())
@@ -241,7 +241,7 @@ def test_all_pictures_of_a_run_are_in_the_page(folder, found):
   assert (folder / 'report' / 'learning_curves.png').is_file()
 
 
-def test_words_of_a_run_are_escaped(found):
+def test_text_of_a_run_is_escaped(found):
   assert '<script' not in found.source and '<b>' not in found.source and '<u>' not in found.source
   assert CLASSES[1] in found.text and 'set <b>one</b>' in found.text and '<u>.csv' in found.text
   assert 'run <i>' in found.text
@@ -253,7 +253,7 @@ def test_words_of_a_run_are_escaped(found):
 
 
 def test_scripts_in_names_and_values_stay_text(tmp_path):
-  """In a class, a run's name and a config value, on the page of a run and in a comparison."""
+  """In a class, the name of a run and a config value, on the page of a run and of a comparison."""
   script = '<script>alert("config")</script>'
   changes = {'data.path': script, 'noise.file': "'><script>alert(2)</script>"}
   runs = [
@@ -271,7 +271,7 @@ def test_scripts_in_names_and_values_stay_text(tmp_path):
       assert text in found.text, (path.name, text)
 
 
-def test_results_of_a_run_that_goes_on(tmp_path):
+def test_results_of_an_unfinished_run(tmp_path):
   folder = tmp_path / 'run'
   write_record(folder)
   (folder / 'metrics.jsonl').write_text('')
@@ -307,16 +307,16 @@ def test_results_of_a_run_that_goes_on(tmp_path):
     ('summary.json', b'\xff\xfe', 'summary.json cannot be read'),
     ('noise.csv', 'name,label\n', 'noise.csv is damaged: it lacks the column clean_label'),
     ('predictions/test.csv', 'name,label,prediction\na,neutral\n', 'line 2 has 2 columns'),
-    ('predictions/test.csv', 'name,label,prediction\na,b,neutral\n', "'b' is no class"),
+    ('predictions/test.csv', 'name,label,prediction\na,b,neutral\n', "'b' is not a class"),
     ('predictions/test.csv', '', 'test.csv is damaged'),
     ('report/classes_test.csv', 'class,rows\n', 'classes_test.csv is damaged'),
-    ('report/expression_by_pose_val.csv', 'expression,0,mean\nfear,x,1\n', "'x' is no number"),
+    ('report/expression_by_pose_val.csv', 'expression,0,mean\nfear,x,1\n', "'x' is not a number"),
     ('report/sets.csv', 'set,"\n', 'sets.csv is damaged'),
     ('report/tsne_test.png', b'\x89PNG\r\n\x1a\nrest', 'tsne_test.png is damaged'),
     ('eval/other-12345678-4/summary.json', '{}', 'summary.json is damaged'),
   ],
 )
-def test_a_damaged_file_is_told_by_its_name(folder, tmp_path, name, damage, message):
+def test_a_damaged_file_is_named(folder, tmp_path, name, damage, message):
   copy = tmp_path / 'run'
   shutil.copytree(folder, copy)
   path = copy / name
@@ -326,8 +326,8 @@ def test_a_damaged_file_is_told_by_its_name(folder, tmp_path, name, damage, mess
   assert not (tmp_path / 'out.html').exists()
 
 
-def test_whatever_is_damaged_is_told_or_shown(folder, tmp_path, monkeypatch):
-  """Bytes changed, cut or doubled at random places of files drawn at random."""
+def test_random_damage_is_reported_or_shown(folder, tmp_path, monkeypatch):
+  """Bytes are changed, removed or doubled at random places in random files."""
   monkeypatch.setattr(plots, 'svg', lambda lines, **_: '<svg></svg>')
   rng = np.random.default_rng(0)
   copy = tmp_path / 'run'
@@ -354,7 +354,7 @@ def test_whatever_is_damaged_is_told_or_shown(folder, tmp_path, monkeypatch):
   assert 15 < refused < 60
 
 
-def test_a_cut_picture_is_told(folder, tmp_path):
+def test_a_truncated_picture_is_reported(folder, tmp_path):
   copy = tmp_path / 'run'
   shutil.copytree(folder, copy)
   path = copy / 'report' / 'grad_cam.png'
@@ -413,7 +413,7 @@ def test_runs_of_other_data_or_classes_are_other_lines(tmp_path):
   assert len(comparison.groups([read(run) for run in runs])) == 3
 
 
-def test_a_mean_over_fewer_runs_says_so():
+def test_a_mean_over_fewer_runs_is_marked():
   assert comparison._value([0.25, None], 'acc').text.replace('\xa0', ' ') == '25.0 % (n = 1)'
   assert 'n =' not in comparison._value([0.25, 0.5], 'acc').text
 
@@ -428,7 +428,7 @@ def test_the_band_of_curves(tmp_path):
   assert comparison.spread([0.5, None]) == (0.5, None, 1) and comparison.spread([None]) is None
 
 
-def test_what_a_comparison_says_of_its_runs(tmp_path):
+def test_a_comparison_describes_its_runs(tmp_path):
   keys = {'optimizer.lr': 0.5, 'epochs': 3, 'batch': 64, 'model.width': 8}
   runs = [seeded(tmp_path, 'a', 0, 0.5), seeded(tmp_path, 'b', 0, 0.5, **keys)]
   going_on, new = tmp_path / 'b2', tmp_path / 'c'
@@ -456,12 +456,12 @@ def test_what_a_comparison_says_of_its_runs(tmp_path):
   assert 'Config keys that differ, continued line optimizer. lr A' in text.replace('\xa0', ' ')
 
 
-def test_arguments_that_do_not_fit(folder, tmp_path):
+def test_invalid_arguments_are_errors(folder, tmp_path):
   with pytest.raises(InputError, match='needs --out=FILE.html'):
     report.main([f'--workdir={folder},{tmp_path}'])
   with pytest.raises(InputError, match='is given twice'):
     report.main([f'--workdir={folder}', f'--workdir={folder}/.'])
-  with pytest.raises(InputError, match='is no run'):
+  with pytest.raises(InputError, match='is not a run'):
     report.main([f'--workdir={tmp_path}'])
   with pytest.raises(InputError, match='--workdir is empty'):
     report.main(['--workdir='])
@@ -486,10 +486,10 @@ def test_the_command(tmp_path):
     (sys.executable, '-c', code), capture_output=True, text=True, env=os.environ, timeout=120
   )
   assert done.returncode == 1
-  assert done.stderr.strip() == 'ferjax: nowhere is no run: it has no config.json'
+  assert done.stderr.strip() == 'ferjax: nowhere is not a run: it has no config.json'
 
 
-def test_all_that_the_end_of_a_run_writes_has_its_place(tmp_path):
+def test_all_results_of_a_run_are_on_the_page(tmp_path):
   folder = tmp_path / 'run'
   write_record(folder)
   write_lines(folder, {'val': 0.5, 'test': 0.6})
@@ -499,13 +499,13 @@ def test_all_that_the_end_of_a_run_writes_has_its_place(tmp_path):
   table = predictions().table | {'distribution': np.full((9, 3), 1 / 3)}
   table['subject'] = np.arange(9) % 2
   split = dataset.Split([encoded] * 9, np.arange(9), table)
-  said = predictions().outputs | {
+  outputs = predictions().outputs | {
     'embedding': np.random.default_rng(1).normal(size=(9, 4)).astype(np.float32),
     'pose_logits': np.eye(2)[[0, 1, 1] * 3],
     'subclass_log_posterior': np.zeros((9, 6), np.float32),
   }
   table['pose'] = np.array([0, 1, 1] * 3)
-  predicted = Predictions(said, table)
+  predicted = Predictions(outputs, table)
   data = dataset.Dataset('drawn', classes, {'test': split}, None, 'f', (-30, 0))
   clean = np.roll(table['label'], 1)
   training = finish.TrainingRows(split, predicted, clean, None)
@@ -514,11 +514,11 @@ def test_all_that_the_end_of_a_run_writes_has_its_place(tmp_path):
   looks = heatmaps.Looks(('',), views, maps, np.zeros((1, 2), int), np.zeros(2, int), 'test')
   state = core.TrainState(np.array(4), {}, (), {}, np.zeros(2, np.uint32))
   evaluated = {'test': predicted}
-  asked = Evaluations(data, {}, {}, {}, None, lambda state: looks, True, True, 9)
+  requested = Evaluations(data, {}, {}, {}, None, lambda state: looks, True, True, 9)
   lines = history.read_lines(folder / 'metrics.jsonl')
   facts = history.summarise(lines) | {'step': 4, 'data': 'drawn'}
   finish.finish(
-    folder, asked, state, facts, evaluated, stored=predicted, training=training, lines=lines
+    folder, requested, state, facts, evaluated, stored=predicted, training=training, lines=lines
   )
   record = json.loads((folder / 'config.json').read_text()) | {'classes': classes}
   files.write_json(folder / 'config.json', record)
@@ -570,7 +570,7 @@ def test_in_chromium(written, tmp_path):
 
 
 def chromium(tmp_path, *arguments):
-  """Its standard output; its whole group of processes is gone afterwards."""
+  """Runs Chromium and returns its standard output; ends its whole process group."""
   options = (
     '--headless',
     '--no-sandbox',

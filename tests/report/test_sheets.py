@@ -10,7 +10,7 @@ CLASSES = ('neutral', 'fear', 'anger')
 
 
 def made(embedding, label, **outputs):
-  """A split of plain pictures whose grey tells the row, and its predictions."""
+  """A split of plain pictures, whose grey value is the row, and its predictions."""
   records = []
   for row in range(len(label)):
     image = np.full((12, 10, 3), 10 * row, np.uint8)
@@ -25,7 +25,7 @@ def made(embedding, label, **outputs):
 
 @pytest.fixture
 def drawn(monkeypatch):
-  """What would be drawn: {file name: (lines, names)}."""
+  """The sheets that would be drawn: {file name: (lines, names)}."""
   found = {}
 
   def draw(path, split, lines, title, names=()):
@@ -73,7 +73,7 @@ def test_sub_classes_and_the_nearest_to_their_medoids(drawn, tmp_path):
   posterior[[0, 1, 2, 5], 0] = -1
   posterior[[3, 4], 1] = -1
   posterior[6, 3] = -1
-  posterior[:, 5] = 0  # of a class that none of them is given
+  posterior[:, 5] = 0  # of a class that is not a label of any row
   split, predictions = made(z, [0, 0, 0, 0, 0, 1, 1], subclass_log_posterior=posterior)
   sheets.write(tmp_path, split, predictions, CLASSES, 'val')
   assert set(drawn) == {
@@ -94,7 +94,7 @@ def test_a_method_without_embeddings_has_no_sheets(drawn, tmp_path):
   assert not drawn
 
 
-def test_pictures_lie_where_they_belong(tmp_path):
+def test_pictures_are_in_their_places(tmp_path):
   split, _ = made([[0]] * 5, [0] * 5)
   lines = [[(4, 'four', True), (2, 'two', False)], [(3, '', True)]]
   sheets.draw(tmp_path / 'a' / 'sheet.png', split, lines, 'Title', ['first', 'second'])

@@ -34,7 +34,7 @@ def test_a_table_of_the_classes(tmp_path):
 
 
 def test_expression_by_pose(tmp_path):
-  """An empty cell and a class without rows leave the means alone."""
+  """An empty cell and a class without rows do not change the means."""
   label, yaw = [0, 0, 0, 0, 1], [-45, -45, 30, 30, 30]
   predictions = predicted([0, 1, 0, 0, 2], {'label': label, 'yaw_bin': yaw})
   tables.expression_by_pose(tmp_path, 'a', predictions, CLASSES, 'test')
@@ -60,7 +60,7 @@ def test_one_pose_is_a_table_but_no_metric(tmp_path):
 
 
 def test_scores_are_measured_against_the_column_of_their_name(tmp_path):
-  """Poses that are not known do not count; other scores are measured against the label."""
+  """Unknown poses do not count; other scores are measured against the label."""
   pose_logits = np.eye(2, dtype=np.float32)[np.array([0, 1, 1, 0])]
   naive_logits = np.eye(3, dtype=np.float32)[np.array([0, 1, 2, 0])]
   outputs = {'pose_logits': pose_logits, 'naive_logits': naive_logits}

@@ -1,4 +1,4 @@
-"""A run, an export and prepared data sets of ferjax as it was before its packages."""
+"""A run, an export and prepared data sets of a version of ferjax before its packages."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ PROBABILITIES = [
 
 @pytest.fixture(scope='module')
 def faces(data_dir) -> dataset.Dataset:
-  """Prepared anew; a test is skipped where OpenCV writes other JPEG files than then."""
+  """Faces prepared again; tests are skipped if OpenCV writes other JPEG files than that version."""
   return dataset.load(**FACES, dir=data_dir, val_fraction=0.0)
 
 

@@ -47,7 +47,7 @@ def test_float64_comes_back_bit_for_bit(tmp_path):
     assert checkpoint.state_sha256(restored) == checkpoint.state_sha256(state)
 
 
-def test_an_unreadable_checkpoint_is_set_aside_for_the_one_before(tmp_path, caplog):
+def test_an_unreadable_checkpoint_is_moved_away_and_the_previous_one_used(tmp_path, caplog):
   fill(tmp_path, {1: None, 2: None})
   damage(tmp_path, 2)
   restored = checkpoint.restore_latest(tmp_path, make_state(0))
@@ -58,7 +58,7 @@ def test_an_unreadable_checkpoint_is_set_aside_for_the_one_before(tmp_path, capl
   assert int(checkpoint.restore_latest(tmp_path, make_state(0)).step) == 2
 
 
-def test_a_damaged_old_checkpoint_costs_only_itself(tmp_path):
+def test_a_damaged_old_checkpoint_affects_only_itself(tmp_path):
   fill(tmp_path, {1: 0.9, 2: 0.1, 3: 0.2})
   (tmp_path / 'checkpoints' / '1' / 'metrics' / 'metrics').write_text('')
   assert int(checkpoint.restore_latest(tmp_path, make_state(0)).step) == 3
@@ -80,13 +80,13 @@ def test_a_whole_checkpoint_of_another_model_is_not_touched(tmp_path):
   assert (tmp_path / 'checkpoints' / '1').is_dir()
 
 
-def test_of_equals_the_earliest_is_best(tmp_path):
+def test_the_earliest_of_equal_checkpoints_is_best(tmp_path):
   fill(tmp_path, {1: 0.1, 2: 0.5, 3: 0.5, 4: 0.5, 5: 0.2})
   assert sorted(p.name for p in (tmp_path / 'checkpoints').iterdir()) == ['2', '4', '5']
   assert int(checkpoint.restore(tmp_path, 'best')['step']) == 2
 
 
-def test_reading_leaves_a_save_under_way_alone(tmp_path):
+def test_reading_does_not_disturb_a_save(tmp_path):
   fill(tmp_path, {1: None})
   under_way = tmp_path / 'checkpoints' / '2.orbax-checkpoint-tmp'
   under_way.mkdir()
@@ -98,19 +98,19 @@ def test_nothing_readable_is_an_error_and_nothing_saved_is_not(tmp_path):
   assert checkpoint.restore_latest(tmp_path, make_state(0)) is None
   fill(tmp_path, {1: None})
   damage(tmp_path, 1)
-  for _ in range(2):  # the same command run again must not start anew over the old record
+  for _ in range(2):  # the same command must not start a new run over the old record
     with pytest.raises(InputError, match='no checkpoint of .* can be read'):
       checkpoint.restore_latest(tmp_path, make_state(0))
 
 
-def test_the_digest_sees_every_bit():
+def test_the_digest_depends_on_every_bit():
   digest = checkpoint.state_sha256(make_state(1))
   assert digest == checkpoint.state_sha256(make_state(1, devices=1))
   changed = make_state(1).replace(params={'w': jnp.array([1, 1, 1.0000001])})
   assert digest != checkpoint.state_sha256(changed)
 
 
-def test_weights_of_terms_are_stored_where_they_have_a_state(tmp_path):
+def test_weights_of_terms_are_stored_if_they_have_a_state(tmp_path):
   plain = make_state(1)
   weighted = plain.replace(weighting={'history': jnp.arange(3.0)})
   for name, state in (('plain', plain), ('weighted', weighted)):

@@ -1,4 +1,4 @@
-"""From a section of `config.terms` to a loss: what is found, what it asks for, what is refused."""
+"""Losses from a section of `config.terms`: how they are found, what they read, and errors."""
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,7 @@ from ferjax.terms import added, wrap
     ({'path': 'builtins.max'}, 'config.terms.mine: <built-in function max> is no Python function'),
   ],
 )
-def test_functions_that_are_no_loss_are_refused_with_a_hint(my_losses, section, message):
+def test_functions_that_are_not_losses_are_refused_with_a_hint(my_losses, section, message):
   options = {k: v for k, v in section.items() if k not in added.RESERVED}
   with pytest.raises(InputError, match=message):
     function = added.function_of('mine', section)
@@ -72,7 +72,7 @@ def test_functions_that_are_no_loss_are_refused_with_a_hint(my_losses, section, 
 
 
 def count_of_poses(outputs, batch):
-  """Names a column without a look at its numbers."""
+  """Reads a column but not its numbers."""
   return outputs['embedding'].sum(1) * batch['pose'].shape[0]
 
 
@@ -104,15 +104,15 @@ def refused(outputs, batch):
 
 
 @pytest.mark.parametrize('function', [if_there, got, tried, popped])
-def test_what_a_loss_asks_for_is_read(function):
+def test_the_columns_that_a_loss_reads_are_found(function):
   outputs, batch = drawn()
   for compiled in (function, jax.jit(function)):
     assert added.check('here', function, compiled, outputs, batch) == {'pose'}
 
 
 @pytest.mark.parametrize('function', [count_of_poses, refused])
-def test_a_loss_that_looks_at_a_shape_or_a_name_only_has_all_labels(function):
-  """A label whose numbers it does not use, without which it would fail."""
+def test_a_loss_that_uses_only_a_shape_or_a_name_gets_all_labels(function):
+  """The loss does not use the numbers of the label, but would fail without it."""
   outputs, batch = drawn()
   for compiled in (function, jax.jit(function)):
     assert added.check('here', function, compiled, outputs, batch) == set(batch)
@@ -131,8 +131,8 @@ def test_a_loss_that_looks_at_a_shape_or_a_name_only_has_all_labels(function):
     lambda batch: ['pose'] * (len(batch.values()) == 4),
   ],
 )
-def test_a_loss_that_goes_through_the_labels_has_them_all(names):
-  """So that what it computes does not depend on what other terms ask for."""
+def test_a_loss_that_iterates_over_the_labels_gets_all_of_them(names):
+  """Otherwise its result would depend on the columns that other terms read."""
 
   def function(outputs, batch):
     return outputs['embedding'].sum(1) * (2 if 'pose' in names(batch) else 1)
@@ -142,7 +142,7 @@ def test_a_loss_that_goes_through_the_labels_has_them_all(names):
     assert added.check('here', function, compiled, outputs, batch) == set(batch)
 
 
-def test_only_what_a_loss_asks_for_is_read(my_losses):
+def test_only_the_columns_of_a_loss_are_read(my_losses):
   outputs, batch = drawn()
   subjects = added.find('here', 'my_losses.subjects')
   for function in (subjects, jax.jit(subjects)):
@@ -184,7 +184,7 @@ def test_only_what_a_loss_asks_for_is_read(my_losses):
     ),
   ],
 )
-def test_what_cannot_be_learned_or_kept_is_refused(start, update, message):
+def test_invalid_parameters_and_states_are_refused(start, update, message):
   term = losses.StatefulLoss(
     init=lambda rng, outputs, batch: start(rng, len(batch['label'])),
     apply=lambda params, state, outputs, batch: outputs['embedding'].sum(1),
@@ -194,7 +194,7 @@ def test_what_cannot_be_learned_or_kept_is_refused(start, update, message):
     added.check('here', term, term, *drawn())
 
 
-def test_whatever_is_called_like_a_function_is_a_loss(my_losses):
+def test_any_callable_is_a_loss(my_losses):
   outputs, batch = drawn()
   for name, by in (('scaled', 1.0), ('halves', 0.5)):
     section = {name: {'path': f'my_losses.{name}'}}
@@ -215,8 +215,8 @@ def test_whatever_is_called_like_a_function_is_a_loss(my_losses):
     ('mild', 'my_losses.py and class_centers.py'),
   ],
 )
-def test_what_a_loss_was_made_with_is_part_of_its_source(my_losses, name, file):
-  """Also where the loss itself lies in another file, or in none."""
+def test_the_functions_that_make_a_loss_are_part_of_its_source(my_losses, name, file):
+  """Also if the loss itself is in another file, or in no file."""
   more = """
 from ferjax import losses
 mild = losses.centers(num_classes=7, rate=0.1)

@@ -1,4 +1,4 @@
-"""What `check_loss` says of good and bad losses."""
+"""The results of `check_loss` for good and bad losses."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).parents[2] / 'configs' / 'examples'
 
 
 def lone_rows(embedding, label):
-  """Divides by the other rows of a class, of which there may be none."""
+  """Divides by the number of other rows of a class, which may be 0."""
   same = label[:, None] == label[None]
   distance = ((embedding[:, None] - embedding[None]) ** 2).sum(-1)
   return (distance * same).sum(1) / (same.sum(1) - 1)
@@ -54,17 +54,17 @@ def wrong_and_tiny(embedding, label):
 
 
 def wrong_beside_a_stop(logits, label):
-  """Log-softmax stops a gradient that does not matter, and does not hide one that is wrong."""
+  """Log-softmax stops a gradient that does not matter. This must not hide a wrong gradient."""
   return halved(logits) - jax.nn.log_softmax(logits)[:, 0]
 
 
 def wrong_in_a_margin(embedding, label):
-  """Right where the margin is kept, as it is among most of the rows that are drawn."""
+  """Correct if the margin is kept, which is so for most of the drawn rows."""
   return halved(jax.nn.relu(0.004 - jnp.abs(embedding)))
 
 
 def stopped_in_a_loop(logits, embedding, label):
-  """By jit, and by a loop, beside stops that do not matter."""
+  """In jit and in a loop, together with stops that do not matter."""
 
   @jax.jit
   def one(row):
@@ -83,7 +83,7 @@ def stopped_in_a_checkpoint(embedding, label):
 
 
 def centers_in_float32():
-  """As losses should be computed, whatever the type of the outputs."""
+  """Losses should be computed in this way, for any type of the outputs."""
 
   def shares(outputs, batch):
     z = outputs['embedding'].astype(jnp.float32)
@@ -104,7 +104,7 @@ def centers_in_float32():
 
 
 def float32_alone(embedding, label):
-  """A loop that carries float32, which float64 does not fit into."""
+  """A loop with a float32 carry, which cannot hold float64."""
   total, squares = jax.lax.scan(
     lambda total, row: (total + row.sum(), (row**2).sum()), jnp.float32(0), embedding
   )
@@ -120,7 +120,7 @@ def in_bfloat16(embedding, label):
 
 
 def whitened(embedding, label):
-  """By a solver that stops a gradient on its way to the right one."""
+  """With a solver that stops a gradient inside, and still has the right gradient."""
   spread = embedding.T @ embedding + jnp.eye(embedding.shape[1])
   return (jnp.linalg.solve(spread, embedding.T).T * embedding).sum(1)
 
@@ -157,7 +157,7 @@ def in_a_step():
 
 
 def of_loss(function):
-  """{(check, input): failure or note} of what is not in order."""
+  """{(check, input): failure or note} of all results that are not plain successes."""
   term = added.make('here', function, {}, num_classes=3, num_poses=3)
   found = check.check(term, SMALL)
   assert len({(r.check, r.input) for r in found}) == len(found) > 15
@@ -192,12 +192,12 @@ def of_loss(function):
     ),
   ],
 )
-def test_what_fails_is_told_with_its_input(function, expected):
+def test_a_failure_is_reported_with_its_input(function, expected):
   assert of_loss(function) == expected
 
 
 def of_gradient(function):
-  """What is said of its gradient at both points, {} where that is in order."""
+  """The results for its gradient at both points; {} if both are correct."""
   term = added.stateful(added.make('here', function, {}, num_classes=3))
   with jax.enable_x64(True):
     given = jax.tree.map(jnp.asarray, check.drawn(SMALL, check.ROWS))
@@ -205,7 +205,7 @@ def of_gradient(function):
     return [(r.input, r.failure, r.note) for r in check.gradients(term, *given, precision)]
 
 
-def test_a_wrong_gradient_is_told():
+def test_a_wrong_gradient_is_reported():
   for function in (wrong_gradient, wrong_and_tiny, wrong_in_float32):
     for _, failure, _ in of_gradient(function):
       assert failure.startswith('along a direction in embedding the loss changes by ')
@@ -219,7 +219,7 @@ def test_a_wrong_gradient_does_not_hide_behind_a_stop_or_a_margin():
   assert not kept and name == 'random, times 0.05' and 'along a direction in embedding' in failure
 
 
-def test_a_gradient_may_be_stopped_and_is_then_told():
+def test_a_gradient_may_be_stopped_and_is_then_reported():
   for function in (stopped, stopped_in_a_loop):
     for _, failure, note in of_gradient(function):
       assert not failure and note.startswith('it stops a gradient: along a direction in ')
@@ -234,7 +234,7 @@ def test_a_gradient_may_be_stopped_and_is_then_told():
     assert failure.endswith(hint)
 
 
-def test_a_loss_that_teaches_the_network_nothing_is_told():
+def test_a_loss_without_gradient_for_the_network_is_reported():
   (_, failure, note), near = of_gradient(errors)
   assert not failure and note == 'the gradient by every output is 0'
   assert near == ('random, times 0.05', '', '')
@@ -292,12 +292,12 @@ def test_flags():
     ('--outputs=junk(', '--outputs is .* give shapes'),
   ],
 )
-def test_flags_that_are_none_are_refused(flag, message):
+def test_invalid_flags_are_refused(flag, message):
   with pytest.raises(InputError, match=message):
     check_loss.parse(['a.b', flag])
 
 
-def test_the_example_passes_and_mistakes_are_told_in_a_line(capsys, monkeypatch):
+def test_the_example_passes_and_mistakes_are_reported_in_one_line(capsys, monkeypatch):
   monkeypatch.syspath_prepend(EXAMPLES)
   assert check_loss.main(['my_loss.island', '--dim=8', '--apart=0.5'])
   text = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Further terms of any method: by name, by path, with state; their weights; whole runs."""
+"""Added terms of any method: by name, by path, with state; their weights; complete runs."""
 
 import json
 import shutil
@@ -77,7 +77,7 @@ def test_every_built_in_term_gives_a_loss_of_each_row():
 
 
 def with_own_terms_added(dtype):
-  """DML-Net, two of whose terms are not its own."""
+  """DML-Net with two added terms."""
   method = small_dmlnet(dtype)
 
   def loss(params, extra, outputs, batch, step):
@@ -145,7 +145,7 @@ def test_terms_with_a_state_are_the_same_on_any_number_of_devices():
     np.testing.assert_allclose(values['loss'], parts + values['weight/sgm'] * values['sgm'])
 
 
-def test_parameters_and_states_stand_apart_and_prediction_passes_them_by():
+def test_parameters_and_states_are_separate_and_prediction_ignores_them():
   added = {'centers': losses.centers(num_classes=3), 'head': losses.cosface_head(num_classes=3)}
   method = wrap.with_terms(linear_method(), added)
   batch, outputs, own = started(method)
@@ -171,7 +171,7 @@ def test_parameters_and_states_stand_apart_and_prediction_passes_them_by():
     clashing.loss(own, {}, outputs, batch, 0)
 
 
-def test_what_a_term_puts_into_its_dicts_reaches_no_other():
+def test_changes_of_a_term_to_its_dicts_do_not_reach_others():
   def changing(outputs, batch):
     outputs['embedding'] = 2 * outputs['embedding']
     return outputs['embedding'].sum(1) + batch.pop('label')
@@ -256,7 +256,7 @@ def test_weights_by_number_and_by_schedule(section, by_step):
     ({'schedule': 'exponential', 'end': 0.0}, 'numbers above 0, not 1.0 and 0.0'),
   ],
 )
-def test_weights_that_are_none_are_refused(weight, message):
+def test_invalid_weights_are_refused(weight, message):
   config = configs.base()
   config.terms = {'sgm': {'weight': weight}}
   with pytest.raises(InputError, match=message):
@@ -264,14 +264,14 @@ def test_weights_that_are_none_are_refused(weight, message):
 
 
 @pytest.mark.parametrize('name', ['loss', 'step', 'acc', 'images_per_s'])
-def test_names_that_the_log_has_are_refused(name):
+def test_names_of_the_log_are_refused(name):
   config = configs.base()
   config.terms = {name: {'path': 'my_losses.island'}}
   with pytest.raises(InputError, match=f"the log has '{name}' already"):
     configs.check(config)
 
 
-def test_sections_that_are_none_are_refused():
+def test_invalid_sections_are_refused():
   config = configs.base()
   config.weights = {'sgm': 0.1}
   config.terms = {'sgm': {'weight': 0.1}}
@@ -286,7 +286,7 @@ def test_sections_that_are_none_are_refused():
 
 
 def test_functions_of_the_host_see_the_methods_own_state():
-  """`refresh`, `enroll` and `columns` of a method with terms, which keeps what is the terms'."""
+  """`refresh`, `enroll` and `columns` of a method with terms, whose states they do not change."""
   seen = []
 
   def change(name):
@@ -317,8 +317,8 @@ def test_functions_of_the_host_see_the_methods_own_state():
 
 @pytest.fixture
 def config_with_terms(small_config, my_losses):
-  """With a user's two, one of which needs subjects and one of which learns; an average; two of the
-  method's own kind."""
+  """With two terms of a user (one needs subjects, one has parameters), an average of parameters,
+  and two built-in terms."""
   small_config.terms = {
     'mine': {'path': 'my_losses.subjects', 'weight': 0.1, 'width': 2.0},
     'running': {'path': 'my_losses.running_mean', 'weight': 0.01, 'rate': 0.1},
@@ -343,7 +343,7 @@ def test_a_run_with_terms_resumes_to_the_bit_and_is_read_without_them(
   my_losses.write_text(MINE + '\n# changed\n')
   caplog.clear()
   assert loop.train(config_with_terms, tmp_path / 'cut')['state_sha256'] == whole['state_sha256']
-  assert 'source of the loss config.terms.mine, my_losses.py, has changed since' in caplog.text
+  assert 'source of the loss config.terms.mine, my_losses.py, has changed;' in caplog.text
 
   lines = history.read_lines(tmp_path / 'whole' / 'metrics.jsonl')
   first, *_, last = (line for line in lines if line['split'] == 'train')
@@ -356,7 +356,7 @@ def test_a_run_with_terms_resumes_to_the_bit_and_is_read_without_them(
   assert len(record['term_sources']['running']['sha256']) == 64
   assert set(record['term_sources']) == {'mine', 'running'}
   config_with_terms.terms.mine.width = 3.0
-  with pytest.raises(InputError, match='config.terms.mine.width: 2.0 there, 3.0 now'):
+  with pytest.raises(InputError, match='config.terms.mine.width: 2.0 in the run, 3.0 now'):
     loop.train(config_with_terms, tmp_path / 'whole')
 
   my_losses.unlink()
@@ -369,7 +369,7 @@ def test_a_run_with_terms_resumes_to_the_bit_and_is_read_without_them(
 
 
 def test_a_term_sees_what_the_sampler_plans_and_both_views(manifest, data_dir, small_config):
-  """Of a method whose forward looks at neighbours; `needs` grow by what the term reads."""
+  """With a method whose forward uses neighbours; the columns that the term reads join `needs`."""
   small_config.terms = {'nuisance_triplet': {'against': 'subject'}}
   small_config.data.path = str(strip_landmarks(manifest, manifest.with_name('no_landmarks.csv')))
   data = setup.sources.load(small_config).data
@@ -402,7 +402,7 @@ def test_weights_that_name_no_term_are_still_refused(small_config, tmp_path):
 
 
 def test_ten_lines_outside_the_repository(manifest, data_dir, tmp_path):
-  """As a newcomer types them, with the console script, which does not look in the folder itself."""
+  """The lines of a new user, with the console script, whose path does not include the folder."""
   shutil.copy(EXAMPLE, tmp_path / 'my_loss.py')
   assert sum(bool(line.strip()) for line in ten_lines(EXAMPLE.read_text())) <= 10
   command = [sys.executable, '-P', '-c', 'from ferjax.main import run; run()']
@@ -427,7 +427,7 @@ def test_ten_lines_outside_the_repository(manifest, data_dir, tmp_path):
 
 
 def ten_lines(source):
-  """The function `island` of a file, as its lines."""
+  """The lines of the function `island` in a file."""
   start = source.index('def island')
   return source[start : source.index('\n\n\n', start)].splitlines()
 

@@ -60,7 +60,7 @@ def test_dynamic_weights_by_a_slow_loop():
 
 
 def test_a_term_that_is_off_leaves_its_share_to_the_others():
-  """Two steps an epoch: the pose is off in the first two epochs, then in turn with the triplets."""
+  """Two steps per epoch. The pose is off in the first two epochs, then alternates with triplets."""
   off = (('pose', 0, 2, 0), ('p.*', 0, 1, 2), ('triplet', 1, 2, 2))
   losses = [(1.0, 1.0, 1.0)] * 12
   pose_on = np.array([False] * 4 + [False, False, True, True] * 2)
@@ -85,7 +85,7 @@ def test_constant_weights_are_ones_to_the_bit_and_have_no_state():
 
 
 def settle(made, losses, steps=2000):
-  """Where gradient descent on the loss takes the learned weights, and the total at the start."""
+  """The learned weights after gradient descent on the loss, and the total at the start."""
   learned, state = made.init(losses)
 
   def total(learned):
@@ -112,7 +112,7 @@ def test_uncertainty_settles_where_the_derivative_vanishes():
 
 
 def test_uncertainty_of_a_term_at_0_or_below_settles_too():
-  """And what reaches the network is the weight times the term's own gradient."""
+  """The gradient of the network is the weight times that of the term."""
   made = weighting.make(name='uncertainty')
   learned, _ = settle(made, terms(0.0, -3.0, 0.02))
   for name, value in zip(TERMS, (0.02, 0.02, 0.04), strict=True):

@@ -24,7 +24,7 @@ def evaluations(*values, name='loss', split='val'):
     ({'patience': 1}, (1, 1), 2),
   ],
 )
-def test_stops_at_the_first_evaluation_without_hope(options, values, stop):
+def test_stops_when_evaluations_have_not_improved(options, values, stop):
   stops = early_stop.make(4, **({'patience': 2} | options))
   lines = evaluations(*values, name=options.get('metric', 'val/loss').partition('/')[2])
   found = [n for n in range(1, len(lines) + 1) if stops(lines[:n])]
@@ -54,8 +54,8 @@ def test_impossible_settings_are_refused(options, message):
     early_stop.make(4, metric='val/los', patience=1)(evaluations(1.0))
 
 
-def test_a_run_stops_and_one_that_was_cut_off_stops_at_the_same_step(small_config, tmp_path):
-  """Accuracy cannot rise by more than 1, so the second evaluation is no better."""
+def test_a_run_and_an_interrupted_run_stop_at_the_same_step(small_config, tmp_path):
+  """Accuracy cannot rise by more than 1, so the second evaluation is not better."""
   small_config.eval.every = 3
   small_config.checkpoint.keep = 100
   small_config.early_stop.update(metric='val/acc', mode='max', patience=1, min_delta=1.0)
@@ -65,7 +65,7 @@ def test_a_run_stops_and_one_that_was_cut_off_stops_at_the_same_step(small_confi
   assert lines[-1]['step'] == 6 and lines[-1]['split'] == 'test'
   shutil.copytree(tmp_path / 'whole', tmp_path / 'cut')
   shutil.rmtree(tmp_path / 'cut' / 'checkpoints' / '6')
-  for _ in range(2):  # goes on from step 3, then finds itself at the end
+  for _ in range(2):  # continues from step 3, then is already at the end
     again = loop.train(small_config, tmp_path / 'cut')
     assert again['step'] == 6 and again['state_sha256'] == whole['state_sha256']
     assert again['stopped_early'] is True

@@ -1,4 +1,4 @@
-"""Whole runs: what they write, that they go on bit for bit, and how they stop."""
+"""Complete runs: their files, their continuation bit for bit, and how they stop."""
 
 import csv
 import json
@@ -65,7 +65,7 @@ def test_a_second_process_on_one_folder_is_refused(small_config, tmp_path):
 
 
 def test_killed_three_times_and_the_same_to_the_bit(small_config, tmp_path):
-  """SIGKILL at random moments; every restart goes on from the last checkpoint."""
+  """SIGKILL at random moments; every restart continues from the last checkpoint."""
   small_config.steps = 24
   small_config.parallel.devices = 2
   small_config.noise.update(kind='symmetric', rate=0.3)
@@ -105,7 +105,7 @@ def test_killed_three_times_and_the_same_to_the_bit(small_config, tmp_path):
 def test_lengthened_runs_go_on_and_other_configs_are_refused(small_config, tmp_path):
   loop.train(small_config, tmp_path)
   small_config.steps = 8
-  with pytest.raises(InputError, match='config.steps: 10 there, 8 now'):
+  with pytest.raises(InputError, match='config.steps: 10 in the run, 8 now'):
     loop.train(small_config, tmp_path)
   small_config.steps = 12
   small_config.profile.update(start=2, stop=11)
@@ -115,7 +115,7 @@ def test_lengthened_runs_go_on_and_other_configs_are_refused(small_config, tmp_p
   assert (tmp_path / 'report' / 'confusion_test.png').is_file()
   assert list((tmp_path / 'profile').rglob('*.pb'))
   small_config.optimizer.lr = 0.5
-  with pytest.raises(InputError, match='config.optimizer.lr: 0.001 there, 0.5 now'):
+  with pytest.raises(InputError, match='config.optimizer.lr: 0.001 in the run, 0.5 now'):
     loop.train(small_config, tmp_path)
 
 
