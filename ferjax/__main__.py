@@ -1,6 +1,7 @@
 """`ferjax COMMAND`, and the same `python -m ferjax COMMAND`."""
 
 import importlib
+import os
 import sys
 
 from ferjax.errors import InputError, nearest
@@ -39,7 +40,7 @@ def run(command: str, arguments: list[str]) -> None:
   if command in ('train', 'eval'):
     from ferjax import main
 
-    main.run([f'ferjax {command}', f'--mode={command}', *arguments])
+    main.run([f'ferjax {command}', *arguments, f'--mode={command}'])
     return
   module = command.replace('-', '_')
   importlib.import_module(f'ferjax.cli.{module}').run(arguments)
@@ -55,6 +56,10 @@ def main() -> None:
     run(command, arguments)
   except InputError as error:
     sys.exit(f'ferjax: {error}')
+  except KeyboardInterrupt:
+    sys.exit('ferjax: interrupted')
+  except BrokenPipeError:  # the reader of the output has closed the pipe
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == '__main__':

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -10,8 +9,6 @@ import ml_collections
 
 from ferjax.core import NO_TERMS
 from ferjax.errors import InputError, choose, nearest
-
-LOGGER = logging.getLogger(__name__)
 
 
 class Within(NamedTuple):

@@ -1,6 +1,7 @@
 """Trains a model, continues a run, or evaluates it: `python -m ferjax.main --config=FILE.py`."""
 
 import logging
+import os
 import sys
 import time
 import traceback
@@ -41,7 +42,7 @@ HEARTBEAT = flags.DEFINE_integer(
 
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
-    raise app.UsageError(f'unexpected argument: {argv[1]}')
+    raise InputError(f"unexpected argument '{argv[1]}': flags begin with --, such as --config=FILE")
   show_messages()
   find_modules_here()
   hosts.connect(
@@ -62,10 +63,10 @@ def train_or_evaluate() -> None:
   """Trains or evaluates, depending on the flags."""
   if MODE.value == 'eval':
     if not WORKDIR.value:
-      raise InputError('--mode=eval needs --workdir=RUN, the folder of a trained model')
+      raise InputError('give --workdir=RUN, the folder of the trained model to evaluate')
     from ferjax.evaluation import evaluate  # imported here: training starts without its libraries
 
-    print_sets(evaluate.evaluate_run(Path(WORKDIR.value), CHECKPOINT.value, config_flag()))
+    print_evaluation(evaluate.evaluate_run(Path(WORKDIR.value), CHECKPOINT.value, config_flag()))
     return
   config = config_flag()
   if config is None:
@@ -101,6 +102,14 @@ def print_summary(summary) -> None:
   print_sets(summary)
 
 
+def print_evaluation(summary) -> None:
+  """Prints the accuracy on each split, and on each of several data sets."""
+  for name, values in summary.items():
+    if isinstance(values, dict) and 'acc' in values:
+      print(f'{name:20}  accuracy {100 * values["acc"]:.2f} %')
+  print_sets(summary)
+
+
 def print_sets(summary) -> None:
   """Prints the accuracy on each of several data sets, and the averages."""
   for name, values in summary.get('sets', {}).items():
@@ -121,7 +130,11 @@ def run(argv: list[str] | None = None) -> None:
   except (InputError, NonFiniteError) as error:
     hosts.abandon(f'ferjax: {error}')
     sys.exit(f'ferjax: {error}')
-  except (Exception, KeyboardInterrupt):
+  except KeyboardInterrupt:
+    hosts.abandon('ferjax: interrupted')
+    print('ferjax: interrupted', file=sys.stderr, flush=True)
+    os._exit(130)  # XLA's threads may still compile, which a normal exit does not survive
+  except Exception:
     hosts.abandon(traceback.format_exc())
     raise
 

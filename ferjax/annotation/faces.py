@@ -4,7 +4,6 @@ import contextlib
 import csv
 import errno
 import json
-import logging
 import os
 import queue
 from collections import Counter
@@ -25,8 +24,6 @@ from ferjax.errors import InputError
 from ferjax.images import files as picture_files
 from ferjax.images.files import ENDINGS
 from ferjax.terminal.progress import Progress
-
-LOGGER = logging.getLogger(__name__)
 
 MATRIX = tuple(f'crop_{row}{column}' for row in range(2) for column in range(3))
 NO_FACE = 'no face found'

@@ -1,7 +1,6 @@
 """Builds the parts of a run from its config. The modules below this package do not see a config."""
 
 import importlib
-import logging
 import pkgutil
 
 import flax.linen as nn
@@ -14,8 +13,6 @@ from ferjax import core, methods, models
 from ferjax.errors import InputError, nearest
 from ferjax.models import pretrained
 from ferjax.optim.ema import ema
-
-LOGGER = logging.getLogger(__name__)
 
 PRECISIONS = {  # type of the computation, type of the parameters
   'float32': (jnp.float32, jnp.float32),

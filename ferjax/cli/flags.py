@@ -2,6 +2,7 @@
 
 import sys
 import textwrap
+from pathlib import Path
 
 import ml_collections
 from absl import flags
@@ -51,6 +52,8 @@ def usage(program: str) -> str:
   lines.append('')
   for name in (__name__, *ours):
     for flag in modules[name]:
+      if flag.name == 'mode' and program.startswith('ferjax '):
+        continue  # `ferjax train` and `ferjax eval` are the modes
       default = f' Default: {flag.default}.' if flag.default else ''
       text = f'--{flag.name}  {" ".join(flag.help.split())}{default}'
       lines.append(textwrap.fill(text, 100, initial_indent='  ', subsequent_indent=' ' * 6))
@@ -69,5 +72,8 @@ def config_flag() -> ml_collections.ConfigDict | None:
     if config is not None:
       config.to_dict()  # a config that could not be loaded raises at its first use
   except OSError as error:
+    path = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')[0]
+    if not Path(path).is_file():
+      raise InputError(f'--config={path}: there is no such file') from error
     raise InputError(str(error).partition(': ')[2]) from error
   return config

@@ -9,6 +9,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from ferjax.cli import console
 from ferjax.errors import InputError
 from ferjax.report.single import write
 
@@ -63,4 +64,5 @@ def main(argv: Sequence[str]) -> None:
 
 def run(argv: Sequence[str]) -> None:
   """Runs the command in its own process."""
+  console.show_messages()
   main(argv)

@@ -11,7 +11,7 @@ import ml_collections
 from ferjax import config as configs
 from ferjax.assembly import evaluations, restore, sources
 from ferjax.data import checks, dataset
-from ferjax.distributed import hosts
+from ferjax.distributed import hosts, parallel
 from ferjax.errors import InputError
 from ferjax.evaluation import finish
 from ferjax.metrics.predictions import measure
@@ -52,6 +52,9 @@ def evaluate_run(
     gaps = _gaps(model.method, data.data)
     requested = evaluations.make(config, model.method, model.predict, data, tuple(data.data.splits))
     predictions = requested.predict_splits(model.state)
+    tested = requested.predict_tests(model.state)
+    if not parallel.first_process():
+      return {}
     stored = predictions.get('train')
     if other is None and stored:
       stored = _as_given(stored, config, data.data)
@@ -60,9 +63,11 @@ def evaluate_run(
     facts = {'step': step, 'data': name, 'fingerprint': data.data.fingerprint}
     facts |= {name: measure(found, model.classes) for name, found in predictions.items()}
     facts |= gaps
-    summary = finish.finish(folder, requested, model.state, facts, predictions, stored=stored)
-  if summary:
-    LOGGER.info('written to %s', folder)
+    looks = requested.look(model.state)
+    summary = finish.finish(
+      folder, requested, facts, predictions, tested, looks=looks, stored=stored
+    )
+  LOGGER.info('written to %s', folder)
   return summary
 
 

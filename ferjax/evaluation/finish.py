@@ -8,9 +8,7 @@ import numpy as np
 
 from ferjax import files
 from ferjax.assembly.evaluations import Evaluations
-from ferjax.core import TrainState
 from ferjax.data import dataset
-from ferjax.distributed import parallel
 from ferjax.losses.cross_entropy import cross_entropy
 from ferjax.losses.divergence import jensen_shannon
 from ferjax.metrics.predictions import (
@@ -49,40 +47,37 @@ class TrainingRows(NamedTuple):
 def finish(
   folder: Path,
   evaluations: Evaluations,
-  state: TrainState,
   facts: Mapping[str, Any],
   predictions: Mapping[str, Predictions],
+  tested: Mapping[str, Predictions],
   *,
+  looks: heatmaps.Looks | None = None,
   stored: Predictions | None = None,
   training: TrainingRows | None = None,
   lines: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
   """Writes the results at the end of a run or of `--mode=eval`.
 
-  These are predictions, the tables and pictures of the report, and `summary.json`. All processes
-  predict; the first one writes.
+  These are predictions, the tables and pictures of the report, and `summary.json`.
 
   Args:
     folder: The folder of the run or of the evaluation.
     evaluations: The evaluations.
-    state: The final state.
     facts: Further entries of `summary.json`.
     predictions: Predictions of the final state, with the names of `evaluations.splits`.
+    tested: Predictions of the final state, with the names of `evaluations.tests`.
+    looks: What some test pictures look like to the network.
     stored: Predictions for the training rows, among which neighbours of embeddings are searched.
     training: The labels of the training rows, if more than the labels is known.
     lines: Lines of `metrics.jsonl`, from which curves are drawn.
 
   Returns:
-    The content of `summary.json` on the first process, {} on the others.
+    The content of `summary.json`.
   """
-  tested = evaluations.predict_tests(state)
-  if not parallel.first_process():
-    return {}
   data, report = evaluations.data, folder / 'report'
   for name, predicted in predictions.items():
     rows = data.splits.get(name) if evaluations.sheets else None
     split(folder, rows, predicted, data.classes, name, data.poses)
-  looks = evaluations.look(state)
   if looks:
     heatmaps.write(report, looks, data.classes)
   if lines:

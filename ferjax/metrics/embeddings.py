@@ -17,7 +17,7 @@ USUAL = 11  # number of neighbours that classify a row
 SILHOUETTE_ROWS = 3000  # the most rows, because the cost is quadratic
 
 
-def _embedding(predictions):
+def embedding_of(predictions):
   embedding = predictions.outputs['embedding']
   return embedding.astype(np.promote_types(embedding.dtype, np.float32), copy=False)
 
@@ -38,11 +38,11 @@ def measure(
     training rows) and `nearest_mean/...` (by the nearest mean of a training class), and
     `f1_by_neighbours`, {number of neighbours: macro F1}.
   """
-  embedding, label = _embedding(predictions), predictions.label
+  embedding, label = embedding_of(predictions), predictions.label
   values = retrieval.retrieval(embedding, label) | retrieval.clustering(embedding, label)
   if training is None:
     return values
-  stored, stored_label = _embedding(training), training.label
+  stored, stored_label = embedding_of(training), training.label
   found = retrieval.nearest_neighbours(stored, embedding, max(NEIGHBOURS))
   predicted = {
     'knn': retrieval.vote(stored_label[found[:, :USUAL]], num_classes),

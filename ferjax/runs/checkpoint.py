@@ -81,8 +81,9 @@ def restore_latest(workdir: Path, like: TrainState) -> TrainState | None:
       ) from error
     if hosts.of_first(_is_whole(path)):
       raise InputError(
-        f'{path} holds another model than this config makes with the installed versions: '
-        f'{_first_line(error)}'
+        f'{path} holds another state than this config makes with the installed versions '
+        f'({_first_line(error).rstrip(":")}). Continue the run with the version of ferjax and the '
+        'config that it began with, or give another --workdir'
       ) from error
     if parallel.first_process():
       _set_aside(workdir, step, error)

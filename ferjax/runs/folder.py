@@ -14,6 +14,7 @@ from ferjax.errors import InputError
 from ferjax.runs import history
 from ferjax.runs import record as records
 
+AGAIN = 'Remove it, and give the command that wrote it again'
 NESTED = ('embeddings', 'training_labels', 'sets', 'averages')  # of summary.json
 
 
@@ -89,7 +90,7 @@ def read_summary(path: Path) -> dict[str, Any]:
   try:
     summary = json.loads(_text(path))
   except ValueError as error:
-    raise InputError(f'{path} is damaged ({error}): evaluate the run again') from error
+    raise InputError(f'{path} is damaged ({error}). {AGAIN}') from error
   _require(isinstance(summary, dict) and isinstance(summary.get('step'), int), path, 'no step')
   for key in NESTED:
     values = summary.get(key, {})
@@ -117,7 +118,7 @@ def table(path: Path, first: str, widths: Sequence[int] = ()) -> tuple[list[str]
   try:
     head, *rows = csv.reader(io.StringIO(_text(path)), strict=True)
   except (ValueError, csv.Error) as error:
-    raise InputError(f'{path} is damaged ({error})') from error
+    raise InputError(f'{path} is damaged ({error}). {AGAIN}') from error
   _require(head[:1] == [first], path, f'its first column is not {first}')
   _require(not widths or len(head) in widths, path, f'it has {len(head)} columns')
   for number, row in enumerate(rows, 2):
@@ -192,4 +193,4 @@ def _text(path):
 
 def _require(holds, path, trouble):
   if not holds:
-    raise InputError(f'{path} is damaged: {trouble}')
+    raise InputError(f'{path} is damaged: {trouble}. {AGAIN}')

@@ -31,17 +31,23 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     raise InputError(f'{path} cannot be read ({error})') from error
   lines = []
   for number, text in enumerate(texts, 1):
-    try:
-      line = json.loads(text)
-    except ValueError as error:
-      if number == len(texts):
-        LOGGER.warning('%s: its last line is incomplete and is left out', path)
-        break
-      raise InputError(f'{path} is damaged: line {number} is not JSON ({error})') from error
-    if not _is_whole(line):
-      raise InputError(f'{path} is damaged: line {number} is {text!r:.60}')
-    lines.append(line)
+    line = _parsed(text)
+    if line is not None:
+      lines.append(line)
+    elif number < len(texts):
+      raise InputError(f'{path} is damaged: line {number} is {text!r:.60}. Remove that line')
+    else:
+      LOGGER.warning('%s: its last line is incomplete and is left out', path)
   return lines
+
+
+def _parsed(text):
+  """The line that a text holds, or None if it is damaged."""
+  try:
+    line = json.loads(text)
+  except ValueError:
+    return None
+  return line if _is_whole(line) else None
 
 
 def _is_whole(line):
@@ -76,8 +82,13 @@ def summarise(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
   return summary
 
 
-def cut_back(path: Path, step: int) -> None:
-  """Removes the lines after `step` from a metrics.jsonl."""
-  kept = [line for line in read_lines(path) if line['step'] <= step]
+def cut_back(path: Path, step: int) -> list[dict[str, Any]]:
+  """Removes damaged lines and the lines after `step` from a metrics.jsonl; returns the others."""
+  texts = path.read_text(encoding='utf-8', errors='replace').splitlines() if path.is_file() else []
+  lines = [line for text in texts if (line := _parsed(text)) is not None]
+  if len(lines) < len(texts):
+    LOGGER.warning('%s: damaged lines are removed: %d', path, len(texts) - len(lines))
+  kept = [line for line in lines if line['step'] <= step]
   with files.replacing(path) as file:
     file.writelines(json.dumps(line) + '\n' for line in kept)
+  return kept

@@ -93,6 +93,8 @@ def read(workdir: Path) -> dict[str, Any]:
     record = json.loads(path.read_text(encoding='utf-8'))
     missing = {'config', 'classes', 'steps', 'fingerprint', 'labels_sha256'} - set(record)
   except FileNotFoundError:
+    if not Path(workdir).is_dir():
+      raise InputError(f'there is no folder {workdir}: give the folder of a run') from None
     raise InputError(f'{workdir} is not a run: it has no config.json') from None
   except OSError as error:
     raise InputError(f'{workdir} is not the folder of a run: {error.strerror}') from error

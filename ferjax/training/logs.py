@@ -14,7 +14,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from ferjax.distributed import parallel
-from ferjax.runs.history import cut_back, read_lines
+from ferjax.runs import history
 from ferjax.terminal.progress import terminal_bar
 
 LOGGER = logging.getLogger(__name__)
@@ -88,12 +88,12 @@ class Logs:
     self._enabled = enabled
     self._steps, self._batch = steps, batch
     self._time, self._step = time.perf_counter(), start
-    path = workdir / 'metrics.jsonl'
-    self.lines = [line for line in read_lines(path) if line['step'] <= start]
     self._pending = []  # (step, metrics) of the steps since the last check
+    self.lines = []
     if not enabled:
       return
-    cut_back(path, start)
+    path = workdir / 'metrics.jsonl'
+    self.lines = history.cut_back(path, start)
     self._file = path.open('a', encoding='utf-8')
     self._events = SummaryWriter(str(workdir / 'events'), purge_step=start + 1 if start else None)
     self._bar = terminal_bar()
@@ -121,7 +121,7 @@ class Logs:
     self._pending.append((step, metrics))
     jax.block_until_ready(self._pending[max(0, len(self._pending) - parallel.UNDER_WAY)][1])
 
-  def check_finite(self) -> list[tuple[int, dict]]:
+  def flush(self) -> list[tuple[int, dict]]:
     """(step, metrics) of the steps since the last check, as floats.
 
     Raises:
@@ -137,7 +137,7 @@ class Logs:
     Raises:
       NonFiniteError: see `check_finite`.
     """
-    *_, (_, values) = self.check_finite()
+    *_, (_, values) = self.flush()
     speed = {'lr': learning_rate, 'images_per_s': self.speed(step)}
     self.write(step, 'train', {'loss': values['loss'], **values, **speed})
 

@@ -58,18 +58,20 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any]:
   """
   with jax.enable_x64(config.precision == 'float64'), contextlib.ExitStack() as stack:
     with preemption.noticed() as signal:
-      run = setup.prepare(config, Path(workdir))
+      run, first = setup.prepare(config, Path(workdir))
       stack.enter_context(setup.claimed(run))
-      fitted = fit(run, restore(run), signal)
+      state = restore(run, first)
+      del first  # frees a device's memory where the run is restored
+      fitted = fit(run, state, signal)
     if not fitted.left:
       return end(run, fitted)
   return {}
 
 
-def restore(run: setup.Run) -> TrainState:
-  """The newest state of the run that can be read, or its first state."""
-  state = checkpoint.restore_latest(run.workdir, run.first)
-  state = run.first if state is None else state
+def restore(run: setup.Run, first: TrainState) -> TrainState:
+  """The newest state of the run that can be read, or else the first one."""
+  state = checkpoint.restore_latest(run.workdir, first)
+  state = first if state is None else state
   start = int(state.step)
   if start < run.steps and parallel.first_process():
     (run.workdir / 'summary.json').unlink(missing_ok=True)  # if the run was lengthened, it is old
@@ -110,7 +112,7 @@ def fit(run: setup.Run, state: TrainState, signal: Callable[[], str]) -> Fitted:
       evaluates, saves = run.evaluates(step), run.saves(step)
       leaves = agree(bool(signal())) and step < run.steps
       if step > start and (evaluates or saves or leaves):
-        log.check_finite()
+        log.flush()
         accuracy = None
         if evaluates or saves:
           state = run.enroll(state)
@@ -176,9 +178,9 @@ def epoch(run: setup.Run, state: TrainState, step: int) -> tuple[TrainState, Ite
   number, offset = divmod(step, rows.steps_per_epoch)
   if offset == 0:
     state = run.refresh(state, number)
-  columns = parallel.host(run.method.columns(state.extra)) if run.method.columns else {}
+  further = parallel.host(run.method.columns(state.extra)) if run.method.columns else {}
   epochs = -(-run.steps // rows.steps_per_epoch)
-  plan = rows.sampler(number, epochs, rows.seed, rows.split.table | columns, rows.batch)
+  plan = rows.sampler(number, epochs, rows.seed, rows.split.table | further, rows.batch)
   share = run.devices.share(rows.batch)
   batches = pipeline.batches(
     rows.split, plan, rows.columns, rows.image_size, start=offset, share=share, **rows.reading
@@ -187,45 +189,47 @@ def epoch(run: setup.Run, state: TrainState, step: int) -> tuple[TrainState, Ite
 
 
 def end(run: setup.Run, fitted: Fitted) -> dict[str, Any]:
-  """Evaluates the final state and writes the results of the run; see `evaluation.finish`.
-
-  Returns:
-    The content of `summary.json` on the first process, {} on the others.
-  """
+  """Evaluates and writes the results at the end of a run; see `evaluation.finish`."""
   # Imported here, so that training starts without matplotlib and scikit-learn.
   from ferjax.evaluation.finish import TrainingRows, finish
   from ferjax.report.figures import embeddings
 
-  state, rows, first = fitted.state, run.rows, parallel.first_process()
-  predictions = fitted.predictions or run.evaluations.predict_splits(state)
+  state, rows, evaluations = fitted.state, run.rows, run.evaluations
+  LOGGER.info('evaluating the final state; predictions, tables and pictures follow')
+  predictions = fitted.predictions or evaluations.predict_splits(state)
+  tested = evaluations.predict_tests(state)
   more_is_known = run.method.estimates or 'distribution' in rows.split.table or rows.has_noise
   stored, training = None, None
-  if more_is_known or run.evaluations.embeddings:
-    stored = run.evaluations.predict(state, rows.split)
+  if more_is_known or evaluations.embeddings:
+    stored = evaluations.predict(state, rows.split)
   if more_is_known:
     estimated = None
     if run.method.estimates:
       label = rows.split.table['label']
       estimated = parallel.host(run.method.estimates(parallel.host(state.extra), label))
     training = TrainingRows(rows.split, stored, rows.clean, estimated)
-  if run.uses_graphs and first:
+  if not parallel.first_process():
+    return {}
+  if run.uses_graphs:
     path = run.workdir / 'report' / 'auxiliary_spaces.png'
     embeddings.auxiliary_spaces(
       path, rows.split.table, rows.clean, rows.data.classes, rows.image_size
     )
-  lines = history.read_lines(run.workdir / 'metrics.jsonl') if first else []
+  lines = history.read_lines(run.workdir / 'metrics.jsonl')
   facts = history.summarise(lines) | {
     'step': int(state.step),
     'stopped_early': fitted.stopped_early,
     'data': rows.data.name,
-    'state_sha256': checkpoint.state_sha256(state) if first else '',
+    'state_sha256': checkpoint.state_sha256(state),
   }
+  looks = evaluations.look(state)
   return finish(
     run.workdir,
-    run.evaluations,
-    state,
+    evaluations,
     facts,
     predictions,
+    tested,
+    looks=looks,
     stored=stored,
     training=training,
     lines=lines,

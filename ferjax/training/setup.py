@@ -86,7 +86,6 @@ class Run(NamedTuple):
     devices: The devices of the run.
     rows: The rows that it trains on.
     method: The method.
-    first: The state before the first step, on the devices, with pretrained weights.
     steps: The length of the run.
     eval_every, save_every, log_every: Steps between evaluations, saves (0: only after evaluations)
       and lines of the log.
@@ -103,12 +102,11 @@ class Run(NamedTuple):
   """
 
   workdir: Path
-  record: Mapping[str, Any]
+  record: Callable[[], dict[str, Any]]
   write_start: Callable[[], None]
   devices: parallel.Parallel
   rows: Rows
   method: Method
-  first: TrainState
   steps: int
   eval_every: int
   save_every: int
@@ -133,7 +131,7 @@ class Run(NamedTuple):
     return bool(self.save_every) and step % self.save_every == 0
 
 
-def prepare(config, workdir: Path) -> Run:
+def prepare(config, workdir: Path) -> tuple[Run, TrainState]:
   """Checks a config and builds everything that a run needs. It writes nothing to `workdir`.
 
   Raises:
@@ -152,6 +150,7 @@ def prepare(config, workdir: Path) -> Run:
   tx, learning_rate = configs.call(
     optimizers.make, 'optimizer', config.optimizer, params, steps, rows.steps_per_epoch
   )
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), core.own(params))
   state = TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), extra, rng, history)
   term_weights = make_weights(config, rows.steps_per_epoch)
   train_step = make_train_step(method, tx, augmentation, term_weights, weighting)
@@ -162,14 +161,13 @@ def prepare(config, workdir: Path) -> Run:
   )
   given = sources.Data(rows.data, rows.tests, rows.groups)
   eval_every = config.eval.every or rows.steps_per_epoch
-  return Run(
+  run = Run(
     workdir=workdir,
-    record=record.make(config, _facts(config, rows, steps, weights)),
-    write_start=functools.partial(_write_start, config, workdir, rows, weights, placed, params),
+    record=functools.partial(_record, config, rows, steps, weights),
+    write_start=functools.partial(_write_start, config, workdir, rows, weights, placed, shapes),
     devices=devices,
     rows=rows,
     method=method,
-    first=devices.replicate(state),
     steps=steps,
     eval_every=eval_every,
     save_every=config.checkpoint.every,
@@ -185,6 +183,7 @@ def prepare(config, workdir: Path) -> Run:
     stop_metric=config.early_stop.metric,
     uses_graphs=sources.uses_graphs(config),
   )
+  return run, devices.replicate(state)
 
 
 def _method_and_rows(config):
@@ -253,8 +252,8 @@ def _with_weighting(weighting, method, rows, augmentation, params, extra):
   return params | ({LEARNED: learned} if learned else {}), history
 
 
-def _facts(config, rows, steps, weights):
-  """The facts in `config.json` besides the config."""
+def _record(config, rows, steps, weights):
+  """What `config.json` holds; see `record.make`."""
   data, table = rows.data, rows.split.table
   further = {f'test/{name}': one.splits['test'] for name, one in rows.tests.items()}
   of_data = {f'test/{name}' for name in data.sets}
@@ -277,10 +276,10 @@ def _facts(config, rows, steps, weights):
     facts['term_sources'] = added.sources(config.terms.to_dict())
   if weights:
     facts['weights'] = pretrained.facts(weights)
-  return facts
+  return record.make(config, facts)
 
 
-def _write_start(config, workdir, rows, weights, placed, params):
+def _write_start(config, workdir, rows, weights, placed, shapes):
   if config.noise.kind != 'none':
     label = rows.split.table['label']
     wrong = (label != rows.clean).mean()
@@ -289,7 +288,7 @@ def _write_start(config, workdir, rows, weights, placed, params):
     names = rows.split.table['name']
     noise.record(workdir, names, label, rows.clean, rows.data.classes, **options)
   if weights:
-    pretrained.write(workdir / 'weights.csv', weights, placed, core.own(params))
+    pretrained.write(workdir / 'weights.csv', weights, placed, shapes)
 
 
 @contextlib.contextmanager
@@ -304,10 +303,11 @@ def claimed(run: Run) -> Iterator[None]:
     if parallel.first_process():
       busy = f'another process trains in {run.workdir}: wait for its end, or give another --workdir'
       lock.enter_context(files.locked(run.workdir / 'train.lock', busy))
-      copies = run.record['duplicates']
+      found = run.record()
+      copies = found['duplicates']
       if copies:
         LOGGER.warning('byte for byte the same picture in two splits: %s', copies)
-      record.write(run.workdir, run.record)
+      record.write(run.workdir, found)
       run.write_start()
     hosts.wait('record')
     if not hosts.appears(run.workdir / 'config.json'):

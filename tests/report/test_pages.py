@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ferjax import config as configs
-from ferjax import core, files
+from ferjax import files
 from ferjax.assembly.evaluations import Evaluations
 from ferjax.cli import report
 from ferjax.data import dataset, noise
@@ -512,13 +512,20 @@ def test_all_results_of_a_run_are_on_the_page(tmp_path):
   maps = {name: np.ones((1, 2, 3, 3)) for name in ('response', 'grad_cam')}
   views = np.zeros((1, 2, 12, 12, 3))
   looks = heatmaps.Looks(('',), views, maps, np.zeros((1, 2), int), np.zeros(2, int), 'test')
-  state = core.TrainState(np.array(4), {}, (), {}, np.zeros(2, np.uint32))
   evaluated = {'test': predicted}
-  requested = Evaluations(data, {}, {}, {}, None, lambda state: looks, True, True, 9)
+  requested = Evaluations(data, {}, {}, {}, None, None, True, True, 9)
   lines = history.read_lines(folder / 'metrics.jsonl')
   facts = history.summarise(lines) | {'step': 4, 'data': 'drawn'}
   finish.finish(
-    folder, requested, state, facts, evaluated, stored=predicted, training=training, lines=lines
+    folder,
+    requested,
+    facts,
+    evaluated,
+    {},
+    looks=looks,
+    stored=predicted,
+    training=training,
+    lines=lines,
   )
   record = json.loads((folder / 'config.json').read_text()) | {'classes': classes}
   files.write_json(folder / 'config.json', record)

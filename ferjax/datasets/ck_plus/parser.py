@@ -28,7 +28,6 @@ LABELS = {
 GRAMMAR = re.compile(
   r'(?:.*/)?(S\d{3})/(\d{3})/\1_\2_(\d{8})(\.png|_emotion\.txt|_landmarks\.txt|_facs\.txt)', re.I
 )
-SEQUENCES = 593
 
 
 def parse(folder: Path, *, protocol: str = 'last_three') -> Listing:

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from ferjax.data import graphs
 from ferjax.metrics import mixtures, retrieval
-from ferjax.metrics.embeddings import _embedding, drawn, measure, silhouettes
+from ferjax.metrics.embeddings import drawn, embedding_of, measure, silhouettes
 from ferjax.metrics.predictions import Predictions
 from ferjax.report.figures import plots
 from ferjax.report.figures.plots import COLOURS
@@ -56,7 +56,7 @@ def write(
   if not (numbers or tsne) or not name or 'embedding' not in evaluated[name].outputs:
     return {}
   predictions = evaluated[name]
-  embedding, table = _embedding(predictions), predictions.table
+  embedding, table = embedding_of(predictions), predictions.table
   values = silhouettes(embedding, table)
   if numbers:
     values |= measure(predictions, training if name != 'train' else None, len(classes))
