@@ -1,6 +1,7 @@
 """`ferjax COMMAND` as a user runs it."""
 
 import importlib
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -82,14 +83,14 @@ def test_train_and_eval(manifest, tmp_path):
   assert f'workdir: {tmp_path / "run"}' in trained.stdout
   evaluated = call('eval', run)
   assert evaluated.returncode == 0, evaluated.stderr
-  assert 'written to' in evaluated.stderr
+  assert 'written to' in evaluated.stderr and 'test                  accuracy ' in evaluated.stdout
   assert list((tmp_path / 'run' / 'eval').glob('*/summary.json'))
 
 
 @pytest.mark.parametrize(
   'arguments, message',
   [
-    (['eval'], 'ferjax: --mode=eval needs --workdir=RUN'),
+    (['eval'], 'ferjax: give --workdir=RUN'),
     (['train'], 'ferjax: give a config, such as --config=configs/softmax.py'),
     (['prepare'], 'ferjax: name what to prepare, one of data, graphs'),
     (['report', '--workdir=no/run'], 'ferjax: '),
@@ -99,3 +100,30 @@ def test_mistakes_are_one_line(arguments, message):
   result = call(*arguments)
   assert result.returncode == 1
   assert result.stderr.startswith(message) and 'Traceback' not in result.stderr
+
+
+def test_an_interruption_is_one_line(tmp_path):
+  command = [sys.executable, '-m', 'ferjax', 'train', '--config=configs/softmax.py:smoke']
+  flags = [f'--workdir={tmp_path / "run"}', f'--config.data.dir={tmp_path / "data"}']
+  with subprocess.Popen(
+    [*command, *flags], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+  ) as run:
+    assert run.stdout.readline().startswith('workdir: ')
+    run.send_signal(signal.SIGINT)
+    errors = run.stderr.read()
+  assert run.returncode == 130
+  assert errors.endswith('ferjax: interrupted\n') and 'Traceback' not in errors
+
+
+def test_a_reader_that_closes_the_pipe_is_no_error():
+  program = 'sleep 1; exec "$0" -m ferjax train --help'
+  with subprocess.Popen(
+    ['sh', '-c', program, sys.executable],
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as run:
+    run.stdout.close()
+    errors = run.stderr.read()
+  assert run.returncode == 0 and not errors

@@ -32,7 +32,9 @@ def call(*flags):
     (['--config=configs/softmax.py', '--config.batch=abc'], 'batch'),
     (['--config=configs/softmax.py', '--bogus=1'], "Unknown command line flag 'bogus'"),
     (['--config=configs/softmax.py:bogus'], 'use demo, paper or smoke'),
-    (['--mode=eval', '--workdir=no/run'], 'no/run is not a run'),
+    (['--config=configs/none.py'], '--config=configs/none.py: there is no such file'),
+    (['configs/softmax.py'], "unexpected argument 'configs/softmax.py': flags begin with --"),
+    (['--mode=eval', '--workdir=no/run'], 'there is no folder no/run'),
   ],
 )
 def test_mistakes_are_reported_without_a_traceback(flags, message):

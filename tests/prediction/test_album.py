@@ -112,7 +112,7 @@ def test_the_command_on_a_trained_run(small_config, tmp_path, capsys):
   with (out / 'album.csv').open(newline='') as file:
     lines = list(csv.DictReader(file))
   assert len(lines) == 9 and sum(line['medoid'] == '1' for line in lines) == 4
-  with pytest.raises(InputError, match='is not a run'):
+  with pytest.raises(InputError, match='there is no folder .*other'):
     main([str(tmp_path / 'faces'), f'--workdir={tmp_path / "other"}', '--n=4'])
 
 

@@ -486,7 +486,7 @@ def test_the_command(tmp_path):
     (sys.executable, '-c', code), capture_output=True, text=True, env=os.environ, timeout=120
   )
   assert done.returncode == 1
-  assert done.stderr.strip() == 'ferjax: nowhere is not a run: it has no config.json'
+  assert done.stderr.strip() == 'ferjax: there is no folder nowhere: give the folder of a run'
 
 
 def test_all_results_of_a_run_are_on_the_page(tmp_path):
