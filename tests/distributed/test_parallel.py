@@ -32,7 +32,7 @@ def test_batches_must_divide():
   parallel.check_batch(16, 8)
   with pytest.raises(InputError, match='16 and 24'):
     parallel.check_batch(20, 8)
-  with pytest.raises(InputError, match='sizes: 8'):
+  with pytest.raises(InputError, match='sizes are 8$'):
     parallel.check_batch(3, 8)
 
 

@@ -226,8 +226,8 @@ def test_a_gradient_may_be_stopped_and_is_then_reported():
   for function in (plain_log_softmax, whitened):
     assert of_gradient(function) == [('random', '', ''), ('random, times 0.05', '', '')]
   for function, hint in (
-    (stopped_in_a_branch, 'inside of a loop, a branch or jax.checkpoint is not looked at)'),
-    (stopped_in_a_checkpoint, 'inside of a loop, a branch or jax.checkpoint is not looked at)'),
+    (stopped_in_a_branch, 'inside a loop, a branch or jax.checkpoint is not looked at)'),
+    (stopped_in_a_checkpoint, 'inside a loop, a branch or jax.checkpoint is not looked at)'),
     (whitened_beside_a_stop, 'stops in solve and inv is taken for a stop of the loss)'),
   ):
     (_, failure, _), _ = of_gradient(function)

@@ -81,7 +81,7 @@ def make(
 
   def loss(params, extra, outputs, batch, step):
     logits, aux = outputs['logits'], {'label': batch['label']}
-    values = terms.supervised(outputs, batch['label'])
+    values = terms.supervised(outputs, batch['label'], two_branches)
     if label_distribution:
       estimated = estimate(params, extra['bank'], outputs, batch)
       values['label_distribution'] = terms.label_distribution(estimated, logits)

@@ -13,12 +13,13 @@ from ferjax.methods.lanet import contrast
 from ferjax.methods.lanet.memory import Queue
 
 
-def supervised(outputs: dict[str, Array], label: Array) -> dict[str, Array]:
+def supervised(outputs: dict[str, Array], label: Array, two_branches: bool) -> dict[str, Array]:
   """The terms that need the given labels and landmarks only, and 0 for the two others.
 
   Args:
     outputs: `logits` f[B, C], and with a landmark branch `landmark_error` f[B].
     label: i32[B].
+    two_branches: Whether there is a landmark branch.
 
   Returns:
     f[] each: `cross_entropy` (nats), `landmarks` (0 without a landmark branch),
@@ -27,7 +28,7 @@ def supervised(outputs: dict[str, Array], label: Array) -> dict[str, Array]:
   zero = jnp.zeros((), outputs['logits'].dtype)
   return {
     'cross_entropy': cross_entropy(outputs['logits'], label).mean(),
-    'landmarks': outputs['landmark_error'].mean() if 'landmark_error' in outputs else zero,
+    'landmarks': outputs['landmark_error'].mean() if two_branches else zero,
     'label_distribution': zero,
     'contrastive': zero,
   }
