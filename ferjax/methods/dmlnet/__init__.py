@@ -53,15 +53,18 @@ def make(
     num_poses: Pose classes.
     regions: MFE, networks for eyes and mouth in addition to the one for the whole face.
     pose_head: HPE, a classifier of poses.
-    pose_triplets, identity_triplets: JEFL, the two kinds of triplets.
+    pose_triplets: JEFL, triplets whose positive has another pose.
+    identity_triplets: JEFL, triplets whose positive is another person.
     region_resize: Whether eyes and mouth are enlarged to the size of the picture.
     fusion_width: Of the fusion layers.
     head_width: Of the heads' hidden layers.
     heads_on: What the heads get: `fused` features, or the `embedding`.
     embedding_width: Of the embedding.
     normalise: Whether the embedding has length 1.
-    pose_margin, identity_margin: m of the two kinds of triplets.
-    hinge, reduction: See `losses/triplet.py`.
+    pose_margin: m of pose-based triplets.
+    identity_margin: m of identity-based triplets.
+    hinge: `relu`, `softplus` (a soft hinge) or `none` (the paper's equations) of margin + D+ - D-.
+    reduction: `sum` or `mean` over the anchors.
     anchors: `all` rows of the batch, or the anchors of five-tuples only (`tuple`).
     dense_stddev: Standard deviation of the first weights of dense layers.
     softmax_stddev: The same of the layers before a softmax.
