@@ -120,9 +120,9 @@ def test_five_tuples_of_15000_rows_are_quick():
   table = {
     name: rng.integers(0, n, 15000) for name, n in (('label', 7), ('pose', 9), ('subject', 337))
   }
-  start = time.perf_counter()
+  start = time.process_time()
   assert samplers.five_tuples()(0, 1, 0, table, 80)['index'].shape == (187, 80)
-  assert time.perf_counter() - start < 2
+  assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize(
