@@ -1,5 +1,6 @@
 """Reads `metrics.jsonl`, and finds its best evaluations."""
 
+import contextlib
 import json
 import logging
 from collections.abc import Iterable, Mapping
@@ -31,23 +32,29 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     raise InputError(f'{path} cannot be read ({error})') from error
   lines = []
   for number, text in enumerate(texts, 1):
-    line = _parsed(text)
-    if line is not None:
-      lines.append(line)
-    elif number < len(texts):
-      raise InputError(f'{path} is damaged: line {number} is {text!r:.60}. Remove that line')
-    else:
-      LOGGER.warning('%s: its last line is incomplete and is left out', path)
+    try:
+      lines.append(_parsed(text))
+    except ValueError as error:
+      if number == len(texts) and isinstance(error, json.JSONDecodeError):
+        LOGGER.warning('%s: its last line is incomplete and is left out', path)
+        break
+      raise InputError(
+        f'{path} is damaged: line {number} is {text!r:.60}. Remove that line'
+      ) from error
   return lines
 
 
 def _parsed(text):
-  """The line that a text holds, or None if it is damaged."""
-  try:
-    line = json.loads(text)
-  except ValueError:
-    return None
-  return line if _is_whole(line) else None
+  """The line that a text holds.
+
+  Raises:
+    JSONDecodeError: the text is not JSON.
+    ValueError: it is JSON, but not a line of the file.
+  """
+  line = json.loads(text)
+  if not _is_whole(line):
+    raise ValueError('not a line of metrics.jsonl')
+  return line
 
 
 def _is_whole(line):
@@ -85,7 +92,10 @@ def summarise(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 def cut_back(path: Path, step: int) -> list[dict[str, Any]]:
   """Removes damaged lines and the lines after `step` from a metrics.jsonl; returns the others."""
   texts = path.read_text(encoding='utf-8', errors='replace').splitlines() if path.is_file() else []
-  lines = [line for text in texts if (line := _parsed(text)) is not None]
+  lines = []
+  for text in texts:
+    with contextlib.suppress(ValueError):
+      lines.append(_parsed(text))
   if len(lines) < len(texts):
     LOGGER.warning('%s: damaged lines are removed: %d', path, len(texts) - len(lines))
   kept = [line for line in lines if line['step'] <= step]
