@@ -3,6 +3,7 @@ import json
 import jax.numpy as jnp
 import pytest
 
+from ferjax.errors import InputError
 from ferjax.runs import history
 from ferjax.training import logs
 
@@ -13,6 +14,18 @@ def test_lines_after_the_checkpoint_are_cut(tmp_path):
   path.write_text(''.join(json.dumps(line) + '\n' for line in lines) + '{"step": 6, "spl')
   history.cut_back(path, 3)
   assert history.read_lines(path) == lines[:3]
+
+
+def test_damaged_lines_do_not_stop_a_run_that_continues(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  good = [{'step': s, 'split': 'train', 'loss': 0.5} for s in (1, 2, 3)]
+  texts = [json.dumps(line) for line in good]
+  path.write_text('\n'.join([texts[0], '{"step": 1, "sp', texts[1], '{"step": 2}', texts[2], '']))
+  with pytest.raises(InputError, match='metrics.jsonl is damaged: line 2'):
+    history.read_lines(path)
+  with logs.Logs(tmp_path, 2, 10, 4, True) as log:
+    assert log.lines == good[:2]
+  assert history.read_lines(path) == good[:2]
 
 
 def test_floats_keep_full_precision(tmp_path):
