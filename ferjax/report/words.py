@@ -27,7 +27,7 @@ SHARES = {'acc', 'mean_class_acc', 'f1_macro', 'precision', 'recall', 'f1_of_mea
 
 
 def is_share(key: str) -> bool:
-  """Whether a measure, such as `recall/fear`, `pose/acc` or `acc@4`, is told in per cent."""
+  """Whether a measure, such as `recall/fear`, `pose/acc` or `acc@4`, is shown in per cent."""
   parts = key.partition('@')[0].split('/')
   return parts[0] in ('recall', 'acc') or parts[-1] in SHARES
 
