@@ -406,7 +406,7 @@ def test_expw_boxes_and_bad_lines(tmp_path):
     126: 'face with two entries',
     127: 'line is not as expected',
   }
-  with pytest.raises(InputError, match='the face box .* lies outside the picture'):
+  with pytest.raises(InputError, match='the face box .* is outside the picture'):
     load(tmp_path, 'expw')
 
 

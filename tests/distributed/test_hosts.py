@@ -245,7 +245,9 @@ def test_stopped_runs_go_on_with_other_devices(
   before = signal.getsignal(signal.SIGTERM)
   with caplog.at_level('INFO', 'ferjax'), monkeypatch.context() as patch:
     restore = loop.restore
-    patch.setattr(loop, 'restore', lambda run: os.kill(os.getpid(), signal.SIGUSR1) or restore(run))
+    patch.setattr(
+      loop, 'restore', lambda *given: os.kill(os.getpid(), signal.SIGUSR1) or restore(*given)
+    )
     assert loop.train(exact_config, tmp_path / 'moved') == {}
   assert 'stopped at step 0 of 10, where it started, because of SIGUSR1' in caplog.text
   assert not checkpoint.exist(tmp_path / 'moved')

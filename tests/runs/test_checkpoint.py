@@ -75,7 +75,7 @@ def test_a_damaged_checkpoint_does_not_keep_others_from_being_read(tmp_path):
 def test_a_whole_checkpoint_of_another_model_is_not_touched(tmp_path):
   fill(tmp_path, {1: None})
   other = make_state(0).replace(params={'v': jnp.ones(4)})
-  with pytest.raises(InputError, match='another model'):
+  with pytest.raises(InputError, match='another state than this config makes'):
     checkpoint.restore_latest(tmp_path, other)
   assert (tmp_path / 'checkpoints' / '1').is_dir()
 
