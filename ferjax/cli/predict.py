@@ -96,9 +96,4 @@ def run(argv: Sequence[str]) -> None:
   console.keep_freed_memory()
   os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # the table names damaged files
   cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-  try:
-    main(argv)
-  except KeyboardInterrupt:
-    sys.exit('ferjax: interrupted')
-  except BrokenPipeError:  # the reader of the table has closed it
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  main(argv)
