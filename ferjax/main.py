@@ -43,6 +43,7 @@ HEARTBEAT = flags.DEFINE_integer(
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise InputError(f"unexpected argument '{argv[1]}': flags begin with --, such as --config=FILE")
+  console.keep_freed_memory()
   show_messages()
   find_modules_here()
   hosts.connect(
@@ -54,7 +55,6 @@ def main(argv: list[str]) -> None:
   if not parallel.first_process():
     logging.getLogger('ferjax').setLevel(logging.ERROR)
   keep_programs()
-  console.keep_freed_memory()
   train_or_evaluate()
   hosts.wait('end of the command')  # at exit, JAX itself waits only five minutes for the others
 

@@ -7,7 +7,7 @@ and cropped there with the default settings. As in training, the host is up to
 Each method takes turns with softmax on the same network and pictures. Softmax is compared with
 PyTorch: the same network, loss, augmentation and Adam, with channels last, under autocast in
 bfloat16 cases, and compiled on a GPU. On a CPU it is also compared with XLA's native convolutions,
-which differ from ferjax's there. Only ferjax's step computes the norms that are logged.
+which differ from ferjax's there. Only ferjax's step computes the norm of the gradient.
 
 The device's peak is measured: the rate of a large matrix product in the case's precision, which
 takes turns with the steps. A data sheet may give a higher one. FLOPs are XLA's count for the step

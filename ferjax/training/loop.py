@@ -16,6 +16,7 @@ from ferjax.distributed import hosts, parallel, preemption
 from ferjax.metrics.predictions import Predictions, measure
 from ferjax.runs import checkpoint, history
 from ferjax.training import logs, setup
+from ferjax.training.step import copy, norms
 
 LOGGER = logging.getLogger(__name__)
 
@@ -131,11 +132,13 @@ def fit(run: setup.Run, state: TrainState, signal: Callable[[], str]) -> Fitted:
         state, batches = epoch(run, state, step)
       batch = run.devices.shard(next(batches))
       before_step(step)
+      logged = (step + 1) % run.log_every == 0
+      before = copy(state.params) if logged else None
       state, metrics = run.train_step(state, batch)
-      log.add(step + 1, metrics)
+      log.add(step + 1, metrics | norms(before, state.params) if logged else metrics)
       if step == start:
         log.restart_clock(step + 1)  # the first step compiles
-      if (step + 1) % run.log_every == 0:
+      if logged:
         log.train(step + 1, float(run.learning_rate(step)))
   if leaves:
     LOGGER.info(

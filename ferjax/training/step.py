@@ -36,6 +36,22 @@ def weighted_sum(terms: Mapping[str, Array], weights: Mapping[str, float | Array
   return sum(term * weights.get(name, 1.0) for name, term in terms.items())
 
 
+@jax.jit
+def copy(tree: PyTree) -> PyTree:
+  """A copy of parameters, for `norms` after a step that overwrites them."""
+  return jax.tree.map(jnp.copy, tree)
+
+
+@jax.jit
+def norms(before: PyTree, after: PyTree) -> dict[str, Array]:
+  """The L2 norms f[] of the parameters after a step, `l2_params`, and of their change in the step,
+  `l2_updates`."""
+  return {
+    'l2_params': optax.tree.norm(after),
+    'l2_updates': optax.tree.norm(optax.tree.sub(after, before)),
+  }
+
+
 def example_terms(
   method: Method,
   augment: Callable[[Array, Batch], Batch],
@@ -103,13 +119,7 @@ def make_train_step(
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     extra = method.update(state.extra, own(params), carry, outputs, seen, aux)
-    metrics = {
-      'loss': loss,
-      **terms,
-      'l2_grads': optax.tree.norm(grads),
-      'l2_params': optax.tree.norm(params),
-      'l2_updates': optax.tree.norm(updates),
-    }
+    metrics = {'loss': loss, **terms, 'l2_grads': optax.tree.norm(grads)}
     if 'logits' in outputs:
       metrics['acc'] = jnp.mean(outputs['logits'].argmax(-1) == seen['label'])
     if isinstance(aux, dict):
