@@ -251,7 +251,7 @@ def written_flops(
 ) -> float:
   """XLA's count of the FLOPs of a step on one device before optimisation; counted on a CPU, with
   native convolutions."""
-  whole = jax.vmap(train_step, (None, 0), out_axes=None, axis_name=parallel.AXIS)
+  whole = jax.vmap(train_step, (None, 0), axis_name=parallel.AXIS)
   inputs = state, {name: column[None] for name, column in batch.items()}
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs)
   with native_convolutions(), jax.default_device(jax.devices('cpu')[0]):

@@ -53,8 +53,8 @@ def gather(tree):
 
 
 def mean(tree):
-  """The mean of a pytree over the devices."""
-  return lax.pmean(tree, AXIS)
+  """The mean of a pytree over the devices. One device has it already; XLA would copy it."""
+  return tree if lax.axis_size(AXIS) == 1 else lax.pmean(tree, AXIS)
 
 
 def example_keys(key, position):

@@ -15,6 +15,8 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
+from ferjax.ops import onednn as dnn
+
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 MOST_SPLITS = 32  # up to this number, each group is computed as a separate convolution
 
@@ -40,6 +42,8 @@ def conv_general_dilated(
   batch_group_count=1,
   precision=None,
   preferred_element_type=None,
+  *,
+  onednn=False,
 ):
   """`jax.lax.conv_general_dilated`, faster on a CPU. `flax.linen.Conv` has an argument of this
   name.
@@ -63,6 +67,8 @@ def conv_general_dilated(
     batch_group_count: Number of groups of images.
     precision: Precision of the products, as in `jax.lax`.
     preferred_element_type: dtype of the sums, as in `jax.lax`.
+    onednn: Whether oneDNN computes what it computes faster, on a CPU and in float32; see
+      `ops.onednn`, whose `load` must have been called.
 
   Returns:
     f[n, h', w', o], of the dtype of `lhs`.
@@ -101,7 +107,7 @@ def conv_general_dilated(
     padding = lax.padtype_to_pads(lhs.shape[1:3], window, strides, padding)
   padding = tuple((int(low), int(high)) for low, high in padding)
   window = Window(rhs.shape[:2], strides, padding, dilation)
-  return _conv(lhs, rhs, window, feature_group_count, precision)
+  return _conv(lhs, rhs, window, feature_group_count, precision, onednn)
 
 
 def _positions(window, shape, arange=np.arange):
@@ -160,11 +166,16 @@ def _native(x, w, window, groups, precision):
   )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _conv(x, w, window, groups, precision):
-  static = dict(window=window, groups=groups, precision=precision)
-  cpu = functools.partial(_value, **static)
-  return lax.platform_dependent(x, w, cpu=cpu, default=functools.partial(_native, **static))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _conv(x, w, window, groups, precision, onednn):
+  def cpu(x, w):
+    y_shape = _y_shape(x.shape, w.shape, window)
+    if onednn and _fits_onednn(x.dtype, w.shape, y_shape, groups):
+      return dnn.value(x, w, window, y_shape)
+    return _value(x, w, window, groups, precision)
+
+  native = functools.partial(_native, window=window, groups=groups, precision=precision)
+  return lax.platform_dependent(x, w, cpu=cpu, default=native)
 
 
 def _conv_fwd(x, w, *static):
@@ -172,10 +183,16 @@ def _conv_fwd(x, w, *static):
 
 
 def _conv_bwd(*args):
-  *static, (x, w), dy = args
+  *static, onednn, (x, w), dy = args
+  window, groups, _ = static
 
   def cpu(x, w, dy):
-    dx = _input_gradient(w, dy, x.shape, *static)
+    if onednn and _fits_onednn(x.dtype, w.shape, dy.shape, groups):
+      dx = dnn.input_gradient(w, dy, window, x.shape)
+      if _kernel_gradient_fits_onednn(w.shape, dy.shape, window.strides):
+        return dx, dnn.kernel_gradient(x, dy, window, w.shape)
+    else:
+      dx = _input_gradient(w, dy, x.shape, *static)
     return dx, _kernel_gradient(x, dy, w.shape, *static)
 
   def default(x, w, dy):
@@ -185,6 +202,25 @@ def _conv_bwd(*args):
 
 
 _conv.defvjp(_conv_fwd, _conv_bwd)
+
+
+def _fits_onednn(dtype, w_shape, y_shape, groups):
+  """Whether oneDNN computes a convolution of this dtype faster: not one with more taps than pixels,
+  where matrix products are faster."""
+  taps = math.prod(w_shape[:2])
+  return dtype == jnp.float32 and groups == 1 and taps <= math.prod(y_shape[1:3])
+
+
+def _kernel_gradient_fits_onednn(w_shape, y_shape, strides):
+  """Whether this is also true of the kernel gradient: not if the kernel is much larger than the map,
+  or has a single tap, strides and few channels, where oneDNN 3.2 writes beyond its memory (its issue
+  6035)."""
+  writes_beyond = math.prod(w_shape[:2]) == 1 < math.prod(strides) and w_shape[2] < 16
+  return math.prod(w_shape) <= 2 * math.prod(y_shape) and not writes_beyond
+
+
+def _y_shape(x_shape, w_shape, window):
+  return (x_shape[0], *map(len, _positions(window, x_shape)), w_shape[-1])
 
 
 def _by_group(f, groups, *arrays):
@@ -217,7 +253,7 @@ def _gradients_need_products(w_shape, y_shape):
 
 
 def _value(x, w, window, groups, precision):
-  y_shape = (x.shape[0], *map(len, _positions(window, x.shape)), w.shape[-1])
+  y_shape = _y_shape(x.shape, w.shape, window)
   if _is_depthwise(groups, x.shape, w.shape):
     taps, factors = _taps(_wide(x), window), _wide(w).reshape(-1, x.shape[-1])
     return sum(map(jnp.multiply, taps, factors)).astype(x.dtype)
