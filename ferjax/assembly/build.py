@@ -11,7 +11,6 @@ import ml_collections
 from ferjax import config as configs
 from ferjax import core, methods, models
 from ferjax.errors import InputError, nearest
-from ferjax.models import pretrained
 from ferjax.optim.ema import ema
 
 PRECISIONS = {  # type of the computation, type of the parameters
@@ -57,23 +56,6 @@ def make_model(config: ml_collections.ConfigDict) -> nn.Module:
   make = configs.named(models, config.model.name, 'model')
   options = {k: v for k, v in configs.without_name(config.model).items() if k != 'weights'}
   return configs.call(make, 'model', options, dtype=dtype, param_dtype=param_dtype)
-
-
-def read_weights(config: ml_collections.ConfigDict) -> pretrained.Weights | None:
-  """The weights in the file `config.model.weights`, or None if the config names no file.
-
-  Raises:
-    InputError: see `pretrained.read` and `pretrained.convert`.
-  """
-  path = config.model.get('weights', '')
-  if not path:
-    return None
-  size = config.data.image_size
-  picture = jax.ShapeDtypeStruct((1, size, size, 3), picture_dtype(config))
-  model = make_model(config)
-  network = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, False), picture)
-  arrays, sha256 = pretrained.read(path)
-  return pretrained.convert(arrays, network, path, sha256)
 
 
 def picture_dtype(config: ml_collections.ConfigDict):

@@ -23,6 +23,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax
@@ -33,7 +34,7 @@ import safetensors.numpy
 
 from ferjax import files
 from ferjax.errors import InputError
-from ferjax.models import mobilenet
+from ferjax.models import dlib_faces, mobilenet
 
 LOGGER = logging.getLogger(__name__)
 
@@ -77,6 +78,9 @@ class Weights(NamedTuple):
       `num_batches_tracked`.
     file: The file's name.
     sha256: Checksum of the file's bytes, in hexadecimal.
+    has_statistics: Whether the file has the statistics of BatchNorm, for training mode.
+    statistics: If they were measured instead: on how many `rows`, of which `image_size`.
+    licence, provenance: Of the weights, where they are known.
   """
 
   variables: PyTree
@@ -84,6 +88,10 @@ class Weights(NamedTuple):
   left_out: dict[str, tuple[int, ...]]
   file: str
   sha256: str
+  has_statistics: bool = True
+  statistics: Mapping[str, int] = MappingProxyType({})
+  licence: str = ''
+  provenance: str = ''
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
@@ -93,10 +101,11 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
   a `.safetensors` file cannot.
 
   Args:
-    path: A `.safetensors` file, or a file from `torch.save` (`.pth`, `.pt`, `.bin`, `.tar`,
-      `.ckpt`) that holds tensors only. The latter needs PyTorch. Names in nested dicts are joined
-      by dots. A dict that occurs twice is read once. Tensors that NumPy cannot represent (sparse,
-      quantized, without data) are left out with a warning.
+    path: A `.safetensors` file, the `.dat` file of dlib's face recognition (see
+      `dlib_faces.arrays`), or a file from `torch.save` (`.pth`, `.pt`, `.bin`, `.tar`, `.ckpt`)
+      that holds tensors only. The last needs PyTorch. Names in nested dicts are joined by dots. A
+      dict that occurs twice is read once. Tensors that NumPy cannot represent (sparse, quantized,
+      without data) are left out with a warning.
 
   Returns:
     {name: array}, and the sha256 of the file's bytes.
@@ -114,15 +123,15 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
     if not file.is_file():
       raise InputError(f'{where}: there is no such file')
     kind = file.suffix.lower()
-    if kind not in ('.safetensors', *TORCH_ENDINGS):
+    if kind not in READERS:
       raise InputError(
-        f'{where}: give a .safetensors file, or one of PyTorch ({" ".join(TORCH_ENDINGS)})'
+        f'{where}: give a .safetensors file, one of PyTorch ({" ".join(TORCH_ENDINGS)}), or the '
+        '.dat of dlib'
       )
     content = file.read_bytes()
   except (OSError, RuntimeError, MemoryError) as error:
     raise InputError(f'{where} cannot be read: {_reason(error)}') from error
-  arrays = (_from_safetensors if kind == '.safetensors' else _from_torch)(content, path)
-  return arrays, hashlib.sha256(content).hexdigest()
+  return READERS[kind](content, path), hashlib.sha256(content).hexdigest()
 
 
 def _from_safetensors(content, path):
@@ -222,6 +231,13 @@ def _reason(error) -> str:
   forbidden = re.search(r'GLOBAL \S+', str(error))
   text = forbidden[0] if forbidden else re.split(r'\. |\n', str(error).strip())[0]
   return _shown(text) if text else type(error).__name__
+
+
+READERS = {
+  '.safetensors': _from_safetensors,
+  '.dat': dlib_faces.arrays,
+  **dict.fromkeys(TORCH_ENDINGS, _from_torch),
+}
 
 
 def convert(

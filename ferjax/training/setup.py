@@ -15,7 +15,7 @@ import optax
 
 from ferjax import config as configs
 from ferjax import core, files
-from ferjax.assembly import build, sources
+from ferjax.assembly import build, sources, start
 from ferjax.assembly import evaluations as assembled
 from ferjax.assembly.terms import make_weights, with_terms
 from ferjax.core import LEARNED, Method, TrainState
@@ -140,8 +140,10 @@ def prepare(config, workdir: Path) -> tuple[Run, TrainState]:
   configs.check(config)
   devices = configs.call(parallel.make, 'parallel', config.parallel)
   parallel.check_batch(config.batch, devices.size)
-  weights = None if checkpoint.exist(workdir) else build.read_weights(config)
+  resumes = hosts.of_first(checkpoint.exist(workdir))
+  weights = None if resumes else start.read(config)
   method, rows = _method_and_rows(config)
+  weights = weights and start.with_statistics(config, weights, rows.split)
   steps = config.steps or config.epochs * rows.steps_per_epoch
   augmentation = _augmentation(config, method, rows)
   weighting = configs.call(weightings.make, 'weighting', config.weighting, rows.steps_per_epoch)

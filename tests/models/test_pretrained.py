@@ -22,7 +22,7 @@ import torch_networks
 
 from ferjax import config as configs
 from ferjax import models
-from ferjax.assembly import build, restore
+from ferjax.assembly import build, restore, start
 from ferjax.errors import InputError
 from ferjax.models import pretrained
 from ferjax.optim.ema import ema
@@ -294,8 +294,8 @@ def test_every_method_takes_the_weights(name, options, networks, average):
     variables = flax.traverse_util.flatten_dict(found.variables[kind], sep='/')
     for parts in networks:
       places = {}
-      for start in (f'{root}/{part}/' for part in parts):
-        places |= {path.removeprefix(start): path for path in filled if path.startswith(start)}
+      for place in (f'{root}/{part}/' for part in parts):
+        places |= {path.removeprefix(place): path for path in filled if path.startswith(place)}
       assert set(places) == set(variables)
       for variable, path in places.items():
         np.testing.assert_array_equal(filled[path], variables[variable])
@@ -363,7 +363,7 @@ def test_the_record_is_of_the_bytes_that_were_read(small_config, tmp_path):
   path = save(tmp_path / 'weights.safetensors', state_dict(build.make_model(small_config)))
   small_config.model.weights = str(path)
   sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-  found = build.read_weights(small_config)
+  found = start.read(small_config)
   path.unlink()
   facts = pretrained.facts(found)
   assert facts == {'file': str(path), 'sha256': sha256, 'used': len(found.names), 'left_out': []}
