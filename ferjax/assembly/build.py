@@ -19,6 +19,8 @@ PRECISIONS = {  # type of the computation, type of the parameters
   'float64': (jnp.float64, jnp.float64),
 }
 
+STARTS = ('weights', 'weights_head')  # keys of config.model that say what a run starts from
+
 
 def make_method(
   config: ml_collections.ConfigDict, num_classes: int, num_poses: int = 0
@@ -54,8 +56,16 @@ def make_model(config: ml_collections.ConfigDict) -> nn.Module:
   """
   dtype, param_dtype = PRECISIONS[config.precision]
   make = configs.named(models, config.model.name, 'model')
-  options = {k: v for k, v in configs.without_name(config.model).items() if k != 'weights'}
+  options = {k: v for k, v in configs.without_name(config.model).items() if k not in STARTS}
   return configs.call(make, 'model', options, dtype=dtype, param_dtype=param_dtype)
+
+
+def network_shapes(config: ml_collections.ConfigDict) -> core.PyTree:
+  """{'params': {...}, 'batch_stats': {...}} of the network of `config.model`: shapes and dtypes."""
+  size = config.data.image_size
+  picture = jax.ShapeDtypeStruct((1, size, size, 3), picture_dtype(config))
+  model = make_model(config)
+  return jax.eval_shape(lambda x: model.init(jax.random.key(0), x, False), picture)
 
 
 def picture_dtype(config: ml_collections.ConfigDict):

@@ -80,7 +80,9 @@ class Weights(NamedTuple):
     sha256: Checksum of the file's bytes, in hexadecimal.
     has_statistics: Whether the file has the statistics of BatchNorm, for training mode.
     statistics: If they were measured instead: on how many `rows`, of which `image_size`.
+    shapes: {name of an array in the file: its shape there}.
     licence, provenance: Of the weights, where they are known.
+    source: Further facts of the weights of a run or export: `checkpoint`, `step`, `method`, `data`.
   """
 
   variables: PyTree
@@ -90,8 +92,10 @@ class Weights(NamedTuple):
   sha256: str
   has_statistics: bool = True
   statistics: Mapping[str, int] = MappingProxyType({})
+  shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})
   licence: str = ''
   provenance: str = ''
+  source: Mapping[str, Any] = MappingProxyType({})
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
@@ -311,7 +315,8 @@ def convert(
       raise InputError(f'{file}: {_shown(name)} has negative variances')
   left_out = {name: arrays[name].shape for name in names if name not in used}
   variables = flax.traverse_util.unflatten_dict(values, sep='/')
-  return Weights(variables, found, left_out, file, sha256)
+  shapes = {name: arrays[name].shape for name in names}
+  return Weights(variables, found, left_out, file, sha256, shapes=shapes)
 
 
 def _torch_name(path):
@@ -430,28 +435,49 @@ def _inserted(tree, variables, path, placed):
   return {k: _inserted(v, variables, f'{path}/{k}', placed) for k, v in tree.items()}
 
 
+def places(tree: PyTree, network: PyTree, path: str = '') -> Iterator[tuple[str, PyTree]]:
+  """The subtrees that consist of layers of a network, by name and shape, with their paths.
+
+  Args:
+    tree: Nested dicts of arrays or shapes.
+    network: The layers of the network, such as its `params`.
+    path: The path of the tree; the parts of a path are joined by `/`.
+  """
+  if not isinstance(tree, dict):
+    return
+  if tree and all(name in network and _alike(tree[name], network[name]) for name in tree):
+    yield path, tree
+    return
+  for name, subtree in tree.items():
+    yield from places(subtree, network, f'{path}/{name}' if path else name)
+
+
 def _alike(a, b):
   shapes = (jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (a, b))
   return next(shapes) == next(shapes)
 
 
 def facts(weights: Weights) -> dict[str, Any]:
-  """The record of the weights in `config.json`: file, sha256, number of arrays in use, and the
-  names of those that are left out (see `Weights`)."""
+  """The record of the weights in `config.json`: file, sha256, number of arrays in use, names of
+  those that are left out, and what else is known of them (see `Weights`)."""
+  known = {name: getattr(weights, name) for name in ('licence', 'provenance')}
+  known |= {name: dict(getattr(weights, name)) for name in ('source', 'statistics')}
   return {
     'file': weights.file,
     'sha256': weights.sha256,
     'used': len(weights.names),
     'left_out': sorted(weights.left_out),
+    **{name: value for name, value in known.items() if value},
   }
 
 
 def write(path: Path, weights: Weights, placed: Mapping[str, str], params: PyTree) -> None:
-  """Writes where each array went, as CSV with the columns `file,model,shape`.
+  """Writes where each array went, as CSV with the columns `file,model,shape,source,licence`.
 
   There is a row for every place that an array fills, for every array of `left_out` (with `model`
-  empty), and for every parameter that keeps its initial values (with `file` empty). The shape is in
-  the order of PyTorch for arrays of the file, and of the model for such parameters.
+  empty), and for every parameter that keeps its initial values (with `file`, `source` and `licence`
+  empty). `file` is the name of the array in the file or run, and `source` the name of the file or
+  run. The shape is in the order of the file for its arrays, and of the model for such parameters.
 
   Args:
     path: The file to write.
@@ -459,22 +485,22 @@ def write(path: Path, weights: Weights, placed: Mapping[str, str], params: PyTre
     placed: See `insert`.
     params: The method's parameters.
   """
-  shapes = {
-    weights.names[name]: _as_torch(value.shape)
-    for name, value in flax.traverse_util.flatten_dict(weights.variables, sep='/').items()
-  }
   own = flax.traverse_util.flatten_dict({'params': params}, sep='/')
   kept = {name: value.shape for name, value in own.items() if name not in placed}
-  rows = [(name, place, shapes[name]) for place, name in placed.items()]
-  rows += [(name, '', shape) for name, shape in weights.left_out.items()]
-  rows += [('', name, shape) for name, shape in kept.items()]
+  origin = weights.file, weights.licence
+  rows = [(name, place, weights.shapes[name], *origin) for place, name in placed.items()]
+  rows += [(name, '', shape, *origin) for name, shape in weights.left_out.items()]
+  rows += [('', name, shape, '', '') for name, shape in kept.items()]
   with files.replacing(path) as file:
     lines = csv.writer(file)
-    lines.writerow(['file', 'model', 'shape'])
-    lines.writerows([name, place, 'x'.join(map(str, shape))] for name, place, shape in rows)
+    lines.writerow(['file', 'model', 'shape', 'source', 'licence'])
+    lines.writerows(
+      [name, place, 'x'.join(map(str, shape)), *others] for name, place, shape, *others in rows
+    )
   LOGGER.info(
-    '%d arrays of the file fill %d places of the model; left out: %s; not in the file: %s; see %s',
+    '%d arrays of %s fill %d places of the model; left out: %s; not there: %s; see %s',
     len(weights.names),
+    weights.file,
     len(placed),
     _some(list(weights.left_out)) or 'none',
     _some(list(kept)) or 'none',

@@ -22,11 +22,11 @@ import torch_networks
 
 from ferjax import config as configs
 from ferjax import models
-from ferjax.assembly import build, restore, start
+from ferjax.assembly import build, restore
 from ferjax.errors import InputError
 from ferjax.models import pretrained
 from ferjax.optim.ema import ema
-from ferjax.training import loop
+from ferjax.training import loop, start
 
 LAYOUTS = {
   'resnet18': models.resnet18(),
