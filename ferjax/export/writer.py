@@ -259,6 +259,10 @@ def _description(model, program, found, record, which, step, parity):
   gives = jax.tree.unflatten(program.out_tree, program.out_avals)
   config = _without_folders(record['config'])
   run = {k: record[k] for k in ('rows', 'steps', 'fingerprint', 'git_revision') if k in record}
+  if 'weights' in record:
+    known = {k: v for k, v in record['weights'].items() if k not in ('left_out', 'provenance')}
+    about = {k: v for k, v in record['weights'].items() if k == 'provenance'}  # a text, no path
+    run['weights'] = _without_folders(known) | about
   inputs = {
     name: {
       'shape': ['batch', *x.shape[1:]],

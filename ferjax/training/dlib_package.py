@@ -29,8 +29,8 @@ LICENCE = 'CC0-1.0'
 PROVENANCE = (
   'Davis King trained them for face recognition, not for expressions, on about 3 million faces of '
   '7,485 people: about half of the pictures are from VGG-Face and FaceScrub, the others were '
-  'collected from the internet. He released the weights into the public domain (CC0 1.0); the '
-  'people in the pictures were not asked.'
+  'collected from the internet. He released the weights into the public domain (CC0 1.0); '
+  'as far as is known, the people in the pictures were not asked.'
 )
 
 BACKEND = f"""
