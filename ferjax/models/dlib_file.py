@@ -18,6 +18,7 @@ import numpy as np
 from ferjax.errors import InputError
 
 INPUT = 'input_rgb_image_sized'
+TAG, INNERMOST = 1, 3  # versions of a tag or skip, which has no data, and of the first layer
 MOST_LAYERS = 10_000  # versions before the input layer
 LARGEST_EXPONENT = 2000  # of a floating-point number
 
@@ -120,19 +121,18 @@ def _read(reader):
     versions.append(reader.integer())
     if len(versions) > MOST_LAYERS:
       raise ValueError('it has no input layer')
-  if not versions:
-    raise ValueError('it has no layers')
   reader.text()
   mean = tuple(reader.number() for _ in range(3))
   size, layers = reader.integers(2), []
-  while reader.place < len(reader.content):
+  for version in reversed([version for version in versions if version != TAG]):
     layers.append(_layer(reader))
     reader.flags(3)
-    innermost = len(layers) == 1
-    for _ in range(2 if innermost and versions[-1] < 2 else 3):
+    for _ in range(3):
       reader.tensor()  # outputs and gradients
-    if innermost and versions[-1] >= 3:
+    if version == INNERMOST:
       reader.integer()
+  if reader.place != len(reader.content):
+    raise ValueError(f'more follows its last layer, at byte {reader.place}')
   return Network(mean, size, layers)
 
 

@@ -62,7 +62,7 @@ class Block(nn.Module):
     y = convolution(self.features, 3, 1, 'SAME', name='conv2', **kinds)(y)
     y = batch_norm(train, name='bn2', **kinds)(y)
     x = x if self.stride == 1 else halved(x)
-    shape = [max(sizes) for sizes in zip(x.shape, y.shape, strict=True)]
+    shape = [max(sizes) for sizes in zip(x.shape[1:], y.shape[1:], strict=True)]
     return nn.relu(extended(x, shape) + extended(y, shape))
 
 
@@ -75,8 +75,9 @@ def halved(x: Array) -> Array:
 
 
 def extended(x: Array, shape: Sequence[int]) -> Array:
-  """The map of a larger shape: zeros below, to the right, and as additional features."""
-  return jnp.pad(x, [(0, size - own) for own, size in zip(x.shape, shape, strict=True)])
+  """f[b, h, w, c] -> f[b, *shape], with zeros below, to the right, and as additional features."""
+  lacking = [size - own for own, size in zip(x.shape[1:], shape, strict=True)]
+  return jnp.pad(x, [(0, 0), *((0, n) for n in lacking)]) if any(lacking) else x
 
 
 class FaceResNet(nn.Module):

@@ -170,7 +170,8 @@ def with_statistics(
   batch = min(AT_ONCE, len(rows))
   plan = {'index': rows[: len(rows) // batch * batch].reshape(-1, batch)}
   LOGGER.info("measuring BatchNorm's statistics on %d training rows", plan['index'].size)
-  batches = pipeline.batches(split, plan, (), config.data.image_size, **config.reading)
+  threads = config.reading.threads
+  batches = pipeline.batches(split, plan, (), config.data.image_size, threads=threads)
   dtype = build.picture_dtype(config)
   normalised = (augment.normalise(batch['image'], dtype) for batch in batches)
   model = build.make_model(config)

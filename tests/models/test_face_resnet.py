@@ -60,10 +60,10 @@ def converted(content):
 
 
 def test_features_are_those_of_a_loop_over_dlibs_layers(network):
-  """Also of two parts of the network, `first` and `last`. Maps of 75 px are 16, 8, 3, 1 and 1
+  """Also of two parts of the network, `first` and `last`. Maps of 111 px are 26, 13, 6, 3 and 1
   cells: `add_prev` extends the smaller summand."""
   model, arrays, found = converted(dlib_networks.content(*network))
-  images = np.random.default_rng(0).integers(0, 256, (2, 75, 75, 3)).astype(np.uint8)
+  images = np.random.default_rng(0).integers(0, 256, (2, 111, 111, 3)).astype(np.uint8)
 
   @jax.jit
   def run(variables, images):
