@@ -19,7 +19,7 @@ from ferjax import files, models
 from ferjax.assembly import build, restore
 from ferjax.data import dataset
 from ferjax.errors import InputError
-from ferjax.export import card
+from ferjax.export import card, writer
 from ferjax.images import augment
 from ferjax.models import pretrained
 from ferjax.optim.ema import ema
@@ -386,7 +386,9 @@ def test_a_whole_run_starts_from_a_run(small_config, trained_run, tmp_path):
     'data': 'manifest',
   }
   assert record['left_out'] == [] and record['file'] == str(trained_run)
-  text = card._start(record)
+  about = writer.start_of(record)
+  assert about['file'] == 'softmax' and 'left_out' not in about
+  text = card._start(about)
   assert (
     text.startswith(' Training started from a run of softmax on manifest') and 'step 4)' in text
   )
