@@ -129,8 +129,8 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
     kind = file.suffix.lower()
     if kind not in READERS:
       raise InputError(
-        f'{where}: give a .safetensors file, one of PyTorch ({" ".join(TORCH_ENDINGS)}), or the '
-        '.dat of dlib'
+        f'{where}: give a .safetensors file, or one of PyTorch ({" ".join(TORCH_ENDINGS)}) or of '
+        'dlib (.dat)'
       )
     content = file.read_bytes()
   except (OSError, RuntimeError, MemoryError) as error:
