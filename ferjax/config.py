@@ -44,7 +44,9 @@ KEYS = {
     'name': 'resnet18',
     'width': Within(64, 1, 10**6),
     'output_stride': 32,
-    'weights': '',  # a file of PyTorch weights that training starts from: models.pretrained.read
+    # What training starts from: 'dlib', a file of weights, a run (RUN, RUN@best) or an export
+    'weights': '',  # training.start.read
+    'weights_head': 'auto',  # auto | keep | drop: the classifier of a run or export
   },
   'data': {  # data.dataset.load, of every one of `sets`
     'name': 'synthetic_faces',

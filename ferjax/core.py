@@ -50,6 +50,10 @@ class Method(NamedTuple):
       for the training rows, whose labels are i32[N]; None if it estimates none.
     views: Number of augmented views of each picture in training; above 1, they are the second axis
       of `image` and `landmarks`.
+    encoder: Paths in `params` of the parts of the network that sees the whole face, such as
+      `features/face`. If it is empty, `params` hold only one network.
+    classifier: Path in `params` of the linear layer that makes `logits` of the network's pooled
+      last map, such as `Dense_0`; '' if there is none.
   """
 
   needs: frozenset[str]
@@ -66,6 +70,8 @@ class Method(NamedTuple):
   derived: Mapping[str, Callable[[Mapping[str, Any]], Any]] = MappingProxyType({})
   enroll: Callable[..., PyTree] | None = None
   columns: Callable[..., dict[str, Array]] | None = None
+  encoder: tuple[str, ...] = ()
+  classifier: str = ''
 
 
 @flax.struct.dataclass

@@ -15,6 +15,11 @@ from ferjax.errors import InputError
 LOGGER = logging.getLogger(__name__)
 
 
+def cache_folder() -> Path:
+  """The folder for files that can be made again: `$XDG_CACHE_HOME/ferjax` or `~/.cache/ferjax`."""
+  return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'ferjax'
+
+
 @contextlib.contextmanager
 def locked(path: Path, busy: str) -> Iterator[None]:
   """Makes the folder of `path`, and locks the file until the block ends or the process dies.

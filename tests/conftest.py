@@ -12,8 +12,8 @@ from detector_stub import detector_command  # noqa: F401, a fixture of two packa
 from drawn_faces import write_manifest
 from user_losses import MINE
 
-from ferjax.cli.console import cache_folder
 from ferjax.config import base
+from ferjax.files import cache_folder
 from ferjax.training import loop
 
 # Once each, also in the worker processes that inherit them: the compilation cache is by their text.

@@ -11,7 +11,6 @@ import ml_collections
 from ferjax import config as configs
 from ferjax import core, methods, models
 from ferjax.errors import InputError, nearest
-from ferjax.models import pretrained
 from ferjax.optim.ema import ema
 
 PRECISIONS = {  # type of the computation, type of the parameters
@@ -19,6 +18,8 @@ PRECISIONS = {  # type of the computation, type of the parameters
   'bfloat16': (jnp.bfloat16, jnp.float32),
   'float64': (jnp.float64, jnp.float64),
 }
+
+STARTS = ('weights', 'weights_head')  # keys of config.model that say what a run starts from
 
 
 def make_method(
@@ -55,25 +56,16 @@ def make_model(config: ml_collections.ConfigDict) -> nn.Module:
   """
   dtype, param_dtype = PRECISIONS[config.precision]
   make = configs.named(models, config.model.name, 'model')
-  options = {k: v for k, v in configs.without_name(config.model).items() if k != 'weights'}
+  options = {k: v for k, v in configs.without_name(config.model).items() if k not in STARTS}
   return configs.call(make, 'model', options, dtype=dtype, param_dtype=param_dtype)
 
 
-def read_weights(config: ml_collections.ConfigDict) -> pretrained.Weights | None:
-  """The weights in the file `config.model.weights`, or None if the config names no file.
-
-  Raises:
-    InputError: see `pretrained.read` and `pretrained.convert`.
-  """
-  path = config.model.get('weights', '')
-  if not path:
-    return None
+def network_shapes(config: ml_collections.ConfigDict) -> core.PyTree:
+  """{'params': {...}, 'batch_stats': {...}} of the network of `config.model`: shapes and dtypes."""
   size = config.data.image_size
   picture = jax.ShapeDtypeStruct((1, size, size, 3), picture_dtype(config))
   model = make_model(config)
-  network = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, False), picture)
-  arrays, sha256 = pretrained.read(path)
-  return pretrained.convert(arrays, network, path, sha256)
+  return jax.eval_shape(lambda x: model.init(jax.random.key(0), x, False), picture)
 
 
 def picture_dtype(config: ml_collections.ConfigDict):

@@ -21,6 +21,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from ferjax import files
 from ferjax.annotation import detector as detectors
 from ferjax.annotation import environment
 from ferjax.annotation.faces import _check, annotate
@@ -68,9 +69,7 @@ def main(argv: Sequence[str]) -> None:
   if options.model and not options.model.is_file():
     raise InputError(f'--model={options.model}: no such file')
   requirements = environment.LANDMARKER if options.model else environment.MESH
-  python = options.python or environment.python(
-    requirements, console.cache_folder() / 'environments'
-  )
+  python = options.python or environment.python(requirements, files.cache_folder() / 'environments')
   text = annotate(
     folder,
     out,

@@ -5,22 +5,18 @@ import logging
 import os
 import platform
 import sys
-from pathlib import Path
 
 import jax
 from absl import logging as absl_logging
 
-
-def cache_folder() -> Path:
-  """The folder for files that can be made again: `$XDG_CACHE_HOME/ferjax` or `~/.cache/ferjax`."""
-  return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'ferjax'
+from ferjax import files
 
 
 def keep_programs() -> None:
   """Stores compiled programs in the cache folder, unless another cache is set. Small programs are
   stored too, because many of them are compiled at a start."""
   if not jax.config.jax_compilation_cache_dir:
-    jax.config.update('jax_compilation_cache_dir', str(cache_folder() / 'xla'))
+    jax.config.update('jax_compilation_cache_dir', str(files.cache_folder() / 'xla'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 
 

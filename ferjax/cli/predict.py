@@ -26,6 +26,7 @@ from pathlib import Path
 
 import cv2
 
+from ferjax import files
 from ferjax.annotation import detector as detectors
 from ferjax.annotation import environment
 from ferjax.cli import console
@@ -73,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
   model = predictors.load(options.workdir, options.checkpoint)
   detection = None
   if options.detect:
-    folder = console.cache_folder() / 'environments'
+    folder = files.cache_folder() / 'environments'
     python = options.python or environment.python(environment.MESH, folder)
     command = detectors.worker(python, None)
     detection = reading.Detection(command, options.size, options.margin, options.small_faces)

@@ -84,6 +84,7 @@ def write(
     **_what(description),
     **_data(description, known, data_licence),
     **_limits(description, known, measured),
+    start=_start(description['run'].get('weights', {})),
     chosen=_chosen(description, known),
     measurements=_measurements(description, known, measured),
     derived=[name for name, part in inputs.items() if 'derived_from' in part],
@@ -127,6 +128,23 @@ def _what(description):
     'labels': list(enumerate(description['classes'])),
     'arrays': arrays,
   }
+
+
+def _start(weights):
+  """What training started from, if not from random weights."""
+  if not weights:
+    return ''
+  source, licence = weights.get('source', {}), weights.get('licence')
+  what = f'the weights `{weights["file"]}`'
+  if source:
+    run = f'`{weights["file"]}`, step {source["step"]}'
+    what = f'a run of {source["method"]} on {source["data"]} ({run})'
+  text = f' Training started from {what}, SHA-256 `{weights["sha256"][:16]}`.'
+  text += f' Licence of the weights: {licence}.' if licence else ''
+  if weights.get('provenance'):
+    kind = 'That run started from published weights. ' if source else ''
+    text += f' {kind}{weights["provenance"]}'
+  return text
 
 
 def data_terms(config: Mapping[str, Any]) -> str:

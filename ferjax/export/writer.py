@@ -255,10 +255,19 @@ def _without_folders(value):
   return value
 
 
+def start_of(weights: Mapping[str, Any]) -> dict[str, Any]:
+  """What a run's record says of the weights that it started from (see `pretrained.facts`), without
+  folders and without what was left out."""
+  known = {k: v for k, v in weights.items() if k != 'left_out'}
+  return known | {'file': _without_folders(known['file'])}
+
+
 def _description(model, program, found, record, which, step, parity):
   gives = jax.tree.unflatten(program.out_tree, program.out_avals)
   config = _without_folders(record['config'])
   run = {k: record[k] for k in ('rows', 'steps', 'fingerprint', 'git_revision') if k in record}
+  if 'weights' in record:
+    run['weights'] = start_of(record['weights'])
   inputs = {
     name: {
       'shape': ['batch', *x.shape[1:]],

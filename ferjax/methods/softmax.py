@@ -61,4 +61,6 @@ def make(model: nn.Module, *, num_classes: int, num_poses: int = 0) -> Method:
   def predict(params, extra, batch, delta=None):
     return network.apply({'params': params, **extra}, batch['image'], False, delta)
 
-  return Method(frozenset(), frozenset(), init, forward, loss, update, predict)
+  return Method(
+    frozenset(), frozenset(), init, forward, loss, update, predict, classifier='Dense_0'
+  )

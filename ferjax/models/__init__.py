@@ -1,5 +1,6 @@
 """Networks. Each maps pictures f[b, h, w, 3] to a list of feature maps, one for each stage."""
 
+from ferjax.models.face_resnet import face_resnet29 as face_resnet29
 from ferjax.models.mobilenet import mobilenet_v2 as mobilenet_v2
 from ferjax.models.plain import alexnet as alexnet
 from ferjax.models.plain import vgg13 as vgg13

@@ -23,6 +23,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax
@@ -33,7 +34,7 @@ import safetensors.numpy
 
 from ferjax import files
 from ferjax.errors import InputError
-from ferjax.models import mobilenet
+from ferjax.models import dlib_faces, mobilenet
 
 LOGGER = logging.getLogger(__name__)
 
@@ -77,6 +78,11 @@ class Weights(NamedTuple):
       `num_batches_tracked`.
     file: The file's name.
     sha256: Checksum of the file's bytes, in hexadecimal.
+    has_statistics: Whether the file has the statistics of BatchNorm, for training mode.
+    statistics: If they were measured instead: on how many `rows`, of which `image_size`.
+    shapes: {name of an array in the file: its shape there}.
+    licence, provenance: Of the weights, where they are known.
+    source: Further facts of the weights of a run or export: `checkpoint`, `step`, `method`, `data`.
   """
 
   variables: PyTree
@@ -84,6 +90,12 @@ class Weights(NamedTuple):
   left_out: dict[str, tuple[int, ...]]
   file: str
   sha256: str
+  has_statistics: bool = True
+  statistics: Mapping[str, int] = MappingProxyType({})
+  shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+  licence: str = ''
+  provenance: str = ''
+  source: Mapping[str, Any] = MappingProxyType({})
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
@@ -93,10 +105,11 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
   a `.safetensors` file cannot.
 
   Args:
-    path: A `.safetensors` file, or a file from `torch.save` (`.pth`, `.pt`, `.bin`, `.tar`,
-      `.ckpt`) that holds tensors only. The latter needs PyTorch. Names in nested dicts are joined
-      by dots. A dict that occurs twice is read once. Tensors that NumPy cannot represent (sparse,
-      quantized, without data) are left out with a warning.
+    path: A `.safetensors` file, the `.dat` file of dlib's face recognition (see
+      `dlib_faces.arrays`), or a file from `torch.save` (`.pth`, `.pt`, `.bin`, `.tar`, `.ckpt`)
+      that holds tensors only. The last needs PyTorch. Names in nested dicts are joined by dots. A
+      dict that occurs twice is read once. Tensors that NumPy cannot represent (sparse, quantized,
+      without data) are left out with a warning.
 
   Returns:
     {name: array}, and the sha256 of the file's bytes.
@@ -114,15 +127,15 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
     if not file.is_file():
       raise InputError(f'{where}: there is no such file')
     kind = file.suffix.lower()
-    if kind not in ('.safetensors', *TORCH_ENDINGS):
+    if kind not in READERS:
       raise InputError(
-        f'{where}: give a .safetensors file, or one of PyTorch ({" ".join(TORCH_ENDINGS)})'
+        f'{where}: give a .safetensors file, or one of PyTorch ({" ".join(TORCH_ENDINGS)}) or of '
+        'dlib (.dat)'
       )
     content = file.read_bytes()
   except (OSError, RuntimeError, MemoryError) as error:
     raise InputError(f'{where} cannot be read: {_reason(error)}') from error
-  arrays = (_from_safetensors if kind == '.safetensors' else _from_torch)(content, path)
-  return arrays, hashlib.sha256(content).hexdigest()
+  return READERS[kind](content, path), hashlib.sha256(content).hexdigest()
 
 
 def _from_safetensors(content, path):
@@ -224,6 +237,13 @@ def _reason(error) -> str:
   return _shown(text) if text else type(error).__name__
 
 
+READERS = {
+  '.safetensors': _from_safetensors,
+  '.dat': dlib_faces.arrays,
+  **dict.fromkeys(TORCH_ENDINGS, _from_torch),
+}
+
+
 def convert(
   arrays: Mapping[str, np.ndarray], network: PyTree, file: str, sha256: str = ''
 ) -> Weights:
@@ -295,7 +315,8 @@ def convert(
       raise InputError(f'{file}: {_shown(name)} has negative variances')
   left_out = {name: arrays[name].shape for name in names if name not in used}
   variables = flax.traverse_util.unflatten_dict(values, sep='/')
-  return Weights(variables, found, left_out, file, sha256)
+  shapes = {name: arrays[name].shape for name in names}
+  return Weights(variables, found, left_out, file, sha256, shapes=shapes)
 
 
 def _torch_name(path):
@@ -414,28 +435,49 @@ def _inserted(tree, variables, path, placed):
   return {k: _inserted(v, variables, f'{path}/{k}', placed) for k, v in tree.items()}
 
 
+def places(tree: PyTree, network: PyTree, path: str = '') -> Iterator[tuple[str, PyTree]]:
+  """The subtrees that consist of layers of a network, by name and shape, with their paths.
+
+  Args:
+    tree: Nested dicts of arrays or shapes.
+    network: The layers of the network, such as its `params`.
+    path: The path of the tree; the parts of a path are joined by `/`.
+  """
+  if not isinstance(tree, dict):
+    return
+  if tree and all(name in network and _alike(tree[name], network[name]) for name in tree):
+    yield path, tree
+    return
+  for name, subtree in tree.items():
+    yield from places(subtree, network, f'{path}/{name}' if path else name)
+
+
 def _alike(a, b):
   shapes = (jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (a, b))
   return next(shapes) == next(shapes)
 
 
 def facts(weights: Weights) -> dict[str, Any]:
-  """The record of the weights in `config.json`: file, sha256, number of arrays in use, and the
-  names of those that are left out (see `Weights`)."""
+  """The record of the weights in `config.json`: file, sha256, number of arrays in use, names of
+  those that are left out, and what else is known of them (see `Weights`)."""
+  known = {name: getattr(weights, name) for name in ('licence', 'provenance')}
+  known |= {name: dict(getattr(weights, name)) for name in ('source', 'statistics')}
   return {
     'file': weights.file,
     'sha256': weights.sha256,
     'used': len(weights.names),
     'left_out': sorted(weights.left_out),
+    **{name: value for name, value in known.items() if value},
   }
 
 
 def write(path: Path, weights: Weights, placed: Mapping[str, str], params: PyTree) -> None:
-  """Writes where each array went, as CSV with the columns `file,model,shape`.
+  """Writes where each array went, as CSV with the columns `file,model,shape,source,licence`.
 
   There is a row for every place that an array fills, for every array of `left_out` (with `model`
-  empty), and for every parameter that keeps its initial values (with `file` empty). The shape is in
-  the order of PyTorch for arrays of the file, and of the model for such parameters.
+  empty), and for every parameter that keeps its initial values (with `file`, `source` and `licence`
+  empty). `file` is the name of the array in the file or run, and `source` the name of the file or
+  run. The shape is in the order of the file for its arrays, and of the model for such parameters.
 
   Args:
     path: The file to write.
@@ -443,22 +485,22 @@ def write(path: Path, weights: Weights, placed: Mapping[str, str], params: PyTre
     placed: See `insert`.
     params: The method's parameters.
   """
-  shapes = {
-    weights.names[name]: _as_torch(value.shape)
-    for name, value in flax.traverse_util.flatten_dict(weights.variables, sep='/').items()
-  }
   own = flax.traverse_util.flatten_dict({'params': params}, sep='/')
   kept = {name: value.shape for name, value in own.items() if name not in placed}
-  rows = [(name, place, shapes[name]) for place, name in placed.items()]
-  rows += [(name, '', shape) for name, shape in weights.left_out.items()]
-  rows += [('', name, shape) for name, shape in kept.items()]
+  origin = weights.file, weights.licence
+  rows = [(name, place, weights.shapes[name], *origin) for place, name in placed.items()]
+  rows += [(name, '', shape, *origin) for name, shape in weights.left_out.items()]
+  rows += [('', name, shape, '', '') for name, shape in kept.items()]
   with files.replacing(path) as file:
     lines = csv.writer(file)
-    lines.writerow(['file', 'model', 'shape'])
-    lines.writerows([name, place, 'x'.join(map(str, shape))] for name, place, shape in rows)
+    lines.writerow(['file', 'model', 'shape', 'source', 'licence'])
+    lines.writerows(
+      [name, place, 'x'.join(map(str, shape)), *others] for name, place, shape, *others in rows
+    )
   LOGGER.info(
-    '%d arrays of the file fill %d places of the model; left out: %s; not in the file: %s; see %s',
+    '%d arrays of %s fill %d places of the model; left out: %s; not there: %s; see %s',
     len(weights.names),
+    weights.file,
     len(placed),
     _some(list(weights.left_out)) or 'none',
     _some(list(kept)) or 'none',

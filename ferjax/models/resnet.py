@@ -16,6 +16,7 @@ from ferjax.distributed.parallel import AXIS
 from ferjax.errors import InputError
 from ferjax.ops import conv
 
+EPSILON = 1e-5  # of BatchNorm
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
@@ -43,7 +44,7 @@ def batch_norm(train: bool, *, dtype, param_dtype, name, scale_init=nn.initializ
   return nn.BatchNorm(
     use_running_average=not train,
     momentum=0.9,
-    epsilon=1e-5,
+    epsilon=EPSILON,
     axis_name=AXIS if train else None,
     scale_init=scale_init,
     dtype=dtype,

@@ -38,10 +38,7 @@ def ema(method: core.Method, decay: float, statistics: bool = False) -> core.Met
     return {'method': inner, 'average': average, 'updates': extra['updates'] + 1}
 
   def predict(params, extra, batch, delta=None):
-    average, inner = extra['average'], extra['method']
-    if statistics:
-      average, inner = average['params'], inner | {'batch_stats': average['batch_stats']}
-    return method.predict(average, inner, batch, delta)
+    return method.predict(*predicting(extra, statistics), batch, delta)
 
   inner = core.inside(
     method,
@@ -50,3 +47,16 @@ def ema(method: core.Method, decay: float, statistics: bool = False) -> core.Met
     with_extra=lambda extra, own: extra | {'method': own},
   )
   return inner._replace(init=init, update=update, predict=predict)
+
+
+def predicting(extra: core.PyTree, statistics: bool) -> tuple[core.PyTree, core.PyTree]:
+  """The parameters, and the `extra` of the method, with which it predicts.
+
+  Args:
+    extra: Of the method with averages.
+    statistics: See `ema`.
+  """
+  average, inner = extra['average'], extra['method']
+  if not statistics:
+    return average, inner
+  return average['params'], inner | {'batch_stats': average['batch_stats']}

@@ -35,6 +35,7 @@ FREE_TO_CHANGE = (
 
 
 LENGTHS = ('epochs', 'steps')
+STARTS = ('model.weights', 'model.weights_head')
 
 
 def make(config: ml_collections.ConfigDict, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +118,7 @@ def check_same_run(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Path
   for key in sorted(before.keys() | now.keys()):
     a, b = before.get(key), now.get(key)
     grows = key in LENGTHS and new['steps'] >= old['steps']
-    read_before = key == 'model.weights' and 'weights' in old  # weights are read only at the start
+    read_before = key in STARTS and 'weights' in old  # weights are read only at the start
     if a != b and not (grows or read_before or key.startswith(FREE_TO_CHANGE)):
       differing.append(f'  config.{key}: {a!r} in the run, {b!r} now')
   if differing:

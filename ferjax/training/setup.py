@@ -29,7 +29,7 @@ from ferjax.optim import optimizers
 from ferjax.runs import checkpoint, record
 from ferjax.terms import added
 from ferjax.terms import weighting as weightings
-from ferjax.training import early_stop
+from ferjax.training import early_stop, start, transfer
 from ferjax.training.step import example_terms, make_train_step
 
 LOGGER = logging.getLogger(__name__)
@@ -140,12 +140,14 @@ def prepare(config, workdir: Path) -> tuple[Run, TrainState]:
   configs.check(config)
   devices = configs.call(parallel.make, 'parallel', config.parallel)
   parallel.check_batch(config.batch, devices.size)
-  weights = None if checkpoint.exist(workdir) else build.read_weights(config)
+  resumes = hosts.of_first(checkpoint.exist(workdir))
+  weights = None if resumes else start.read(config)
   method, rows = _method_and_rows(config)
+  weights = weights and start.with_statistics(config, weights, rows.split)
   steps = config.steps or config.epochs * rows.steps_per_epoch
   augmentation = _augmentation(config, method, rows)
   weighting = configs.call(weightings.make, 'weighting', config.weighting, rows.steps_per_epoch)
-  params, extra, rng, placed = _initialised(config, method, rows, weights)
+  params, extra, rng, weights, placed = _initialised(config, method, rows, weights)
   params, history = _with_weighting(weighting, method, rows, augmentation, params, extra)
   tx, learning_rate = configs.call(
     optimizers.make, 'optimizer', config.optimizer, params, steps, rows.steps_per_epoch
@@ -230,15 +232,18 @@ def _augmentation(config, method, rows):
 
 
 def _initialised(config, method, rows, weights):
-  """Parameters, `extra` and random key of a run, and the destinations of the arrays of a file."""
+  """Parameters, `extra` and random key of a run; with `weights`, their record and the destinations
+  of their arrays."""
   init_rng, rng = jax.random.split(jax.random.key(config.seed))
   example = sources.example_batch(config, rows.split, rows.columns, rows.sampler)
-  params, extra = method.init(init_rng, example, rows.split.table)
+  table, placed = rows.split.table, None
+  params, extra = method.init(init_rng, example, table)
   extra = build.in_precision(config, extra)
-  placed = None
   if weights:
-    params, extra, placed = pretrained.insert(weights, params, extra)
-  return params, extra, rng, placed
+    of_run = (config.method.name, method.classifier, rows.data.classes, rows.data.poses)
+    new = transfer.New(params, extra, example, table, *of_run)
+    weights, params, extra, placed = start.insert(config, weights, new)
+  return params, extra, rng, weights, placed
 
 
 def _with_weighting(weighting, method, rows, augmentation, params, extra):

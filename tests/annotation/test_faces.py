@@ -15,9 +15,9 @@ from PIL import Image
 from ferjax.annotation import alignment, detector, environment, mesh, worker
 from ferjax.annotation import faces as annotate
 from ferjax.cli.annotate import main
-from ferjax.cli.console import cache_folder
 from ferjax.datasets.manifest import parser
 from ferjax.errors import InputError
+from ferjax.files import cache_folder
 from ferjax.images import files as picture_files
 
 

@@ -51,6 +51,7 @@ MODELS = {
   'triplet-vgg': ('triplet', {'network': {'name': 'vgg13'}}),
   'ldl_alsg-alexnet': ('ldl_alsg', {'network': {'name': 'alexnet'}}),
   'sgm-preact': ('sgm', {'network': {'name': 'preact_resnet18'}}),
+  'softmax-face_resnet': ('softmax', {'network': {'name': 'face_resnet29'}}),
   'dgms': ('sgm', {'levels': 3, 'normalise': True}),
   'lanet': ('lanet', {'network': {'output_stride': 8}}),
   'dmlnet': ('dmlnet', {'region_resize': True, 'heads_on': 'embedding'}),

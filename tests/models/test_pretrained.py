@@ -26,7 +26,7 @@ from ferjax.assembly import build, restore
 from ferjax.errors import InputError
 from ferjax.models import pretrained
 from ferjax.optim.ema import ema
-from ferjax.training import loop
+from ferjax.training import loop, start
 
 LAYOUTS = {
   'resnet18': models.resnet18(),
@@ -257,16 +257,17 @@ TWO_STEMS = [['expression'], ['landmark']]
 
 @pytest.mark.parametrize('average', [False, True], ids=['plain', 'ema'])
 @pytest.mark.parametrize(
-  'name, options, networks',
+  'name, options, networks, network',
   [
-    *((name, {}, networks) for name, networks in NETWORKS.items()),
-    ('lanet', {'shared_stem': False}, TWO_STEMS),
+    *((name, {}, networks, 'resnet10') for name, networks in NETWORKS.items()),
+    ('lanet', {'shared_stem': False}, TWO_STEMS, 'resnet10'),
+    *((name, {}, NETWORKS[name], 'face_resnet29') for name in ('lanet', 'hrl', 'dmlnet')),
   ],
 )
-def test_every_method_takes_the_weights(name, options, networks, average):
+def test_every_method_takes_the_weights(name, options, networks, network, average):
   """The whole network goes to each part, its averages and its statistics, and nowhere else."""
   config = configs.base()
-  config.model.update(name='resnet10', width=4, weights='file')
+  config.model.update(name=network, width=4, weights='file')
   config.method = {'name': name, **options}
   method = build.make_method(config, 7, 3)
   method = ema(method, 0.9, statistics=True) if average else method
@@ -294,8 +295,8 @@ def test_every_method_takes_the_weights(name, options, networks, average):
     variables = flax.traverse_util.flatten_dict(found.variables[kind], sep='/')
     for parts in networks:
       places = {}
-      for start in (f'{root}/{part}/' for part in parts):
-        places |= {path.removeprefix(start): path for path in filled if path.startswith(start)}
+      for place in (f'{root}/{part}/' for part in parts):
+        places |= {path.removeprefix(place): path for path in filled if path.startswith(place)}
       assert set(places) == set(variables)
       for variable, path in places.items():
         np.testing.assert_array_equal(filled[path], variables[variable])
@@ -343,8 +344,10 @@ def test_a_run_starts_from_the_weights_and_continues_without_the_file(small_conf
     'file': 'module.conv1.weight',
     'model': 'params/model/conv1/kernel',
     'shape': '8x3x7x7',
+    'source': str(path),
+    'licence': '',
   } in used
-  assert {'file': 'module.fc.weight', 'model': '', 'shape': '3x64'} in rows
+  assert ('module.fc.weight', '', '3x64') in {(r['file'], r['model'], r['shape']) for r in rows}
   assert {row['model'] for row in rows if not row['file']} == {
     'params/Dense_0/kernel',
     'params/Dense_0/bias',
@@ -363,7 +366,7 @@ def test_the_record_is_of_the_bytes_that_were_read(small_config, tmp_path):
   path = save(tmp_path / 'weights.safetensors', state_dict(build.make_model(small_config)))
   small_config.model.weights = str(path)
   sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-  found = build.read_weights(small_config)
+  found = start.read(small_config)
   path.unlink()
   facts = pretrained.facts(found)
   assert facts == {'file': str(path), 'sha256': sha256, 'used': len(found.names), 'left_out': []}

@@ -112,4 +112,5 @@ def make(
     loss=loss,
     update=update,
     predict=partial(networks.predict, network),
+    encoder=('features/face',),
   )

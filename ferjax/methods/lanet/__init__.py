@@ -104,4 +104,6 @@ def make(
     predict=partial(networks.predict, network),
     estimates=state.estimates if label_distribution else None,
     views=views,
+    encoder=('shared', 'expression'),
+    classifier='classifier',
   )
