@@ -53,7 +53,7 @@ def annotate(
       `folder` or the folder is in that of the crops, another command is writing to `out`, or `out`
       was started with other settings or another MediaPipe.
   """
-  _check(folder, out, size, margin, workers)
+  check(folder, out, size, margin, workers)
   names = [name for name in folders.files(folder) if name.lower().endswith(ENDINGS)]
   if not names:
     raise InputError(f'{folder} holds no picture ({", ".join(ENDINGS)})')
@@ -75,7 +75,13 @@ def annotate(
   return summary(entries, out)
 
 
-def _check(folder: Path, out: Path, size: int, margin: float, workers: int) -> None:
+def check(folder: Path, out: Path, size: int, margin: float, workers: int) -> None:
+  """Checks the arguments of `annotate`.
+
+  Raises:
+    InputError: there is no such folder, a setting is out of range, `out` is in `folder`, or the
+      folder is in that of the crops.
+  """
   if not folder.is_dir():
     raise InputError(f'{folder} is not a folder')
   pictures, crops = folder.resolve(), (out / 'faces').resolve()
@@ -84,6 +90,15 @@ def _check(folder: Path, out: Path, size: int, margin: float, workers: int) -> N
   if pictures.is_relative_to(crops):
     raise InputError(f'{folder} is in {crops}, where the crops are written: give another --out')
   check_crop(size, margin)
+  check_workers(workers)
+
+
+def check_workers(workers: int) -> None:
+  """Checks the number of processes.
+
+  Raises:
+    InputError: it is less than 1.
+  """
   if workers < 1:
     raise InputError(f'--workers={workers}: it must be at least 1')
 
@@ -135,7 +150,7 @@ def _picture(folder, out, name, detector, size, margin, all_faces) -> Entry:
     path = f'faces/{name}.{number}.png' if all_faces else f'faces/{name}.png'
     fields, crop = describe(image, face, size, margin)
     try:
-      _write_crop(out / path, crop)
+      write_crop(out / path, crop)
     except OSError as error:
       if error.errno not in OF_ITS_NAME:
         raise InputError(f'cannot write {out / path}: {error.strerror}') from error
@@ -185,7 +200,8 @@ def describe(
   return fields, alignment.crop(image, matrix, size)
 
 
-def _write_crop(path: Path, crop: np.ndarray) -> None:
+def write_crop(path: Path, crop: np.ndarray) -> None:
+  """Writes a crop u8[size, size, 3], RGB, as PNG, and makes its folder."""
   done, encoded = cv2.imencode('.png', crop[..., ::-1])
   if not done:
     raise RuntimeError('OpenCV could not write a PNG: was it built without that format?')

@@ -121,7 +121,7 @@ def _join(section, specs, name):
 
 def _load_one(section, spec, key, name, **options):
   """Loads the set that a spec of `config.<key>` names; it gets the name that the run uses."""
-  which = sets.parse(spec, key)
+  which = sets.parse(spec, f'config.{key}')
   LOGGER.info('%s of config.%s: %s', name, key, spec)
   try:
     found = configs.call(
@@ -175,7 +175,7 @@ def _check_sets(config, several, wanted):
       if places.count(sets.place(spec)) > 1:
         raise InputError(f"config.{key} names '{spec}' twice")
       if sets.place(spec) != sets.place(_spec(config.data)):
-        sets.parse(spec, key)
+        sets.parse(spec, f'config.{key}')
 
 
 def _groups(groups, name):

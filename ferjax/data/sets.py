@@ -39,7 +39,7 @@ def parse(spec: str, key: str) -> dict[str, str]:
 
   Args:
     spec: For example `raf_db`, `ck_plus@last_three` or `manifest:FILE.csv`.
-    key: The key of the config that holds it, for messages.
+    key: What holds it, for messages: a key of the config or a flag, such as `config.data.sets`.
 
   Returns:
     `name`, `path` and `protocol` of `dataset.load`.
@@ -51,15 +51,15 @@ def parse(spec: str, key: str) -> dict[str, str]:
   name, path, protocol = parts(spec)
   if name not in catalogue.names():
     raise InputError(
-      f"config.{key} names '{spec}', which is not a data set.{nearest(name, catalogue.names())} "
+      f"{key} names '{spec}', which is not a data set.{nearest(name, catalogue.names())} "
       f'There are: {", ".join(catalogue.names())}'
     )
   if name == 'manifest' and not path:
-    raise InputError(f"config.{key}: name the manifest, such as 'manifest:faces/manifest.csv'")
+    raise InputError(f"{key}: name the manifest, such as 'manifest:faces/manifest.csv'")
   if path and name != 'manifest':
-    raise InputError(f"config.{key} names '{spec}': only a manifest has a file; write '{name}'")
+    raise InputError(f"{key} names '{spec}': only a manifest has a file; write '{name}'")
   if path and not Path(path).is_file():
-    raise InputError(f"config.{key} names '{spec}': there is no such file")
+    raise InputError(f"{key} names '{spec}': there is no such file")
   return {'name': name, 'path': path, 'protocol': protocol}
 
 
