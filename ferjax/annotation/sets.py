@@ -26,7 +26,7 @@ from ferjax.errors import InputError
 from ferjax.images.files import ENDINGS, SIGNATURES, decode
 from ferjax.terminal import progress
 
-OWN = {'landmarks': 'landmarks', 'yaw': 'pose', 'au': 'action units'}
+REPLACED = {'landmarks': 'landmarks', 'yaw': 'pose'}
 
 
 class Rows(NamedTuple):
@@ -52,9 +52,14 @@ class Rows(NamedTuple):
   action_units: tuple[str, ...]
   fingerprint: str
 
-  def keys(self) -> list[str]:
-    """`split/number` of each row."""
-    return [f'{name}/{i}' for name, split in self.splits.items() for i in range(len(split.rows))]
+  def keys(self, most: int = 0) -> list[str]:
+    """`split/number` of each row; with `most`, of this many rows of each split, spread evenly."""
+    found = []
+    for name, split in self.splits.items():
+      count = len(split.rows)
+      taken = min(most or count, count)
+      found += [f'{name}/{i * count // taken}' for i in range(taken)]
+    return found
 
   def picture(self, key: str) -> bytes:
     """The encoded picture of a row."""
@@ -121,7 +126,7 @@ def load(
   return read(catalogue.make_builder(which['name'], dir or None, source, options or {}))
 
 
-def check(out: Path, spec: str, size: int, margin: float, workers: int) -> None:
+def check(out: Path, spec: str, size: int, margin: float, most: int, workers: int) -> None:
   """Checks the arguments of `annotate`.
 
   Raises:
@@ -129,6 +134,8 @@ def check(out: Path, spec: str, size: int, margin: float, workers: int) -> None:
   """
   faces.check_crop(size, margin)
   faces.check_workers(workers)
+  if most < 0:
+    raise InputError(f'--most={most}: give a number of rows, or 0 for all')
   path = parse(spec, '--data')['path']
   folder = Path(path).resolve().parent
   if path and (folder == out.resolve() or folder.is_relative_to((out / 'faces').resolve())):
@@ -221,6 +228,7 @@ def annotate(
   size: int = 112,
   margin: float = 0.1,
   drop: bool = False,
+  most: int = 0,
   workers: int = 1,
 ) -> str:
   """Writes a data set as a manifest of aligned crops with landmarks and pose.
@@ -238,6 +246,8 @@ def annotate(
     size: Size of a crop in pixels.
     margin: Margin on each side of an average face, as a share of the crop.
     drop: Leave rows without a face out of the manifest.
+    most: The most rows of each split, spread evenly over it; 0 for all. A later run with more rows
+      continues.
     workers: Number of processes that find faces.
 
   Returns:
@@ -249,7 +259,7 @@ def annotate(
       other data.
   """
   faces.check_crop(size, margin)
-  keys = rows.keys()
+  keys = rows.keys(most)
 
   def look(key, detector):
     return _entry(rows, out, key, detector, size, margin)
@@ -279,7 +289,7 @@ def annotate(
       lines.writerow(('source', 'split', 'label', 'reason'))
       for row, reason in zip(columns, reasons, strict=True):
         lines.writerow([(row | reason)[name] for name in ('source', 'split', 'label', 'reason')])
-  return '\n'.join([*_counts(rows, missing, drop), *_use(rows, out / 'manifest.csv')])
+  return '\n'.join([*_counts(rows, keys, missing, drop), *_use(rows, out / 'manifest.csv')])
 
 
 def _at(key: str) -> tuple[str, int]:
@@ -412,15 +422,14 @@ def _usual(rows: Rows, key: str, typical: Mapping[str, float], size: int):
   return fields, alignment.crop(decode(rows.picture(key)), _matrix(fields), size)
 
 
-def _counts(rows: Rows, missing: Sequence[Entry], drop: bool) -> list[str]:
+def _counts(rows: Rows, keys: Sequence[str], missing: Sequence[Entry], drop: bool) -> list[str]:
   """The numbers of rows with and without a face, the latter by class and split."""
-  total = sum(len(split.rows) for split in rows.splits.values())
-  found = total - len(missing)
-  lines = [f'{rows.name}: {total} rows, {found} with a face ({100 * found / total:.1f} %)']
-  replaced = {text for name, text in OWN.items() for s in rows.splits.values() if name in s.table}
-  replaced.discard('action units')
+  found = len(keys) - len(missing)
+  lines = [f'{rows.name}: {len(keys)} rows, {found} with a face ({100 * found / len(keys):.1f} %)']
+  tables = [split.table for split in rows.splits.values()]
+  replaced = [text for column, text in REPLACED.items() if any(column in t for t in tables)]
   if replaced:
-    lines.append(f'replaced: {", ".join(sorted(replaced))} of the data set')
+    lines.append(f'replaced: {" and ".join(replaced)} of the data set')
   if not missing:
     return lines
   reasons = Counter(entry['reason'].partition(':')[0] for entry in missing)
@@ -430,17 +439,17 @@ def _counts(rows: Rows, missing: Sequence[Entry], drop: bool) -> list[str]:
     if drop
     else 'They stay, with has_face=0, a crop at the median place and the median landmarks.'
   )
-  without, of_all = Counter(), Counter()
-  for entry in missing:
-    split, row = _at(entry['picture'])
-    without[rows.splits[split].table['label'][row], split] += 1
-  for name, split in rows.splits.items():
-    of_all.update((label, name) for label in split.table['label'].tolist())
+
+  def cell(key):
+    split, row = _at(key)
+    return int(rows.splits[split].table['label'][row]), split
+
+  of_all, without = Counter(map(cell, keys)), Counter(cell(entry['picture']) for entry in missing)
   width = max(map(len, rows.classes))
   lines.append(' ' * width + ''.join(f'{name:>16}' for name in rows.splits))
   for label, name in enumerate(rows.classes):
-    cells = [f'{without[label, s]} of {of_all[label, s]}' for s in rows.splits]
-    lines.append(f'{name:<{width}}' + ''.join(f'{cell:>16}' for cell in cells))
+    cells = [f'{without[label, split]} of {of_all[label, split]}' for split in rows.splits]
+    lines.append(f'{name:<{width}}' + ''.join(f'{text:>16}' for text in cells))
   return lines
 
 

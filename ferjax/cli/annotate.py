@@ -72,6 +72,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   of_data.add_argument(
     '--drop_without_face', action='store_true', help='leave rows without a face out'
   )
+  of_data.add_argument(
+    '--most', type=int, default=0, help='the most rows of each split, spread evenly; 0 for all'
+  )
   return arguments.parse_args(argv)
 
 
@@ -93,7 +96,7 @@ def main(argv: Sequence[str]) -> None:
 def _folder(options: argparse.Namespace) -> str:
   given = [
     f'--{name}'
-    for name in ('manual_dir', 'dir', 'option', 'classes', 'skip_bad', 'drop_without_face')
+    for name in ('manual_dir', 'dir', 'option', 'classes', 'skip_bad', 'drop_without_face', 'most')
     if getattr(options, name)
   ]
   if given:
@@ -117,7 +120,7 @@ def _data_set(options: argparse.Namespace) -> str:
     raise InputError('--faces=all: a row of a data set has one label, so only the largest face')
   name = next(iter(names([options.data]).values()))
   out = options.out or Path(f'{name}_faces')
-  sets.check(out, options.data, options.size, options.margin, options.workers)
+  sets.check(out, options.data, options.size, options.margin, options.most, options.workers)
   rows = sets.load(
     options.data,
     manual_dir=options.manual_dir,
@@ -133,6 +136,7 @@ def _data_set(options: argparse.Namespace) -> str:
     size=options.size,
     margin=options.margin,
     drop=options.drop_without_face,
+    most=options.most,
     workers=options.workers,
   )
 

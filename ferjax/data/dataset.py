@@ -65,6 +65,7 @@ class Dataset(NamedTuple):
     sets: Names of the data sets that were joined to form this one (see `data/sets.py`). The column
       `set` i32 of its tables is an index into them. Empty for a single data set.
     landmark_scheme: One of `labels.SCHEMES`, such as `ibug68`; '' when it is unknown.
+    left_out: {column: why joining sets, or a model, left it out}.
   """
 
   name: str
@@ -77,6 +78,7 @@ class Dataset(NamedTuple):
   action_units: tuple[str, ...] = ()
   sets: tuple[str, ...] = ()
   landmark_scheme: str = ''
+  left_out: Mapping[str, str] = {}
 
 
 def load(
