@@ -105,8 +105,9 @@ def load(
   classes: Sequence[str] = (),
   skip_bad: bool = False,
 ) -> Rows:
-  """The rows of a data set that the flag `--data` names. If its folder has changed, it is prepared
-  again.
+  """The rows of a data set that the flag `--data` names.
+
+  If `manual_dir` is given and the folder has changed, it is prepared again.
 
   Args:
     spec: See `data.sets.parse`.
@@ -122,7 +123,9 @@ def load(
   """
   which = parse(spec, '--data')
   classes = tuple(labels.canonical(name) for name in classes)
-  source = catalogue.Source(which['path'], manual_dir, which['protocol'], classes, skip_bad, True)
+  source = catalogue.Source(
+    which['path'], manual_dir, which['protocol'], classes, skip_bad, refresh=bool(manual_dir)
+  )
   return read(catalogue.make_builder(which['name'], dir or None, source, options or {}))
 
 

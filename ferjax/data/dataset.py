@@ -121,7 +121,7 @@ def load(
       Several classes may become one; its share of a distribution is the sum of theirs. '' leaves
       the rows of a class out.
     landmarks: Indices of the landmarks to use, for example among the 68 iBUG points; all when
-      empty.
+      empty. With several sets, among the points that they have in common.
     poses: Pose classes in label order, yaw in whole degrees; those of the data set, ascending, when
       empty. Rows of other poses are left out.
     val_fraction: Share of train to hold out when the data set has no `val`; by subject if subjects
