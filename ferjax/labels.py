@@ -40,19 +40,33 @@ def canonical(label: str) -> str:
   return SYNONYMS.get(label, label)
 
 
-# {scheme: (number of points, left-right pairs)}. `ibug68`: 300-W. `aflw19`: AFLW without the ears
-# (brows, eyes, nose, mouth, chin). `eyes_nose_mouth5`: both eyes, tip of the nose, mouth corners.
+_MIRRORED_68 = (
+  *((i, 16 - i) for i in range(8)),
+  *((17 + i, 26 - i) for i in range(5)),
+  *((31, 35), (32, 34)),
+  *((36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46)),
+  *((48, 54), (49, 53), (50, 52), (55, 59), (56, 58), (60, 64), (61, 63), (65, 67)),
+)
+_FROM_68 = {
+  'ibug68': tuple(range(68)),
+  'ibug51': tuple(range(17, 68)),
+  'ibug49': tuple(i for i in range(17, 68) if i not in (60, 64)),
+}
+_FIVE_OF_68 = (tuple(range(36, 42)), tuple(range(42, 48)), (30,), (48,), (54,))
+_FIVE_OF_19 = ((7,), (10,), (13,), (15,), (17,))
+
+
+def _part_of_68(points: Sequence[int]) -> tuple[int, tuple[tuple[int, int], ...]]:
+  place = {point: number for number, point in enumerate(points)}
+  pairs = ((place[a], place[b]) for a, b in _MIRRORED_68 if a in place and b in place)
+  return len(points), tuple(pairs)
+
+
+# {scheme: (number of points, left-right pairs)}. `ibug68`: 300-W. `ibug51`: without the jaw.
+# `ibug49`: also without the inner mouth corners. `aflw19`: AFLW without the ears (brows, eyes,
+# nose, mouth, chin). `eyes_nose_mouth5`: both eyes, tip of the nose, mouth corners.
 SCHEMES = {
-  'ibug68': (
-    68,
-    (
-      *((i, 16 - i) for i in range(8)),
-      *((17 + i, 26 - i) for i in range(5)),
-      *((31, 35), (32, 34)),
-      *((36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46)),
-      *((48, 54), (49, 53), (50, 52), (55, 59), (56, 58), (60, 64), (61, 63), (65, 67)),
-    ),
-  ),
+  **{name: _part_of_68(points) for name, points in _FROM_68.items()},
   'aflw19': (19, ((0, 5), (1, 4), (2, 3), (6, 11), (7, 10), (8, 9), (12, 14), (15, 17))),
   'eyes_nose_mouth5': (5, ((0, 1), (3, 4))),
 }
@@ -61,6 +75,36 @@ SCHEMES = {
 def landmark_scheme(points: int) -> str:
   """The name of the scheme with this number of points, '' if there is none."""
   return next((name for name, (count, _) in SCHEMES.items() if count == points), '')
+
+
+def points_of(scheme: str, other: str) -> tuple[tuple[int, ...], ...] | None:
+  """How the landmarks of a scheme come from those of another one.
+
+  A scheme comes from itself, `ibug51` and `ibug49` from the larger ones of iBUG, and
+  `eyes_nose_mouth5` from all. The centre of an eye is the mean of iBUG's six points around it, or
+  the point of AFLW.
+
+  Args:
+    scheme: The scheme that is wanted.
+    other: The scheme of the landmarks that are there; '' if it is unknown.
+
+  Returns:
+    For each landmark of `scheme` the numbers of the landmarks of `other` of which it is the mean.
+    None if they do not come from them.
+  """
+  if other in SCHEMES and scheme == other:
+    return tuple((i,) for i in range(SCHEMES[scheme][0]))
+  if (scheme, other) == ('eyes_nose_mouth5', 'aflw19'):
+    return _FIVE_OF_19
+  if other not in _FROM_68:
+    return None
+  place = {point: number for number, point in enumerate(_FROM_68[other])}
+  of_68 = _FIVE_OF_68
+  if scheme != 'eyes_nose_mouth5':
+    of_68 = tuple((point,) for point in _FROM_68.get(scheme, (-1,)))
+  if not all(point in place for group in of_68 for point in group):
+    return None
+  return tuple(tuple(place[point] for point in group) for group in of_68)
 
 
 def mirrored_landmarks(indices: Sequence[int] | None = None, scheme: str = 'ibug68') -> np.ndarray:

@@ -43,6 +43,39 @@ def test_mirrors_of_few_points_by_hand():
   assert labels.landmark_scheme(37) == ''
 
 
+def test_points_of_a_smaller_scheme_by_hand():
+  points = labels.points_of
+  assert points('ibug51', 'ibug68') == tuple((i,) for i in range(17, 68))
+  without_corners = [i for i in range(17, 68) if i not in (60, 64)]
+  assert points('ibug49', 'ibug68') == tuple((i,) for i in without_corners)
+  assert points('ibug49', 'ibug51') == tuple((i - 17,) for i in without_corners)
+  five = (tuple(range(36, 42)), tuple(range(42, 48)), (30,), (48,), (54,))
+  assert points('eyes_nose_mouth5', 'ibug68') == five
+  shifted = tuple(tuple(i - 17 for i in group) for group in five)
+  assert points('eyes_nose_mouth5', 'ibug51') == shifted == points('eyes_nose_mouth5', 'ibug49')
+  assert points('eyes_nose_mouth5', 'aflw19') == ((7,), (10,), (13,), (15,), (17,))
+  for scheme, other in (
+    ('ibug68', 'ibug51'),
+    ('ibug51', 'ibug49'),
+    ('aflw19', 'ibug68'),
+    ('ibug68', 'aflw19'),
+    ('ibug68', ''),
+    ('', 'ibug68'),
+    ('', ''),
+  ):
+    assert points(scheme, other) is None
+
+
+def test_a_flip_before_or_after_the_choice_of_points_is_the_same():
+  pairs = [(a, b) for a in labels.SCHEMES for b in labels.SCHEMES if labels.points_of(a, b)]
+  assert len(pairs) == 5 + 6 + 1  # each itself; among four of iBUG; five of AFLW
+  for scheme, other in pairs:
+    groups, flipped = labels.points_of(scheme, other), labels.mirrored_landmarks(scheme=other)
+    before = [{int(flipped[i]) for i in group} for group in groups]
+    after = [set(groups[i]) for i in labels.mirrored_landmarks(scheme=scheme)]
+    assert before == after
+
+
 def turning_faces(rng, faces=60):
   """Faces f[n, 68, 2] of random places on a symmetric half, turned to both sides, and the pairs."""
   mirror = labels.mirrored_landmarks()

@@ -1,35 +1,27 @@
 """Finds, aligns and crops the faces in a folder of pictures, and lists them in a manifest."""
 
-import contextlib
 import csv
 import errno
-import json
-import os
-import queue
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import cv2
 import numpy as np
 
 from ferjax import files, labels
-from ferjax.annotation import alignment, mesh
+from ferjax.annotation import alignment, journal, mesh
 from ferjax.annotation import detector as detectors
+from ferjax.annotation.journal import Entry
 from ferjax.datasets import folders
 from ferjax.datasets.manifest.parser import POSE, SPLITS
 from ferjax.errors import InputError
 from ferjax.images import files as picture_files
 from ferjax.images.files import ENDINGS
-from ferjax.terminal.progress import Progress
 
 MATRIX = tuple(f'crop_{row}{column}' for row in range(2) for column in range(3))
 NO_FACE = 'no face found'
 OF_ITS_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
-
-Entry = dict[str, Any]
 
 
 def annotate(
@@ -61,52 +53,35 @@ def annotate(
       `folder` or the folder is in that of the crops, another command is writing to `out`, or `out`
       was started with other settings or another MediaPipe.
   """
-  _check(folder, out, size, margin, workers)
+  check(folder, out, size, margin, workers)
   names = [name for name in folders.files(folder) if name.lower().endswith(ENDINGS)]
   if not names:
     raise InputError(f'{folder} holds no picture ({", ".join(ENDINGS)})')
-  pool = queue.SimpleQueue()
-  settings = {'size': size, 'margin': margin, 'all_faces': all_faces}
-  with contextlib.ExitStack() as stack:
-    count = min(workers, len(names))
-    for _ in range(count):
-      detector = detectors.Detector(command)
-      stack.callback(detector.close)
-      pool.put(detector)
-    settings['detector'] = detector.version
-    busy = (
-      f'another command is writing to {out}: wait for its end, or give another folder with --out'
-    )
-    stack.enter_context(files.locked(out / 'annotate.lock', busy))
-    journal = out / 'annotate.jsonl'
-    done = _resume(journal, settings, folder, out)
-    todo = [name for name in names if name not in done]
 
-    def one(name):
-      detector = pool.get()
-      try:
-        return _picture(folder, out, name, detector, size, margin, all_faces)
-      finally:
-        pool.put(detector)
+  def look(name, detector):
+    return _picture(folder, out, name, detector, size, margin, all_faces)
 
-    with journal.open('a', encoding='utf-8') as file, ThreadPoolExecutor(count) as threads:
-      try:
-        with Progress('Annotating', len(names), done=len(names) - len(todo)) as progress:
-          for entry in threads.map(one, todo):
-            file.write(json.dumps(entry) + '\n')
-            file.flush()
-            done[entry['picture']] = entry
-            progress.update()
-      except BaseException:
-        threads.shutdown(wait=False, cancel_futures=True)
-        raise
-    entries = [done[name] for name in names]
+  with journal.completed(
+    out,
+    names,
+    look,
+    command,
+    settings={'size': size, 'margin': margin, 'all_faces': all_faces},
+    holds=lambda entry: _still_holds(entry, folder, out),
+    workers=workers,
+  ) as entries:
     _write_manifest(out / 'manifest.csv', entries)
     _write_left_out(out / 'left_out.csv', entries)
   return summary(entries, out)
 
 
-def _check(folder: Path, out: Path, size: int, margin: float, workers: int) -> None:
+def check(folder: Path, out: Path, size: int, margin: float, workers: int) -> None:
+  """Checks the arguments of `annotate`.
+
+  Raises:
+    InputError: there is no such folder, a setting is out of range, `out` is in `folder`, or the
+      folder is in that of the crops.
+  """
   if not folder.is_dir():
     raise InputError(f'{folder} is not a folder')
   pictures, crops = folder.resolve(), (out / 'faces').resolve()
@@ -115,6 +90,15 @@ def _check(folder: Path, out: Path, size: int, margin: float, workers: int) -> N
   if pictures.is_relative_to(crops):
     raise InputError(f'{folder} is in {crops}, where the crops are written: give another --out')
   check_crop(size, margin)
+  check_workers(workers)
+
+
+def check_workers(workers: int) -> None:
+  """Checks the number of processes.
+
+  Raises:
+    InputError: it is less than 1.
+  """
   if workers < 1:
     raise InputError(f'--workers={workers}: it must be at least 1')
 
@@ -129,38 +113,6 @@ def check_crop(size: int, margin: float) -> None:
     raise InputError(f'--size={size}: give a size from 16 to 4096 pixels')
   if not 0 <= margin <= 0.4:
     raise InputError(f'--margin={margin}: give a share of the crop from 0 to 0.4')
-
-
-def _resume(journal: Path, settings: Mapping, folder: Path, out: Path) -> dict[str, Entry]:
-  """The entries of the journal that are still valid. If there is no journal, a new one is started.
-
-  An incomplete last line is removed from the file.
-  """
-  try:
-    if not journal.exists():
-      with files.replacing(journal) as file:
-        file.write(json.dumps({'settings': settings}) + '\n')
-      return {}
-    whole = journal.read_bytes()
-    lines = whole[: whole.rfind(b'\n') + 1]
-    if len(lines) < len(whole):
-      os.truncate(journal, len(lines))
-  except OSError as error:
-    raise InputError(f'cannot write in {out}: {error.strerror}') from error
-  try:
-    first, *others = [json.loads(line) for line in lines.splitlines()]
-    former = dict(first['settings'])
-    entries = {entry['picture']: entry for entry in others}
-    done = {name: entry for name, entry in entries.items() if _still_holds(entry, folder, out)}
-  except (ValueError, LookupError, TypeError) as error:
-    raise InputError(f'{journal} is damaged: delete it to start again') from error
-  changed = [key for key in settings if former.get(key) != settings[key]]
-  if changed:
-    was = ', '.join(f'{key} {former.get(key)}, now {settings[key]}' for key in changed)
-    raise InputError(
-      f'{out} was started with other settings ({was}): give another folder with --out'
-    )
-  return done
 
 
 def _still_holds(entry: Entry, folder: Path, out: Path) -> bool:
@@ -198,7 +150,7 @@ def _picture(folder, out, name, detector, size, margin, all_faces) -> Entry:
     path = f'faces/{name}.{number}.png' if all_faces else f'faces/{name}.png'
     fields, crop = describe(image, face, size, margin)
     try:
-      _write_crop(out / path, crop)
+      write_crop(out / path, crop)
     except OSError as error:
       if error.errno not in OF_ITS_NAME:
         raise InputError(f'cannot write {out / path}: {error.strerror}') from error
@@ -248,7 +200,8 @@ def describe(
   return fields, alignment.crop(image, matrix, size)
 
 
-def _write_crop(path: Path, crop: np.ndarray) -> None:
+def write_crop(path: Path, crop: np.ndarray) -> None:
+  """Writes a crop u8[size, size, 3], RGB, as PNG, and makes its folder."""
   done, encoded = cv2.imencode('.png', crop[..., ::-1])
   if not done:
     raise RuntimeError('OpenCV could not write a PNG: was it built without that format?')

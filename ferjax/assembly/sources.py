@@ -10,7 +10,7 @@ import ml_collections
 from ferjax import config as configs
 from ferjax import core, labels
 from ferjax.assembly.build import picture_dtype
-from ferjax.data import checks, dataset, graphs, noise, pipeline, samplers, sets
+from ferjax.data import checks, dataset, graphs, landmarks, noise, pipeline, samplers, sets
 from ferjax.errors import InputError, nearest
 from ferjax.images import augment, distort
 
@@ -61,8 +61,10 @@ def load(
 
   section = config.data.to_dict() | ({'classes': tuple(classes)} if classes else {})
   del section['sets']
+  chosen = section['landmarks']
   if several:
-    data = _join(section, several, name)
+    data = _join(section | {'landmarks': ()}, several, name)
+    data = landmarks.select(data, chosen) if chosen else data
   else:
     strict = {'needs_every_class': needs_every_class, 'needs_mapped_classes': not further}
     data = configs.call(dataset.load, 'data', section, **strict)
@@ -74,6 +76,7 @@ def load(
     elif spec in wanted:
       raise InputError(f"config.eval.sets names '{spec}', which is trained on and has no test rows")
   section |= {'classes': data.classes, 'poses': (), 'val_fraction': 0.0, 'fold': 0}
+  section |= {'landmarks': ()} if data.landmark_scheme else {}  # they become those of the data set
   for spec in further:
     one = _load_one(section, spec, 'eval.sets', name[spec], test_only=True)
     tests[name[spec]] = sets.tested_on(one, data)
@@ -121,7 +124,7 @@ def _join(section, specs, name):
 
 def _load_one(section, spec, key, name, **options):
   """Loads the set that a spec of `config.<key>` names; it gets the name that the run uses."""
-  which = sets.parse(spec, key)
+  which = sets.parse(spec, f'config.{key}')
   LOGGER.info('%s of config.%s: %s', name, key, spec)
   try:
     found = configs.call(
@@ -175,7 +178,7 @@ def _check_sets(config, several, wanted):
       if places.count(sets.place(spec)) > 1:
         raise InputError(f"config.{key} names '{spec}' twice")
       if sets.place(spec) != sets.place(_spec(config.data)):
-        sets.parse(spec, key)
+        sets.parse(spec, f'config.{key}')
 
 
 def _groups(groups, name):

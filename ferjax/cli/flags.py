@@ -1,8 +1,11 @@
 """The flag `--config`, and the parsing and `--help` of commands with absl's flags."""
 
+import ast
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 from absl import flags
@@ -59,6 +62,26 @@ def usage(program: str) -> str:
       lines.append(textwrap.fill(text, 100, initial_indent='  ', subsequent_indent=' ' * 6))
   lines += ['', 'Further flags, of the libraries: --helpfull']
   return '\n'.join(lines)
+
+
+def key_values(texts: Sequence[str], flag: str = 'option') -> dict[str, Any]:
+  """The values of a flag that is given as `KEY=VALUE`, any number of times.
+
+  A value is a Python literal, such as 3 or (1, 2), or else a text.
+
+  Raises:
+    InputError: a text has no `=`.
+  """
+  found = {}
+  for text in texts:
+    key, equals, value = text.partition('=')
+    if not equals:
+      raise InputError(f'--{flag}={text}: give KEY=VALUE')
+    try:
+      found[key] = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+      found[key] = value
+  return found
 
 
 def config_flag() -> ml_collections.ConfigDict | None:

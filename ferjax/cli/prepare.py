@@ -12,9 +12,11 @@ stores them next to the prepared data. A run builds them itself if they are miss
 output of another tool with pictures, into a manifest. `subjects --manifest=A.csv --out=B.csv
 --embeddings=E.npz --threshold=0.6` adds the person of each face, found by clustering, and `poses
 --manifest=A.csv --out=B.csv` adds the pose class.
+
+`manifest --data=NAME --manual_dir=FOLDER --out=manifest.csv` writes a data set as a manifest, with
+its pictures next to it. `ferjax annotate --data=NAME` writes one with landmarks and aligned crops.
 """
 
-import ast
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,28 +24,38 @@ from typing import Any
 from absl import app, flags
 
 from ferjax import config as configs
-from ferjax.annotation import manifests, tools
+from ferjax.annotation import manifests, sets, tools
 from ferjax.assembly import sources
 from ferjax.cli import console
-from ferjax.cli.flags import config_flag, parse_flags
+from ferjax.cli.flags import config_flag, key_values, parse_flags
 from ferjax.data import dataset
 from ferjax.data.summary import summary
 from ferjax.datasets import beam, catalogue
 from ferjax.errors import InputError, nearest
 
 NAME = flags.DEFINE_string('name', None, 'data: the data set.')
-MANUAL_DIR = flags.DEFINE_string('manual_dir', '', 'data: the folder that holds `<name>`.')
+DATA = flags.DEFINE_string(
+  'data', '', 'manifest: the data set: NAME, NAME@PROTOCOL or manifest:FILE.csv.'
+)
+CLASSES = flags.DEFINE_list('classes', [], 'manifest: class names, of a manifest with other ones.')
+MANUAL_DIR = flags.DEFINE_string(
+  'manual_dir', '', 'data, manifest: the folder that holds `<name>`.'
+)
 PATH = flags.DEFINE_string('path', '', 'data: the CSV file of a manifest.')
 DIR = flags.DEFINE_string('dir', '', "The folder of prepared data sets; TFDS's default when empty.")
 PROTOCOL = flags.DEFINE_string('protocol', '', "data: one of the data set's protocols.")
 FOLD = flags.DEFINE_integer('fold', 0, 'data: the fold to show.')
-SKIP_BAD = flags.DEFINE_bool('skip_bad', False, 'data: leave bad rows out.')
-OPTION = flags.DEFINE_multi_string('option', [], 'data: an option of the data set, KEY=VALUE.')
+SKIP_BAD = flags.DEFINE_bool('skip_bad', False, 'data, manifest: leave bad rows out.')
+OPTION = flags.DEFINE_multi_string(
+  'option', [], 'data, manifest: an option of the data set, KEY=VALUE.'
+)
 BEAM_OPTIONS = flags.DEFINE_list(
   'beam_options', [], "data: Apache Beam's flags without dashes, such as runner=DirectRunner."
 )
 MANIFEST = flags.DEFINE_string('manifest', '', 'subjects, poses: the manifest to start from.')
-OUT = flags.DEFINE_string('out', '', 'annotations, subjects, poses: the manifest to write.')
+OUT = flags.DEFINE_string(
+  'out', '', 'manifest, annotations, subjects, poses: the manifest to write.'
+)
 FORMAT = flags.DEFINE_string(
   'format', '', f'annotations: the tool or format: {", ".join(tools.FORMATS)}.'
 )
@@ -122,19 +134,6 @@ def data(
   return summary(loaded, builder.info.metadata or {}, str(builder.data_path))
 
 
-def _options(texts: Sequence[str]) -> dict[str, Any]:
-  found = {}
-  for text in texts:
-    key, equals, value = text.partition('=')
-    if not equals:
-      raise InputError(f'--option={text}: give KEY=VALUE')
-    try:
-      found[key] = ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-      found[key] = value
-  return found
-
-
 def _data() -> None:
   if not NAME.value:
     raise InputError(f'give --name, one of {", ".join(catalogue.names())}')
@@ -146,7 +145,7 @@ def _data() -> None:
     protocol=PROTOCOL.value,
     fold=FOLD.value,
     skip_bad=SKIP_BAD.value,
-    options=_options(OPTION.value),
+    options=key_values(OPTION.value),
     beam_options=BEAM_OPTIONS.value,
   )
   print(text)
@@ -174,6 +173,19 @@ def _needed(*given) -> list[Path]:
       help = flags.FLAGS[flag.name].help.partition(': ')[2]
       raise InputError(f'give --{flag.name}: {help}')
   return [Path(flag.value) for flag in given]
+
+
+def _manifest() -> None:
+  spec, out = _needed(DATA, OUT)
+  rows = sets.load(
+    str(spec),
+    manual_dir=MANUAL_DIR.value,
+    dir=DIR.value,
+    options=key_values(OPTION.value),
+    classes=tuple(CLASSES.value),
+    skip_bad=SKIP_BAD.value,
+  )
+  print(sets.write(rows, out))
 
 
 def _annotations() -> None:
@@ -210,6 +222,7 @@ def _poses() -> None:
 TARGETS = {
   'data': _data,
   'graphs': _graphs,
+  'manifest': _manifest,
   'annotations': _annotations,
   'subjects': _subjects,
   'poses': _poses,

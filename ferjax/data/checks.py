@@ -59,6 +59,11 @@ def check_features(data: dataset.Dataset, needs: frozenset[str]) -> None:
   """
   for name, split in data.splits.items():
     for feature in sorted(needs - set(split.table)):
+      if feature in data.left_out:
+        raise InputError(
+          f"the method needs '{feature}', which cannot be joined: {data.left_out[feature]}. Leave "
+          'one of these sets out, or annotate it with ferjax annotate --data=NAME'
+        )
       hint = f' (columns {COLUMNS[feature]})' if feature in COLUMNS else ''
       raise InputError(
         f"the method needs '{feature}', which {data.name} ({name}) does not have. Add it to a "

@@ -65,6 +65,7 @@ class Dataset(NamedTuple):
     sets: Names of the data sets that were joined to form this one (see `data/sets.py`). The column
       `set` i32 of its tables is an index into them. Empty for a single data set.
     landmark_scheme: One of `labels.SCHEMES`, such as `ibug68`; '' when it is unknown.
+    left_out: {column: why joining sets, or a model, left it out}.
   """
 
   name: str
@@ -77,6 +78,7 @@ class Dataset(NamedTuple):
   action_units: tuple[str, ...] = ()
   sets: tuple[str, ...] = ()
   landmark_scheme: str = ''
+  left_out: Mapping[str, str] = {}
 
 
 def load(
@@ -119,7 +121,7 @@ def load(
       Several classes may become one; its share of a distribution is the sum of theirs. '' leaves
       the rows of a class out.
     landmarks: Indices of the landmarks to use, for example among the 68 iBUG points; all when
-      empty.
+      empty. With several sets, among the points that they have in common.
     poses: Pose classes in label order, yaw in whole degrees; those of the data set, ascending, when
       empty. Rows of other poses are left out.
     val_fraction: Share of train to hold out when the data set has no `val`; by subject if subjects
@@ -174,6 +176,16 @@ def load(
     action_units=tuple(metadata.get('action_units', ())),
     landmark_scheme=scheme,
   )
+
+
+def stored(builder: tfds.core.DatasetBuilder) -> tuple[dict[str, Split], str]:
+  """All rows of a prepared data set, and the SHA-256 of its pictures and labels.
+
+  Landmarks are in pixels of the stored pictures, and labels are indices into the data set's own
+  classes.
+  """
+  splits = _read(builder, test_only=False)
+  return splits, _fingerprint(splits, {})
 
 
 def _prepare(builder, name) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ferjax import labels
-from ferjax.data import dataset
+from ferjax.data import dataset, landmarks
 from ferjax.data.splits import duplicates, take
 from ferjax.datasets import catalogue
 from ferjax.errors import InputError, nearest
@@ -39,7 +39,7 @@ def parse(spec: str, key: str) -> dict[str, str]:
 
   Args:
     spec: For example `raf_db`, `ck_plus@last_three` or `manifest:FILE.csv`.
-    key: The key of the config that holds it, for messages.
+    key: What holds it, for messages: a key of the config or a flag, such as `config.data.sets`.
 
   Returns:
     `name`, `path` and `protocol` of `dataset.load`.
@@ -51,15 +51,15 @@ def parse(spec: str, key: str) -> dict[str, str]:
   name, path, protocol = parts(spec)
   if name not in catalogue.names():
     raise InputError(
-      f"config.{key} names '{spec}', which is not a data set.{nearest(name, catalogue.names())} "
+      f"{key} names '{spec}', which is not a data set.{nearest(name, catalogue.names())} "
       f'There are: {", ".join(catalogue.names())}'
     )
   if name == 'manifest' and not path:
-    raise InputError(f"config.{key}: name the manifest, such as 'manifest:faces/manifest.csv'")
+    raise InputError(f"{key}: name the manifest, such as 'manifest:faces/manifest.csv'")
   if path and name != 'manifest':
-    raise InputError(f"config.{key} names '{spec}': only a manifest has a file; write '{name}'")
+    raise InputError(f"{key} names '{spec}': only a manifest has a file; write '{name}'")
   if path and not Path(path).is_file():
-    raise InputError(f"config.{key} names '{spec}': there is no such file")
+    raise InputError(f"{key} names '{spec}': there is no such file")
   return {'name': name, 'path': path, 'protocol': protocol}
 
 
@@ -134,15 +134,17 @@ def join(found: Mapping[str, dataset.Dataset]) -> dataset.Dataset:
   A split has the rows of all sets that have it. They are mixed evenly, so that the first rows, of
   any number, hold every set in proportion. It has the columns that all sets have, and `set` i32,
   the index of a row's set. Subjects of different sets get different numbers. If two sets share the
-  name of a row, all names get the name of their set as a prefix. Landmarks and action units are
-  kept only if they are the same in all sets.
+  name of a row, all names get the name of their set as a prefix. Landmarks are the points that all
+  sets have in common (see `landmarks.common`). Action units are kept only if they are the same in
+  all sets.
 
   Args:
     found: {name of the set: the set}.
   """
+  found = _with_common_landmarks(found)
   first = next(iter(found.values()))
   sets = list(found.values())
-  columns = _shared_columns(found)
+  columns, left_out = _shared_columns(found)
   known_pose = 'yaw_bin' in columns and all(data.poses for data in sets)
   poses = tuple(sorted({p for data in sets for p in data.poses})) if known_pose else ()
   prefixed = _names_collide(sets)
@@ -175,6 +177,7 @@ def join(found: Mapping[str, dataset.Dataset]) -> dataset.Dataset:
     known=tuple(dict.fromkeys(name for data in sets for name in data.known)),
     sets=tuple(found),
     landmark_scheme=first.landmark_scheme if 'landmarks' in columns else '',
+    left_out=left_out,
   )
 
 
@@ -201,24 +204,14 @@ def of_set(data: dataset.Dataset, name: str) -> dataset.Split | None:
 def tested_on(data: dataset.Dataset, like: dataset.Dataset) -> dataset.Dataset:
   """The test rows of a data set that is not trained on, as its only split `test`.
 
-  They are its test split, or all its rows if it has none. Landmarks are left out if they are not
-  the same points as in the data set `like`.
+  They are its test split, or all its rows if it has none. Landmarks become those of the data set
+  `like`, or are left out if they have not all of these points.
   """
   split = data.splits.get('test') or concatenate(list(data.splits.values()))
   reference = [s.table['landmarks'] for s in like.splits.values() if 'landmarks' in s.table]
-  table = dict(split.table)
-  if reference and 'landmarks' in table:
-    points, others = table['landmarks'].shape[1], reference[0].shape[1]
-    if points != others or _points(data) != _points(like):
-      LOGGER.warning(
-        'the landmarks of %s (%d points) are not those of %s (%d points): left out',
-        data.name,
-        points,
-        like.name,
-        others,
-      )
-      del table['landmarks']
-  return data._replace(splits={'test': split._replace(table=table)})
+  count = reference[0].shape[1] if reference else 0
+  data = data._replace(splits={'test': split})
+  return landmarks.like(data, landmarks.of(like), count, like.name)
 
 
 def _mark(split, columns, number, first_subject, prefix):
@@ -232,9 +225,17 @@ def _mark(split, columns, number, first_subject, prefix):
   return split._replace(table=table)
 
 
-def _points(data):
-  """The scheme and the indices of the landmarks."""
-  return data.landmark_scheme, data.landmark_indices
+def _with_common_landmarks(found):
+  """The sets with the points that all of them have in common; unchanged if they all have the same,
+  there are none in common, or a set has no landmarks."""
+  points = [landmarks.of(data) for data in found.values()]
+  everywhere = all('landmarks' in s.table for data in found.values() for s in data.splits.values())
+  shared = landmarks.common(points) if everywhere and len(set(points)) > 1 else None
+  if not shared:
+    return found
+  schemes = ', '.join(f'{name}: {landmarks.described(data)}' for name, data in found.items())
+  LOGGER.info('joined on the %d landmarks in common, %s: %s', len(shared[1]), shared[0], schemes)
+  return {name: landmarks.with_points(data, shared) for name, data in found.items()}
 
 
 def _names_collide(sets):
@@ -243,8 +244,8 @@ def _names_collide(sets):
 
 
 def _shared_columns(found):
-  """The columns that every split of every set has, in the same shape. A warning names the other
-  columns with the reasons."""
+  """The columns that every split of every set has, in the same shape, and {other column: reason}. A
+  warning names them too."""
   columns = {}  # {column: {set: shape of a row, or None where it is missing}}
   for name, data in found.items():
     for column in dict.fromkeys(c for split in data.splits.values() for c in split.table):
@@ -252,23 +253,24 @@ def _shared_columns(found):
         s.table[column].shape[1:] if column in s.table else None for s in data.splits.values()
       ]
       columns.setdefault(column, {})[name] = None if None in shapes else shapes[0]
-  kept, reasons = [], []
+  kept, reasons = [], {}
   for column, shapes in columns.items():
     without = [name for name in found if shapes.get(name) is None]
+    differ = len(set(shapes.values())) > 1
     if without:
-      reasons.append(f'{column} ({", ".join(without)} has none)')
-    elif len(set(shapes.values())) > 1:
+      reasons[column] = f'{", ".join(without)} has none'
+    elif column == 'landmarks' and (differ or len(set(map(landmarks.of, found.values()))) > 1):
+      schemes = ', '.join(f'{n}: {landmarks.described(d)}' for n, d in found.items())
+      reasons[column] = f'no points in common; {schemes}'
+    elif differ:
       sizes = ', '.join(f'{name}: {shape[0]}' for name, shape in shapes.items())
-      reasons.append(f'{column} (numbers of a row differ: {sizes})')
-    elif column == 'landmarks' and len({_points(data) for data in found.values()}) > 1:
-      schemes = ', '.join(f'{n}: {d.landmark_scheme or "unknown"}' for n, d in found.items())
-      reasons.append(f'landmarks (not the same points; {schemes})')
+      reasons[column] = f'numbers of a row differ: {sizes}'
     elif column == 'au' and len({data.action_units for data in found.values()}) > 1:
       units = '; '.join(f'{name}: {" ".join(data.action_units)}' for name, data in found.items())
-      reasons.append(f'au (not the same units: {units})')
+      reasons[column] = f'not the same units: {units}'
     else:
       kept.append(column)
-  reasons = [reason for reason in reasons if not reason.startswith('pose ')]  # yaw_bin is named
-  if reasons:
-    LOGGER.warning('columns left out, because not every set has them: %s', '; '.join(reasons))
-  return kept
+  shown = [f'{c} ({r})' for c, r in reasons.items() if c not in ('pose', 'fold')]  # see yaw_bin
+  if shown:
+    LOGGER.warning('columns left out, because not every set has them: %s', '; '.join(shown))
+  return kept, reasons

@@ -175,10 +175,12 @@ def fold_by_subject(
 ) -> Mapping[str, Split]:
   """Train and test of one fold. Without folds, the splits are returned unchanged.
 
-  Subjects are numbered in the order of their names; those with number % folds == fold are tested.
+  The column `fold` names the fold in which a row is tested. Without it, subjects are numbered in
+  the order of their names, and those with number % folds == fold are tested.
 
   Raises:
-    InputError: there is no such fold, or there are fewer subjects than folds.
+    InputError: there is no such fold, it has no row or all rows, or there are fewer subjects than
+      folds.
   """
   if not 0 <= fold < max(folds, 1):
     text = f'0 to {folds - 1}' if folds else '0, because it has no folds'
@@ -186,10 +188,18 @@ def fold_by_subject(
   if not folds:
     return splits
   train = splits['train']
-  people, position = np.unique(train.table['subject'], return_inverse=True)
-  if len(people) < folds:
-    raise InputError(f'{name} has {len(people)} subjects, too few for {folds} folds')
-  tested = position % folds == fold
+  if 'fold' in train.table:
+    table = dict(train.table)
+    tested = table.pop('fold') == fold
+    train = train._replace(table=table)
+    if tested.all() or not tested.any():
+      rows = 'every row is' if tested.all() else 'no row is'
+      raise InputError(f'config.data.fold={fold}: {rows} in this fold of {name}')
+  else:
+    people, position = np.unique(train.table['subject'], return_inverse=True)
+    if len(people) < folds:
+      raise InputError(f'{name} has {len(people)} subjects, too few for {folds} folds')
+    tested = position % folds == fold
   return {
     'train': take(train, np.flatnonzero(~tested)),
     'test': take(train, np.flatnonzero(tested)),

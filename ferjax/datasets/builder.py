@@ -56,6 +56,7 @@ class FaceBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         pose={'yaw', 'pitch', 'roll'} <= whole,
         yaw_bin='yaw_bin' in whole,
         distribution='distribution' in whole,
+        fold='fold' in whole,
       ),
       disable_shuffling=True,
       metadata=tfds.core.MetadataDict(

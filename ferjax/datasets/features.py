@@ -18,6 +18,7 @@ def face_features(
   pose: bool = False,
   yaw_bin: bool = False,
   distribution: bool = False,
+  fold: bool = False,
 ) -> tfds.features.FeaturesDict:
   """The features of one face picture.
 
@@ -29,12 +30,13 @@ def face_features(
     pose: Whether yaw, pitch and roll are known (degrees).
     yaw_bin: Whether a pose class is known: the nearest nominal yaw in whole degrees.
     distribution: Whether label distributions are known (sum 1, in the order of `classes`).
+    fold: Whether it is known in which fold each row is tested.
 
   Returns:
     `image` (encoded bytes), `label`, `name`, and those that the arguments select: `subject` (class
     label), `landmarks` f32[k, 2] (x, y in pixels of the image, pixel centres at integers), `au`
     f32[a] on OpenFace's 0..5 scale, `yaw pitch roll` f32[] in degrees, `yaw_bin` i32[],
-    `distribution` f32[C].
+    `distribution` f32[C], `fold` i32[].
   """
   features = {
     'image': tfds.features.Image(shape=(None, None, 3)),
@@ -54,6 +56,8 @@ def face_features(
     features['yaw_bin'] = tfds.features.Scalar(dtype=np.int32)
   if distribution:
     features['distribution'] = tfds.features.Tensor(shape=(len(classes),), dtype=np.float32)
+  if fold:
+    features['fold'] = tfds.features.Scalar(dtype=np.int32)
   return tfds.features.FeaturesDict(features)
 
 

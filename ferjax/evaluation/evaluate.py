@@ -10,11 +10,12 @@ import ml_collections
 
 from ferjax import config as configs
 from ferjax.assembly import evaluations, restore, sources
-from ferjax.data import checks, dataset
+from ferjax.data import checks, dataset, landmarks
 from ferjax.distributed import hosts, parallel
 from ferjax.errors import InputError
 from ferjax.evaluation import finish
 from ferjax.metrics.predictions import measure
+from ferjax.runs import record
 
 LOGGER = logging.getLogger(__name__)
 
@@ -28,8 +29,9 @@ def evaluate_run(
     workdir: The run's folder.
     which: The checkpoint; see `restore.load`.
     other: A config whose sections `data`, `eval` and `reading` replace those of the run; None for
-      the run's own. The picture size, the landmarks and the classes still are those of the model;
-      `data.class_map` maps other class names to them.
+      the run's own. The picture size, the landmarks and the classes still are those of the model:
+      landmarks of another scheme become the model's (see `labels.points_of`), and `data.class_map`
+      maps other class names.
 
   Returns:
     The content of `<workdir>/eval/<data set>-<fingerprint>-<step>/summary.json`: metrics by name,
@@ -45,10 +47,11 @@ def evaluate_run(
     InputError: there is no such run or checkpoint, or the data set does not fit the model.
   """
   workdir = Path(workdir)
-  config = _config(workdir, other)
+  found = record.read(workdir)
+  config = _config(workdir, other, found)
   with jax.enable_x64(config.precision == 'float64'):
     model = restore.load_with(workdir, which, config)
-    data = _data(config, model)
+    data = _data(config, model, found)
     gaps = _gaps(model.method, data.data)
     requested = evaluations.make(config, model.method, model.predict, data, tuple(data.data.splits))
     predictions = requested.predict_splits(model.state)
@@ -71,21 +74,30 @@ def evaluate_run(
   return summary
 
 
-def _config(workdir, other):
+def _config(workdir, other, found):
   """The config of the run, with the sections of `other` that do not define the model."""
   config = restore.config_of(workdir)
   if other is not None:
     configs.check(other)
     of_model = {key: config.data[key] for key in ('image_size', 'landmarks')}
+    if found.get('landmark_scheme'):
+      of_model['landmarks'] = ()  # `_data` makes them those of the model
     config.data = ml_collections.ConfigDict(other.data.to_dict() | of_model)
     config.eval, config.reading = other.eval, other.reading
   return config
 
 
-def _data(config, model):
+def _data(config, model, found):
   """The data that the model is evaluated on, with the features that the method derives."""
   load = functools.partial(sources.load, config, model.classes, needs_every_class=False)
   data, tests, groups = hosts.first_then_others('data', load)
+  if (
+    found.get('landmark_scheme')
+    and 'landmarks' in model.method.predict_needs | model.method.predict_uses
+  ):
+    points = found['landmark_scheme'], tuple(found['landmark_indices'])
+    fit = functools.partial(landmarks.like, wanted=points, count=len(points[1]), name='the model')
+    data, tests = fit(data), {name: fit(one) for name, one in tests.items()}
   tests = sources.fit(model.method, tests, model.poses)
   checks.check_features(data, model.method.predict_needs)
   data = sources.derive(model.method, dataset.with_poses(data, model.poses))

@@ -10,8 +10,9 @@ import numpy as np
 from scipy import special
 
 from ferjax import config as configs
-from ferjax import core
+from ferjax import core, labels
 from ferjax.assembly import build, restore
+from ferjax.data import landmarks
 from ferjax.distributed import parallel
 from ferjax.errors import InputError
 from ferjax.export import reader
@@ -36,6 +37,7 @@ class Predictor(NamedTuple):
     derive: (table of features, n rows each) -> the table with the features that the method derives.
     run: (batch: `image` u8[n, s, s, 3] and features) -> outputs of n rows, NumPy arrays.
     sizes: Numbers of rows that `run` is called with; batches are padded to the next one.
+    landmark_scheme: The scheme of the landmarks, one of `labels.SCHEMES`; '' if it is unknown.
   """
 
   classes: tuple[str, ...]
@@ -47,6 +49,7 @@ class Predictor(NamedTuple):
   derive: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
   run: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
   sizes: tuple[int, ...]
+  landmark_scheme: str = ''
 
   def __call__(self, pictures: Picture | Sequence[Picture], **features: Any) -> np.ndarray:
     """The probabilities of the classes, f32[n, C], for n pictures; see `outputs`."""
@@ -61,7 +64,8 @@ class Predictor(NamedTuple):
       pictures: Files, or arrays u8[h, w, 3] (RGB) or u8[h, w] (grey) of any sizes: one of them, a
         list, or an array u8[n, h, w, 3].
       **features: For a model that needs or uses them, `landmarks` f[n, k, 2], in pixels of the
-        given pictures; pixel centres are whole numbers.
+        given pictures; pixel centres are whole numbers. They are those that the model uses, all
+        of their scheme, or all of a scheme from which they come (see `labels.points_of`).
 
     Returns:
       Arrays of n rows: `probabilities` f32[n, C], `logits` f[n, C], `embedding` f[n, d] if the
@@ -114,14 +118,24 @@ class Predictor(NamedTuple):
       raise InputError(f'landmarks have the shape {points.shape}: give [pictures, points, 2]')
     if not np.isfinite(points).all():
       raise InputError('landmarks are not finite numbers: leave these pictures out')
-    wanted = self.landmarks
-    if wanted is not None and points.shape[1] != len(wanted):
-      if points.shape[1] <= max(wanted):
+    wanted, count = self.landmarks, points.shape[1]
+    if wanted is not None and count != len(wanted):
+      given, own = labels.landmark_scheme(count), self.landmark_scheme
+      if own and given not in ('', own):
+        converted = landmarks.convert(points, (given, tuple(range(count))), (own, wanted))
+        if converted is None:
+          raise InputError(
+            f'got {count} landmarks for each picture ({given}): the model uses {len(wanted)} of '
+            f'{own}, which do not come from them'
+          )
+        points = converted
+      elif count <= max(wanted):
         raise InputError(
-          f'got {points.shape[1]} landmarks for each picture: the model uses {len(wanted)}, up to '
-          f'number {max(wanted)} of their scheme'
+          f'got {count} landmarks for each picture: the model uses {len(wanted)}, up to number '
+          f'{max(wanted)} of their scheme'
         )
-      points = points[:, list(wanted)]
+      else:
+        points = points[:, list(wanted)]
     return files.rescale(points, shapes[:, None, ::-1], self.image_size)
 
 
@@ -214,6 +228,7 @@ def make(
     needs=needs,
     uses=uses,
     landmarks=None if indices is None else tuple(indices),
+    landmark_scheme=record.get('landmark_scheme', ''),
     derive=derive,
     run=run,
     sizes=tuple(sizes),

@@ -16,15 +16,17 @@ def call(*flags):
   return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-def test_graphs_are_built_ahead(manifest, tmp_path):
+def test_graphs_are_built_ahead_and_a_set_becomes_a_manifest(manifest, tmp_path):
   flags = ['--config.data.name=manifest', f'--config.data.path={manifest}']
-  result = call(
-    'graphs', '--config=configs/ldl_alsg.py:smoke', *flags, f'--config.data.dir={tmp_path}'
-  )
+  flags += [f'--config.data.dir={tmp_path}', f'--dir={tmp_path}']
+  flags += [f'--data=manifest:{manifest}', f'--out={tmp_path / "copy.csv"}']
+  result = call('graphs', 'manifest', '--config=configs/ldl_alsg.py:smoke', *flags)
   assert result.returncode == 0, result.stderr
   names = sorted(path.name.split('-')[0] for path in graphs.folder(str(tmp_path)).iterdir())
   assert names == ['au', 'landmarks']
   assert 'graph by landmarks: recall 1.000' in result.stderr
+  assert f'written to {tmp_path / "copy.csv"}' in result.stdout
+  assert len(list((tmp_path / 'copy_pictures').rglob('*.png'))) == 133
 
 
 @pytest.mark.parametrize(
@@ -33,6 +35,7 @@ def test_graphs_are_built_ahead(manifest, tmp_path):
     (['graph', '--config=configs/ldl_alsg.py'], "Did you mean 'graphs'"),
     (['graphs', '--config=configs/softmax.py'], "is 'natural', which needs no graphs"),
     (['--config=configs/ldl_alsg.py'], 'name what to prepare'),
+    (['manifest', '--data=raf_db'], 'give --out: the manifest to write'),
   ],
 )
 def test_mistakes_are_reported_without_a_traceback(flags, message):

@@ -158,15 +158,37 @@ def test_landmarks_that_are_not_the_same_points_are_left_out(folder, data_dir, c
   joined = sets.join(
     {'a': one, 'b': one._replace(splits=few, landmark_indices=None, landmark_scheme='')}
   )
-  assert 'landmarks (numbers of a row differ: a: 68, b: 5)' in caplog.text
+  assert 'a: ibug68 (68 points), b: unknown scheme (5 points)' in caplog.text
   assert 'landmarks' not in joined.splits['train'].table and joined.landmark_indices is None
   unknown = one._replace(landmark_indices=None, landmark_scheme='')
   assert 'landmarks' not in sets.join({'a': one, 'b': unknown}).splits['test'].table
-  assert 'landmarks (not the same points; a: ibug68, b: unknown)' in caplog.text
+  assert 'a: ibug68 (68 points), b: unknown scheme (68 points)' in caplog.text
   assert "same picture in two sets (train): {'a/b': 28}" in caplog.text
   tested = sets.tested_on(one._replace(splits=few), one)
   assert list(tested.splits) == ['test'] and 'landmarks' not in tested.splits['test'].table
   assert 'landmarks' in sets.tested_on(one, one).splits['test'].table
+
+
+def test_a_config_chooses_among_the_points_in_common(folder, data_dir):
+  """Also for a set that is only tested, whatever its scheme."""
+  lines = [line.split(',') for line in (folder / 'a' / 'manifest.csv').read_text().splitlines()]
+  jaw = {f'{axis}_{i}' for axis in 'xy' for i in range(17)}
+  kept = [i for i, name in enumerate(lines[0]) if name not in jaw]
+  header = [n if n[1] != '_' or n[0] == 'p' else f'{n[:2]}{int(n[2:]) - 17}' for n in lines[0]]
+  rows = [','.join(line[i] for i in kept) for line in (header, *lines[1:])]
+  (folder / 'a' / 'inner.csv').write_text('\n'.join(rows) + '\n')
+  inner = f'manifest:{folder / "a" / "inner.csv"}'
+  config = config_of(folder, data_dir, 'c', tested=('a',), landmarks=(3, 50))
+  config.data.sets = (*config.data.sets, inner)
+  found = sources.load(config)
+  expected = alone(folder, data_dir, 'a').splits['test'].table['landmarks'][:, [20, 67]]
+  for data in (found.data, found.tests['a']):
+    assert (data.landmark_scheme, data.landmark_indices) == ('ibug51', (3, 50))
+  np.testing.assert_array_equal(found.tests['a'].splits['test'].table['landmarks'], expected)
+  np.testing.assert_array_equal(found.data.splits['test'].table['landmarks'], expected)
+  config.data.landmarks = (60,)
+  with pytest.raises(InputError, match='config.data.landmarks asks for point 60'):
+    sources.load(config)
 
 
 def test_poses_are_those_of_all_sets(folder, data_dir):

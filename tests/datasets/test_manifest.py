@@ -194,3 +194,30 @@ def test_the_cache_key_follows_manifest_and_pictures(folder):
   assert before == listing.fingerprint(parser.parse(path))
   picture(folder, 'a.png', size=(9, 9))
   assert before != listing.fingerprint(parser.parse(path))
+
+
+def test_folds_are_of_training_rows(folder, data_dir):
+  for name in ('b.png', 'c.png', 'd.png'):
+    picture(folder, name)
+  header = ('path', 'split', 'label', 'fold')
+  rows = [('a.png', 'train', 'fear', '1'), ('b.png', 'train', 'fear', '0')]
+  path = write(
+    folder, [*rows, ('c.png', 'train', 'fear', '1'), ('d.png', 'train', 'sad', 0)], header
+  )
+  assert parser.parse(path).folds == 2
+  names = []
+  for fold in (0, 1):
+    data = dataset.load(name='manifest', path=str(path), dir=data_dir, fold=fold, val_fraction=0.0)
+    names.append({k: data.splits[k].table['name'].tolist() for k in ('train', 'test')})
+  assert names == [
+    {'train': ['a.png', 'c.png'], 'test': ['b.png', 'd.png']},
+    {'train': ['b.png', 'd.png'], 'test': ['a.png', 'c.png']},
+  ]
+  with pytest.raises(InputError, match='config.data.fold=2: .* must be 0 to 1'):
+    dataset.load(name='manifest', path=str(path), dir=data_dir, fold=2)
+  wrong = [('c.png', 'test', 'fear', '1'), ('d.png', 'train', 'sad', '-1')]
+  kinds = [p.kind for p in parser.parse(write(folder, [*rows, *wrong], header)).problems]
+  assert kinds == ['fold outside of train', 'fold is not 0, 1, ...']
+  alone = write(folder, [(*row[:3], '0') for row in rows], header)
+  with pytest.raises(InputError, match='config.data.fold=0: every row is in this fold'):
+    dataset.load(name='manifest', path=str(alone), dir=data_dir)

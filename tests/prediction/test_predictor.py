@@ -131,6 +131,23 @@ def test_landmarks_of_the_given_pictures_are_those_of_evaluation(
   np.testing.assert_allclose(without['logits'], again['naive_logits'], atol=1e-5)
 
 
+def test_landmarks_of_another_scheme_become_those_of_the_model(landmark_predictor):
+  """A model of points of ibug51 looks at 68 points as at the 51 inner ones."""
+  image, points = draw_face(np.random.default_rng(0), 1)
+  model = landmark_predictor._replace(
+    landmark_scheme='ibug51', landmarks=tuple(i - 17 for i in landmark_predictor.landmarks)
+  )
+  found = model.outputs(image, landmarks=points[None])
+  same = landmark_predictor.outputs(
+    image, landmarks=points[None, list(landmark_predictor.landmarks)]
+  )
+  np.testing.assert_array_equal(found['logits'], same['logits'])
+  with pytest.raises(
+    InputError, match=r'19 landmarks for each picture \(aflw19\): .* 50 of ibug51'
+  ):
+    model(image, landmarks=points[None, :19])
+
+
 def test_landmarks_that_cannot_be_used_are_refused(landmark_predictor):
   image, points = draw_face(np.random.default_rng(0), 1)
   far = np.full((1, 68, 2), np.nan)

@@ -25,6 +25,7 @@ SPLITS = {
 }
 SURPLUS = '(more fields than the header)'
 LARGEST = 1e9  # larger values are no coordinates, angles, intensities or numbers of votes
+MOST_FOLDS = 1000
 HALF_TURN = math.pi + 1e-3  # radians; files may round pi up
 POSE = {'pitch': 'pose_Rx', 'yaw': 'pose_Ry', 'roll': 'pose_Rz'}
 
@@ -74,6 +75,7 @@ def parse(path: str | os.PathLike, classes: Sequence[str] = ()) -> Listing:
     rows=rows,
     problems=problems,
     other_classes=dict(others),
+    folds=1 + max((row['fold'] for row in rows), default=-1) if columns['fold'] else 0,
     action_units=tuple(name.removesuffix('_r') for name in columns['au']),
     source=path,
   )
@@ -133,6 +135,7 @@ def _columns(path: Path, header: list[str], known: set[str]) -> dict[str, Any]:
     'distribution': shares or votes,
     'subject': 'subject' in present,
     'yaw_bin': 'yaw_bin' in present,
+    'fold': 'fold' in present,
     'pose': all(name in present for name in POSE.values()),
     'au': sorted(n for n in header if re.fullmatch(r'AU\d+_r', n)),
     'landmarks': landmark_numbers(path, header),
@@ -190,6 +193,12 @@ def _parse_row(record, columns, classes, known, folder) -> tuple[dict, list[tupl
       troubles.append(('empty subject', ''))
   if columns['yaw_bin']:
     row['yaw_bin'] = round(number('yaw_bin'))
+  if columns['fold']:
+    row['fold'] = round(number('fold'))
+    if not 0 <= row['fold'] < MOST_FOLDS:
+      troubles.append(('fold is not 0, 1, ...', f'fold = {record["fold"]!r}'))
+    if row['split'] not in ('train', ''):
+      troubles.append(('fold outside of train', f'split {record["split"]!r}: folds are of train'))
   if columns['pose']:
     row |= {name: degrees(column) for name, column in POSE.items()}
   if columns['au']:
