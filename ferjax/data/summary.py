@@ -35,7 +35,7 @@ def summary(loaded: dataset.Dataset, metadata: Mapping[str, Any], path: str) -> 
   if metadata.get('folds'):
     lines.append(f'{metadata["folds"]} folds by subject; one of them is shown')
   columns = next(iter(splits.values())).table
-  labels = sorted(set(columns) - {'label', 'name', 'digest', 'height', 'width'})
+  labels = sorted(set(columns) - {'label', 'name', 'digest', 'hash', 'height', 'width'})
   lines.append(f'known for each picture: {", ".join(["label", *labels])}')
   if metadata.get('other_classes'):
     lines.append(f'left out, rows of classes not in use: {dict(metadata["other_classes"])}')

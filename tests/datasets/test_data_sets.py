@@ -153,7 +153,7 @@ def test_every_protocol(tmp_path, tree, name, protocol, options, counts, columns
   }
   assert found == counts
   split = next(iter(data.splits.values()))
-  known = set(split.table) - {'label', 'name', 'digest', 'height', 'width'}
+  known = set(split.table) - {'label', 'name', 'digest', 'hash', 'height', 'width'}
   assert known == set(columns.split())
   plan = {'index': np.array([[0, len(split.rows) - 1]])}
   batch = next(pipeline.batches(split, plan, ('label', *sorted(known)), 12, threads=1))
