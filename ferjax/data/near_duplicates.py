@@ -13,12 +13,12 @@ from ferjax import files
 from ferjax.data import dataset
 from ferjax.data.splits import Split, take
 from ferjax.errors import InputError
-from ferjax.images import perceptual_hash
+from ferjax.images.perceptual_hash import BITS, mirrored_hashes
 from ferjax.terminal import progress
 
 LOGGER = logging.getLogger(__name__)
 
-DISTANCE = 24  # bits of 256; the table in docs/guides/data-sets.md shows what it finds
+DISTANCE = 40  # bits of 256; the table in docs/guides/data-sets.md shows what it finds
 BLOCK = 1024  # pictures that are searched at a time
 HEADER = ('split', 'name', 'label', 'other_split', 'other_name', 'other_label')
 
@@ -49,10 +49,9 @@ def check_distance(distance: int, name: str) -> None:
   Raises:
     InputError: it is not between 0 and the bits of a hash.
   """
-  if not 0 <= distance < perceptual_hash.BITS:
+  if not 0 <= distance < BITS:
     raise InputError(
-      f'{name}={distance}: give a number of bits from 0 to {perceptual_hash.BITS - 1}, such as '
-      f'{DISTANCE}'
+      f'{name}={distance}: give a number of bits from 0 to {BITS - 1}, such as {DISTANCE}'
     )
 
 
@@ -70,7 +69,7 @@ def find(split: Split, other: Split, distance: int = DISTANCE, mirrored: bool = 
   index, found = _search(own, others)
   flipped = np.zeros(len(own), bool)
   if mirrored:
-    flipped_index, flipped_found = _search(perceptual_hash.mirrored(own), others)
+    flipped_index, flipped_found = _search(mirrored_hashes(own), others)
     flipped = flipped_found < found
     index = np.where(flipped, flipped_index, index)
     found = np.where(flipped, flipped_found, found)
@@ -201,7 +200,7 @@ def _search(queries, base):
   """The nearest row of `base` u8[m, b] to each of u8[n, b]: i64[n], and its distance i32[n]."""
   import faiss  # imported here, so that training starts without it
 
-  index = faiss.IndexBinaryFlat(perceptual_hash.BITS)
+  index = faiss.IndexBinaryFlat(BITS)
   index.add(base)
   found, distance = np.empty(len(queries), np.int64), np.empty(len(queries), np.int32)
   with progress.Progress('Comparing pictures', len(queries)) as bar:

@@ -24,7 +24,7 @@ def perceptual_hash(image: np.ndarray) -> np.ndarray:
   return np.packbits(cv2.dct(small.astype(np.float32))[:KEPT, :KEPT] > 0)
 
 
-def mirrored(hashes: np.ndarray) -> np.ndarray:
+def mirrored_hashes(hashes: np.ndarray) -> np.ndarray:
   """The hashes u8[..., BITS / 8] of the pictures flipped left to right, from those of the pictures.
 
   A flip changes the sign of the horizontal frequencies of odd order.
