@@ -24,7 +24,7 @@ LOGGER = logging.getLogger(__name__)
 
 VERSION = 2
 TAIL = 2**16  # bytes; the end of a file of records says where each record begins
-DESCRIPTIONS = ('dataset_info.json', 'features.json', 'metadata.json')
+DESCRIPTIONS = ('dataset_info.json', 'features.json', 'metadata.json', '*.labels.txt')
 
 
 def stamp(folder: Path, shards: Iterable[Path]) -> str:
@@ -36,9 +36,9 @@ def stamp(folder: Path, shards: Iterable[Path]) -> str:
     shards: The split's files of records.
   """
   digest = hashlib.sha256()
-  for name in DESCRIPTIONS:
-    path = folder / name
-    digest.update(f'{name} '.encode() + (path.read_bytes() if path.is_file() else b''))
+  for pattern in DESCRIPTIONS:
+    for path in sorted(folder.glob(pattern)):
+      digest.update(f'{path.name} '.encode() + path.read_bytes())
   for path in shards:
     with path.open('rb') as file:
       size = file.seek(0, os.SEEK_END)

@@ -25,8 +25,8 @@ def columns_folder(folder):
   return place
 
 
-def change_index(folder, **changes):
-  path = folder / 'table-train.json'
+def change_index(place, **changes):
+  path = place / 'table-train.json'
   path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 

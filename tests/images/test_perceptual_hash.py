@@ -6,7 +6,7 @@ from ferjax.images.perceptual_hash import BITS, KEPT, SIDE, mirrored_hashes, per
 
 def draw(rng, size=96):
   """u8[size, size, 3]: smooth random colours."""
-  coarse = rng.integers(30, 190, (6, 6, 3), np.uint8)
+  coarse = rng.integers(30, 190, (16, 16, 3), np.uint8)
   return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
 
 
