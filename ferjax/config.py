@@ -79,6 +79,9 @@ KEYS = {
     'seed': Within(0, 0, 2**32 - 1),
     'skip_bad': False,
     'allow_shared_subjects': False,
+    'drop_duplicates': False,  # data.near_duplicates.drop: training rows that other splits have
+    'duplicate_distance': Within(40, 0, 255),  # bits of the hashes that may differ
+    'duplicate_mirrored': False,  # whether flipped pictures count as well
   },
   'noise': {  # data.noise.make
     'kind': 'none',

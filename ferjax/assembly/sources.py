@@ -1,5 +1,6 @@
 """Loads the data of a run from its config: the training data, one or several sets, and tests."""
 
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -10,7 +11,17 @@ import ml_collections
 from ferjax import config as configs
 from ferjax import core, labels
 from ferjax.assembly.build import picture_dtype
-from ferjax.data import checks, dataset, graphs, landmarks, noise, pipeline, samplers, sets
+from ferjax.data import (
+  checks,
+  dataset,
+  graphs,
+  landmarks,
+  near_duplicates,
+  noise,
+  pipeline,
+  samplers,
+  sets,
+)
 from ferjax.errors import InputError, nearest
 from ferjax.images import augment, distort
 
@@ -62,6 +73,7 @@ def load(
   section = config.data.to_dict() | ({'classes': tuple(classes)} if classes else {})
   del section['sets']
   chosen = section['landmarks']
+  drops = _drop_duplicates(section)
   if several:
     data = _join(section | {'landmarks': ()}, several, name)
     data = landmarks.select(data, chosen) if chosen else data
@@ -81,6 +93,7 @@ def load(
     one = _load_one(section, spec, 'eval.sets', name[spec], test_only=True)
     tests[name[spec]] = sets.tested_on(one, data)
   _check_class_map(section['class_map'], data, tests)
+  data = drops(data, [tests[name[spec]].splits['test'] for spec in further])
   for group, members in groups.items():
     for member in members:
       if member not in tests:
@@ -113,6 +126,19 @@ def fit(
     if missing:
       LOGGER.warning('%s has no row of %s: means are over the others', name, ', '.join(missing))
   return {name: dataset.with_poses(data, poses) for name, data in tests.items()}
+
+
+def _drop_duplicates(section):
+  """Takes the keys of near duplicates out of the section. Returns (data, test splits) -> the data
+  without training and validation rows that are near duplicates of others, where that is wanted."""
+  wanted = section.pop('drop_duplicates', False)
+  options = {
+    'distance': section.pop('duplicate_distance', near_duplicates.DISTANCE),
+    'mirrored': section.pop('duplicate_mirrored', False),
+  }
+  if not wanted:
+    return lambda data, tests: data
+  return functools.partial(near_duplicates.drop, **options)
 
 
 def _join(section, specs, name):

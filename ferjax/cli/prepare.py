@@ -5,6 +5,10 @@
 Apache Beam (the extra `beam`) checks and stores its pictures; its workers may be on other machines
 that see the same folders.
 
+`duplicates --name=fer_plus --manual_dir=FOLDER --out=pairs.csv` lists near duplicates: pictures of
+two splits whose perceptual hashes differ in at most `--distance` bits. `data` counts them, too.
+`--config.data.drop_duplicates=True` leaves them out of a training run.
+
 `graphs --config=configs/NAME.py` builds the graphs of neighbours for the config's sampler, and
 stores them next to the prepared data. A run builds them itself if they are missing.
 
@@ -28,34 +32,42 @@ from ferjax.annotation import manifests, sets, tools
 from ferjax.assembly import sources
 from ferjax.cli import console
 from ferjax.cli.flags import config_flag, key_values, parse_flags
-from ferjax.data import dataset
+from ferjax.data import dataset, near_duplicates
 from ferjax.data.summary import summary
 from ferjax.datasets import beam, catalogue
 from ferjax.errors import InputError, nearest
 
-NAME = flags.DEFINE_string('name', None, 'data: the data set.')
+NAME = flags.DEFINE_string('name', None, 'data, duplicates: the data set.')
 DATA = flags.DEFINE_string(
   'data', '', 'manifest: the data set: NAME, NAME@PROTOCOL or manifest:FILE.csv.'
 )
 CLASSES = flags.DEFINE_list('classes', [], 'manifest: class names, of a manifest with other ones.')
 MANUAL_DIR = flags.DEFINE_string(
-  'manual_dir', '', 'data, manifest: the folder that holds `<name>`.'
+  'manual_dir', '', 'data, duplicates, manifest: the folder that holds `<name>`.'
 )
-PATH = flags.DEFINE_string('path', '', 'data: the CSV file of a manifest.')
+PATH = flags.DEFINE_string('path', '', 'data, duplicates: the CSV file of a manifest.')
 DIR = flags.DEFINE_string('dir', '', "The folder of prepared data sets; TFDS's default when empty.")
-PROTOCOL = flags.DEFINE_string('protocol', '', "data: one of the data set's protocols.")
-FOLD = flags.DEFINE_integer('fold', 0, 'data: the fold to show.')
-SKIP_BAD = flags.DEFINE_bool('skip_bad', False, 'data, manifest: leave bad rows out.')
+PROTOCOL = flags.DEFINE_string('protocol', '', "data, duplicates: one of the data set's protocols.")
+FOLD = flags.DEFINE_integer('fold', 0, 'data, duplicates: the fold to show.')
+SKIP_BAD = flags.DEFINE_bool('skip_bad', False, 'data, duplicates, manifest: leave bad rows out.')
 OPTION = flags.DEFINE_multi_string(
-  'option', [], 'data, manifest: an option of the data set, KEY=VALUE.'
+  'option', [], 'data, duplicates, manifest: an option of the data set, KEY=VALUE.'
 )
 BEAM_OPTIONS = flags.DEFINE_list(
   'beam_options', [], "data: Apache Beam's flags without dashes, such as runner=DirectRunner."
 )
 MANIFEST = flags.DEFINE_string('manifest', '', 'subjects, poses: the manifest to start from.')
 OUT = flags.DEFINE_string(
-  'out', '', 'manifest, annotations, subjects, poses: the manifest to write.'
+  'out',
+  '',
+  'manifest, annotations, subjects, poses: the manifest to write; duplicates: the list of pairs.',
 )
+DISTANCE = flags.DEFINE_integer(
+  'distance',
+  near_duplicates.DISTANCE,
+  f'data, duplicates: the most bits, of {near_duplicates.BITS}, in which near duplicates differ.',
+)
+MIRRORED = flags.DEFINE_bool('mirrored', False, 'data, duplicates: flipped pictures, too.')
 FORMAT = flags.DEFINE_string(
   'format', '', f'annotations: the tool or format: {", ".join(tools.FORMATS)}.'
 )
@@ -94,6 +106,8 @@ def data(
   skip_bad: bool = False,
   options: Mapping[str, Any] | None = None,
   beam_options: Sequence[str] = (),
+  distance: int = near_duplicates.DISTANCE,
+  mirrored: bool = False,
 ) -> str:
   """Prepares a data set. If its folder has changed, it is prepared again.
 
@@ -108,16 +122,31 @@ def data(
     options: Further keyword arguments of its `make`.
     beam_options: `KEY=VALUE` of Apache Beam, which then prepares the data set; none for this
       process.
+    distance, mirrored: Which pictures of two splits count as near duplicates; see
+      `near_duplicates.find`.
 
   Returns:
     The summary.
 
   Raises:
-    InputError: there is no such data set, its folder does not have the expected layout, or Apache
-      Beam is not installed.
+    InputError: there is no such data set, its folder does not have the expected layout, Apache Beam
+      is not installed, or the distance is not that of a hash.
   """
+  near_duplicates.check_distance(distance, '--distance')
+  builder, loaded = _prepared(
+    name, manual_dir, path, dir, protocol, fold, skip_bad, options or {}, beam_options
+  )
+  text = summary(loaded, builder.info.metadata or {}, str(builder.data_path))
+  found = near_duplicates.describe(loaded.splits, loaded.classes, distance, mirrored)
+  return '\n'.join([text, *found])
+
+
+def _prepared(
+  name, manual_dir, path, dir, protocol, fold, skip_bad, options, beam_options=()
+) -> tuple[Any, dataset.Dataset]:
+  """Prepares a data set, again if its folder has changed: its builder, and all its rows."""
   source = catalogue.Source(path, manual_dir, protocol, skip_bad=skip_bad, refresh=True)
-  builder = catalogue.make_builder(name, dir or None, source, options or {})
+  builder = catalogue.make_builder(name, dir or None, source, options)
   catalogue.prepare(builder, beam.parse_options(beam_options) if beam_options else None)
   loaded = dataset.load(
     name=name,
@@ -126,12 +155,12 @@ def data(
     manual_dir=manual_dir,
     protocol=protocol,
     fold=fold,
-    options={name: options or {}},
+    options={name: options},
     val_fraction=0.0,
     skip_bad=skip_bad,
     allow_shared_subjects=True,
   )
-  return summary(loaded, builder.info.metadata or {}, str(builder.data_path))
+  return builder, loaded
 
 
 def _data() -> None:
@@ -147,8 +176,37 @@ def _data() -> None:
     skip_bad=SKIP_BAD.value,
     options=key_values(OPTION.value),
     beam_options=BEAM_OPTIONS.value,
+    distance=DISTANCE.value,
+    mirrored=MIRRORED.value,
   )
   print(text)
+
+
+def _duplicates() -> None:
+  (name,) = _needed(NAME)
+  near_duplicates.check_distance(DISTANCE.value, '--distance')
+  out = Path(OUT.value) if OUT.value else None
+  if out and not out.parent.is_dir():
+    raise InputError(f'--out={out}: there is no folder {out.parent}')
+  _, loaded = _prepared(
+    str(name),
+    MANUAL_DIR.value,
+    PATH.value,
+    DIR.value,
+    PROTOCOL.value,
+    FOLD.value,
+    SKIP_BAD.value,
+    key_values(OPTION.value),
+  )
+  if len(loaded.splits) == 1:
+    raise InputError(
+      f'{loaded.name} has one split only, {next(iter(loaded.splits))}: near duplicates are looked '
+      'for between splits'
+    )
+  lines = near_duplicates.describe(
+    loaded.splits, loaded.classes, DISTANCE.value, MIRRORED.value, out
+  )
+  print('\n'.join(lines) or f'no pictures of two splits differ in at most {DISTANCE.value} bits')
 
 
 def _graphs() -> None:
@@ -221,6 +279,7 @@ def _poses() -> None:
 
 TARGETS = {
   'data': _data,
+  'duplicates': _duplicates,
   'graphs': _graphs,
   'manifest': _manifest,
   'annotations': _annotations,

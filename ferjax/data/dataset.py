@@ -2,9 +2,10 @@
 
 import hashlib
 import logging
-import zipfile
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
-from ferjax import files, labels
+from ferjax import labels
+from ferjax.data import tables
 from ferjax.data.splits import (
   Split,
   Table,
@@ -29,11 +31,12 @@ from ferjax.data.splits import (
 from ferjax.datasets.catalogue import Source, make_builder, prepare
 from ferjax.errors import InputError, nearest
 from ferjax.images.files import decode, rescale, resize
+from ferjax.images.perceptual_hash import perceptual_hash
 from ferjax.terminal import progress
 
 LOGGER = logging.getLogger(__name__)
 
-TABLE_VERSION = 1
+NO_CONTENT = {'name', 'height', 'width', 'hash'}  # columns outside the fingerprint
 
 
 class Pictures:
@@ -66,6 +69,8 @@ class Dataset(NamedTuple):
       `set` i32 of its tables is an index into them. Empty for a single data set.
     landmark_scheme: One of `labels.SCHEMES`, such as `ibug68`; '' when it is unknown.
     left_out: {column: why joining sets, or a model, left it out}.
+    dropped: {split: number of rows that `near_duplicates.drop` left out}; empty where it was not
+      asked.
   """
 
   name: str
@@ -79,6 +84,7 @@ class Dataset(NamedTuple):
   sets: tuple[str, ...] = ()
   landmark_scheme: str = ''
   left_out: Mapping[str, str] = {}
+  dropped: Mapping[str, int] = {}
 
 
 def load(
@@ -219,7 +225,7 @@ def _read(builder, test_only) -> dict[str, Split]:
   for name in ('train', 'val', 'test'):
     if name in names:
       records = builder.as_data_source(name, decoders={'image': tfds.decode.SkipDecoding()})
-      table = _load_table(records, Path(builder.data_path) / f'table-{name}.npz', name)
+      table = _load_table(builder, name, records)
       pictures = Pictures(records.data_source)
       splits[name] = Split(pictures, np.arange(len(table['name'])), table)
   return splits
@@ -230,8 +236,9 @@ def _fingerprint(splits, becomes) -> str:
   digest = hashlib.sha256(repr(sorted(becomes.items())).encode() if becomes else b'')
   for name, split in splits.items():
     digest.update(name.encode())
-    for column in sorted(set(split.table) - {'name', 'height', 'width'}):
-      digest.update(column.encode() + np.ascontiguousarray(split.table[column]).tobytes())
+    for column in sorted(set(split.table) - NO_CONTENT):
+      digest.update(column.encode())
+      digest.update(np.ascontiguousarray(split.table[column]).reshape(-1).view(np.uint8))
   return digest.hexdigest()
 
 
@@ -250,46 +257,62 @@ def _one_fold(splits, folds, fold, name):
   return fold_by_subject(splits, folds, fold, name)
 
 
-def _load_table(records, path: Path, split: str) -> Table:
-  """Reads the label columns of all records once, then stores them next to the records.
+def _load_table(builder, split: str, records) -> Table:
+  """The label columns of a split: stored beside its records, or read from all of them and stored.
 
   Raises:
     InputError: a picture cannot be decoded.
   """
-  try:
-    with path.open('rb') as file, np.load(file, allow_pickle=False) as stored:
-      if stored['table_version'] == TABLE_VERSION:
-        return {name: stored[name] for name in stored.files if name != 'table_version'}
-  except (OSError, KeyError, ValueError, zipfile.BadZipFile):
-    pass
+  folder = Path(builder.data_path)
+  shards = [Path(path) for path in builder.info.splits[split].filepaths]
+  stamp = tables.stamp(folder, shards)
+  found = tables.read(folder, split, stamp, len(records))
+  if found is None:
+    table = _read_table(records, folder, split)
+    stored = tables.write(folder, split, stamp, table)
+    found = (tables.read(folder, split, stamp, len(records)) if stored else None) or table
+  return found
+
+
+def _read_table(records, folder: Path, split: str) -> Table:
   columns = {}
-  for record in progress.track(_all(records), f'Reading labels of {split}', len(records)):
-    record = dict(record)
-    encoded = record.pop('image')
-    record['name'] = record['name'].decode()
-    record['digest'] = hashlib.sha256(encoded).hexdigest()[:32]
-    image = decode(encoded)
-    if image is None:
-      raise InputError(
-        f'{path.parent}: the stored picture {record["name"]} cannot be decoded: remove this '
-        'folder, and prepare the data set again'
-      )
-    record['height'], record['width'] = image.shape[:2]
-    for name, value in record.items():
+  rows = _rows(records, folder)
+  for row in progress.track(rows, f'Reading labels of {split}', len(records)):
+    for name, value in row.items():
       columns.setdefault(name, []).append(value)
   table = {}
   for name, values in columns.items():
     column = np.array(values)
     kinds = {'i': np.int32, 'f': np.float32}
     table[name] = column.astype(kinds.get(column.dtype.kind, column.dtype))
-  with files.replacing(path, 'wb') as file:
-    np.savez(file, table_version=TABLE_VERSION, **table)
   return table
 
 
-def _all(records, size=256):
-  for start in range(0, len(records), size):
-    yield from records.__getitems__(range(start, min(start + size, len(records))))
+def _rows(records, folder: Path, size: int = 256) -> Iterator[dict[str, Any]]:
+  """The features of all records; for the picture its digest, hash and size."""
+
+  def row(record):
+    features = dict(record)
+    encoded = features.pop('image')
+    image = decode(encoded)
+    if image is None:
+      raise InputError(
+        f'{folder}: the stored picture {features["name"].decode()} cannot be decoded: remove this '
+        'folder, and prepare the data set again'
+      )
+    height, width = image.shape[:2]
+    return features | {
+      'name': features['name'].decode(),
+      'digest': hashlib.sha256(encoded).hexdigest()[:32],
+      'hash': np.void(perceptual_hash(image).tobytes()),
+      'height': height,
+      'width': width,
+    }
+
+  with ThreadPoolExecutor(os.cpu_count()) as pool:
+    for start in range(0, len(records), size):
+      part = records.__getitems__(range(start, min(start + size, len(records))))
+      yield from pool.map(row, part)
 
 
 def with_poses(data: Dataset, poses: Sequence[int]) -> Dataset:

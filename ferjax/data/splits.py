@@ -20,10 +20,11 @@ class Split(NamedTuple):
   Attributes:
     records: Random access to the encoded pictures.
     rows: int[n], the records that belong to this split.
-    table: Columns of length n: `label` i32, `name` str, `digest` str (of the picture's bytes),
-      `height width` i32 of the stored picture, and the other features of the data set (see
-      `datasets/features.py`); landmarks f32[n, k, 2] in pixels of the picture at `image_size`. If
-      `yaw_bin` is known, `pose` i32 is its index among the poses of the data set, or -1.
+    table: Columns of length n, which may be read-only: `label` i32, `name` str, `digest` str (of
+      the picture's bytes), `hash` V32 (see `images/perceptual_hash.py`), `height width` i32 of the
+      stored picture, and the other features of the data set (see `datasets/features.py`);
+      landmarks f32[n, k, 2] in pixels of the picture at `image_size`. If `yaw_bin` is known, `pose`
+      i32 is its index among the poses of the data set, or -1.
   """
 
   records: Any

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from ferjax.data import dataset
-from ferjax.data.splits import duplicates
 
 
 def summary(loaded: dataset.Dataset, metadata: Mapping[str, Any], path: str) -> str:
@@ -35,7 +34,7 @@ def summary(loaded: dataset.Dataset, metadata: Mapping[str, Any], path: str) -> 
   if metadata.get('folds'):
     lines.append(f'{metadata["folds"]} folds by subject; one of them is shown')
   columns = next(iter(splits.values())).table
-  labels = sorted(set(columns) - {'label', 'name', 'digest', 'height', 'width'})
+  labels = sorted(set(columns) - {'label', 'name', 'digest', 'hash', 'height', 'width'})
   lines.append(f'known for each picture: {", ".join(["label", *labels])}')
   if metadata.get('other_classes'):
     lines.append(f'left out, rows of classes not in use: {dict(metadata["other_classes"])}')
@@ -44,8 +43,6 @@ def summary(loaded: dataset.Dataset, metadata: Mapping[str, Any], path: str) -> 
       lines.append(f'{title}:\n{metadata[key]}')
   if metadata.get('differences'):
     lines.append(f'not as expected: {"; ".join(metadata["differences"])}')
-  for pair, count in duplicates(splits).items():
-    lines.append(f'the same picture, byte for byte, in {pair}: {count}')
   shared = _shared_people(people)
   lines += [f'people in both {a} and {b}: {count}' for (a, b), count in shared.items()]
   return '\n'.join(lines)

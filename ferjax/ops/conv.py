@@ -212,9 +212,11 @@ def _fits_onednn(dtype, w_shape, y_shape, groups):
 
 
 def _kernel_gradient_fits_onednn(w_shape, y_shape, strides):
-  """Whether this is also true of the kernel gradient: not if the kernel is much larger than the map,
-  or has a single tap, strides and few channels, where oneDNN 3.2 writes beyond its memory (its issue
-  6035)."""
+  """Whether this is also true of the kernel gradient.
+
+  It is not if the kernel is much larger than the map, or has a single tap, strides and few
+  channels, where oneDNN 3.2 writes beyond its memory (its issue 6035).
+  """
   writes_beyond = math.prod(w_shape[:2]) == 1 < math.prod(strides) and w_shape[2] < 16
   return math.prod(w_shape) <= 2 * math.prod(y_shape) and not writes_beyond
 

@@ -282,6 +282,7 @@ def _provenance(run):
     ('sha256 of the training labels', str(record['labels_sha256'])),
     ('rows', words(record.get('rows', {}))),
     ('the same picture in two splits', words(record.get('duplicates', {})) or 'none'),
+    ('left out as near duplicates', words(record.get('dropped_duplicates', {})) or 'none'),
     ('classes', words(record['classes'])),
     ('poses (yaw, degrees)', words(record.get('poses', ())) or 'unknown'),
     ('seeds', words({key: record['config'][key] for key in comparison.SEEDS})),

@@ -275,6 +275,7 @@ def _record(config, rows, steps, weights):
     'action_units': list(data.action_units),
     'rows': {name: len(split.rows) for name, split in (data.splits | further).items()},
     'duplicates': copies,
+    'dropped_duplicates': dict(data.dropped),
     'steps': steps,
   }
   if config.terms:

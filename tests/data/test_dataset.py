@@ -36,11 +36,36 @@ def test_the_fingerprint_depends_on_the_content(manifest, data_dir, tmp_path):
   assert load(other, data_dir).fingerprint != first
 
 
-def test_a_damaged_table_is_read_again(manifest, data_dir):
-  first = load(manifest, data_dir)
-  for path in dataset.Path(data_dir).rglob('table-test.npz'):
+def test_later_starts_read_the_table_and_not_the_records(manifest, tmp_path, monkeypatch):
+  first = load(manifest, str(tmp_path))
+  with monkeypatch.context() as patch:
+    patch.setattr(dataset, '_read_table', lambda *arguments: pytest.fail('it reads records'))
+    second = load(manifest, str(tmp_path))
+  assert second.fingerprint == first.fingerprint
+  for name, split in first.splits.items():
+    for column, values in split.table.items():
+      np.testing.assert_array_equal(second.splits[name].table[column], values)
+  for path in tmp_path.rglob('table-test-*/label.npy'):
     path.write_bytes(path.read_bytes()[:100])
-  assert load(manifest, data_dir).fingerprint == first.fingerprint
+  assert load(manifest, str(tmp_path)).fingerprint == first.fingerprint
+  (info,) = tmp_path.rglob('dataset_info.json')
+  info.write_text(info.read_text().replace('"', ' "', 1))
+  monkeypatch.setattr(dataset, '_read_table', lambda *arguments: pytest.fail('it reads records'))
+  with pytest.raises(pytest.fail.Exception):
+    load(manifest, str(tmp_path))
+
+
+def test_a_folder_that_cannot_be_written_is_read_every_time(manifest, tmp_path, monkeypatch):
+  first = load(manifest, str(tmp_path))
+  for path in tmp_path.rglob('table-*.json'):
+    path.unlink()
+
+  def refuse(path, *arguments, **options):
+    raise OSError(30, 'Read-only file system', str(path))
+
+  monkeypatch.setattr(dataset.Path, 'mkdir', refuse)
+  assert load(manifest, str(tmp_path)).fingerprint == first.fingerprint
+  assert not list(tmp_path.rglob('table-*.json'))
 
 
 def test_validation_is_carved_by_subject(data_dir, tmp_path):

@@ -1,5 +1,8 @@
 import csv
+import functools
 import math
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ from PIL import Image
 from ferjax.data import dataset
 from ferjax.datasets import listing
 from ferjax.datasets.catalogue import Source
-from ferjax.datasets.manifest import manifest_dataset_builder, parser
+from ferjax.datasets.manifest import known, manifest_dataset_builder, parser
 from ferjax.errors import InputError
 from ferjax.images import files
 
@@ -221,3 +224,29 @@ def test_folds_are_of_training_rows(folder, data_dir):
   alone = write(folder, [(*row[:3], '0') for row in rows], header)
   with pytest.raises(InputError, match='config.data.fold=0: every row is in this fold'):
     dataset.load(name='manifest', path=str(alone), dir=data_dir)
+
+
+def test_a_manifest_that_was_prepared_is_not_parsed_again(manifest, tmp_path, monkeypatch):
+  folder = shutil.copytree(manifest.parent, tmp_path / 'faces')
+  path, source = folder / manifest.name, Source(str(folder / manifest.name))
+  make = functools.partial(manifest_dataset_builder.make, str(tmp_path / 'out'))
+  first = make(source)
+  assert not known.find(tmp_path / 'out', path, ())
+  first.download_and_prepare(file_format='array_record')
+  parsed = []
+  parse = parser.parse
+  monkeypatch.setattr(parser, 'parse', lambda *given: parsed.append(1) or parse(*given))
+  second = make(source)
+  assert not parsed and second.data_path == first.data_path
+  assert second.info.splits['train'].num_examples == first.info.splits['train'].num_examples
+  (kept,) = (tmp_path / 'out' / 'manifest').glob('known-*.json')
+  for damaged in ('', '[]', '{"name": "../x", "paths": [], "pictures": ""}'):
+    kept.write_text(damaged)
+    assert make(source).data_path == first.data_path and parsed.pop() and not parsed
+  os.utime(folder / 'train_000.png', (1, 1))
+  assert make(source).data_path != first.data_path and parsed.pop()
+  path.write_text(path.read_text() + '\n')
+  make(source)
+  assert parsed.pop()
+  make(source._replace(skip_bad=True))
+  assert parsed

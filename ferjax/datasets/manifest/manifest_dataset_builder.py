@@ -2,10 +2,13 @@
 folder)."""
 
 import re
+from pathlib import Path
+
+import tensorflow_datasets as tfds
 
 from ferjax.datasets import builder, listing
 from ferjax.datasets.catalogue import Source, refuse_protocol
-from ferjax.datasets.manifest import parser
+from ferjax.datasets.manifest import known, parser
 from ferjax.errors import InputError
 
 
@@ -13,7 +16,7 @@ class Builder(builder.FaceBuilder):
   """Copies a manifest's pictures and labels into ArrayRecord files, in the manifest's order."""
 
 
-def make(data_dir: str | None, source: Source) -> Builder:
+def make(data_dir: str | None, source: Source) -> tfds.core.DatasetBuilder:
   """The builder of one manifest; its name changes whenever the manifest or a picture does.
 
   Args:
@@ -26,7 +29,14 @@ def make(data_dir: str | None, source: Source) -> Builder:
   refuse_protocol('manifest', source)
   if not source.path:
     raise InputError('the manifest data set needs a CSV file: --config.data.path=FILE.csv')
-  manifest = parser.parse(source.path, tuple(source.classes))
+  root, path = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser(), Path(source.path)
+  options = tuple(source.classes), source.skip_bad
+  ready = known.find(root, path, options)
+  if ready:
+    prepared = root / 'manifest' / ready / str(Builder.VERSION)
+    if (prepared / 'dataset_info.json').is_file():
+      return tfds.builder_from_directory(prepared)
+  manifest = parser.parse(path, tuple(source.classes))
   stem = re.sub(r'[^\w-]', '_', manifest.folder.resolve().name)
   suffix = '-skip_bad' if source.skip_bad else ''
   content = listing.fingerprint(manifest)
@@ -37,4 +47,6 @@ def make(data_dir: str | None, source: Source) -> Builder:
     fingerprint=content,
     skip_bad=source.skip_bad,
   )
+  if not manifest.problems:
+    known.keep(root, path, options, config.name, [row['path'] for row in manifest.rows])
   return Builder(data_dir=data_dir, config=config)
