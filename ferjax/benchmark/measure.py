@@ -34,6 +34,7 @@ class Bench(NamedTuple):
     only: Only cases whose name contains this text are run.
     torch: PyTorch in another process, or None.
     rows: Rows of the tables that are searched.
+    profile: Whether the operations of training steps are measured.
   """
 
   rounds: int
@@ -41,6 +42,7 @@ class Bench(NamedTuple):
   only: str
   torch: TorchProcess | None
   rows: int = 30_000
+  profile: bool = False
 
 
 def on_cpu(bench: Bench) -> Bench:

@@ -33,7 +33,7 @@ from jax import lax
 from ferjax import config as configs
 from ferjax import core
 from ferjax.assembly import build
-from ferjax.benchmark import measure
+from ferjax.benchmark import measure, profile
 from ferjax.distributed import parallel
 from ferjax.images import augment
 from ferjax.ops import conv
@@ -42,6 +42,7 @@ from ferjax.training.step import make_train_step
 
 CLASSES, POSES, LANDMARKS, ROWS, NEIGHBOURS = 7, 5, 50, 5000, 8
 STEPS = 10_000  # length of the run for the learning-rate schedule
+PROFILED = 3  # steps under the profiler
 METHODS = {  # name of a case's method: config.method
   'softmax': {'name': 'softmax'},
   'lanet': {'name': 'lanet'},
@@ -121,7 +122,8 @@ def run(bench: measure.Bench, cases: Sequence[Case] | None = None) -> list[dict[
   A side has the time of a step as in `measure.interleave`, `images_per_s` and `memory_mib`. The
   memory is that of XLA's plan; for PyTorch it is the peak of allocated memory, and on a CPU the
   growth of its process. The sides of ferjax have `compile_s` (tracing and compilation, without any
-  cache), `flops`, `parameters` and `share_of_peak`.
+  cache), `flops`, `parameters` and `share_of_peak`; with `bench.profile` also `operations`, as
+  from `profile.operations`.
 
   A row compares with PyTorch, with native convolutions, and with softmax: `time_to_softmax`,
   `flops_to_softmax` and `time_to_flops`, the first divided by the second.
@@ -164,6 +166,8 @@ def _rows(cases, bench):
     if name in steps:
       side |= steps[name].facts
       side['share_of_peak'] = side['flops'] / side['median_ms'] / peak
+      if bench.profile:
+        side['operations'] = profile.operations(steps[name].turn, PROFILED)
   if torch:
     timed['torch']['memory_mib'] = torch.ask(do='memory')['bytes'] / measure.MIB
   return [_row(case, timed) for case in cases]

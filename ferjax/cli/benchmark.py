@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from ferjax.benchmark import measure, torch_process
+from ferjax.benchmark import measure, profile, torch_process
 from ferjax.cli import console
 from ferjax.errors import InputError, nearest
 from ferjax.files import write_json
@@ -29,6 +29,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
   parser.add_argument('--rounds', type=int, default=7, help='number of turns of each side')
   parser.add_argument('--turn', type=float, default=0.5, help='least seconds of a turn')
   parser.add_argument('--rows', type=int, default=30_000, help='rows for graphs and evaluate')
+  costliest = 'step: also the costliest operations, by the profiler'
+  parser.add_argument('--profile', action='store_true', help=costliest)
   return parser.parse_args(argv)
 
 
@@ -59,7 +61,9 @@ def main(argv: list[str]) -> dict:
     raise InputError(f'--out={options.out}: there is no folder {options.out.parent}')
   python = options.torch_python or (sys.executable if options.against else None)
   with torch_process.start(python) as torch:
-    bench = measure.Bench(options.rounds, options.turn, options.only, torch, options.rows)
+    bench = measure.Bench(
+      options.rounds, options.turn, options.only, torch, options.rows, options.profile
+    )
     results = {
       'command': shlex.join(['ferjax', 'benchmark', *argv]),
       'date': time.strftime('%Y-%m-%d %H:%M:%S'),
@@ -75,6 +79,8 @@ def main(argv: list[str]) -> dict:
         continue
       results[file] = rows
       print(f'\n## {file}\n\n{measure.markdown(benchmark.table(rows))}', flush=True)
+      for row in rows if options.profile and file == 'step' else ():
+        print(f'\n{measure.markdown(profile.table(row))}', flush=True)
       if options.out:
         write_json(options.out, results)
   if not results.keys() & set(files):

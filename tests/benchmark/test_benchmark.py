@@ -6,6 +6,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from ferjax.benchmark import (
   losses,
   measure,
   predict,
+  profile,
   start,
   step,
   torch_process,
@@ -458,3 +460,27 @@ def test_prediction_from_files_and_from_memory(monkeypatch, tmp_path):
   assert [row['case'][25:] for row in rows] == ['network alone', '24 px JPEG files']
   text = measure.markdown(predict.table(rows))
   assert '| resnet10, 8 px, batch 4, 24 px JPEG files |' in text and '| 100-100 ' in text
+
+
+def test_costs_of_operations_beside_and_inside_each_other():
+  def event(name, start, end):
+    return profile.Event(name, start * 1e6, (end - start) * 1e6)
+
+  thread = [event('while.1', 0, 10), event('dot.4', 1, 4), event('dot.5', 4, 8)]
+  other = [event('fusion', 2, 4), event('dot.4', 20, 23)]
+  assert profile.costs([thread, other], calls=2) == [
+    {'name': 'dot', 'ms': 5.0, 'share': 10 / 15, 'count': 1.5},
+    {'name': 'while', 'ms': 1.5, 'share': 3 / 15, 'count': 0.5},
+    {'name': 'fusion', 'ms': 1.0, 'share': 2 / 15, 'count': 0.5},
+  ]
+
+
+def test_operations_of_a_program():
+  a = jnp.ones((60, 60))
+  multiply = jax.jit(lambda a: jnp.sort(a @ a, axis=0))
+  multiply(a).block_until_ready()
+  found = profile.operations(
+    lambda calls: [multiply(a).block_until_ready() for _ in range(calls)], 3
+  )
+  assert {part['name']: part['count'] for part in found}['sort'] == 1
+  assert sum(part['share'] for part in found) == pytest.approx(1)

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -50,7 +51,9 @@ def test_a_model_predicts_what_it_did(kind):
   model = ferjax.load(BEFORE / kind)
   pictures = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
   assert model.classes[:2] == ('neutral', 'happiness') and len(model.classes) == 7
-  np.testing.assert_allclose(model(pictures), PROBABILITIES, atol=1e-5)
+  # GPUs round the factors of the exported program's products to 10 bits.
+  tolerance = 1e-5 if jax.default_backend() == 'cpu' else 2e-3
+  np.testing.assert_allclose(model(pictures), PROBABILITIES, atol=tolerance)
 
 
 def test_a_run_has_its_report(tmp_path):
