@@ -23,6 +23,7 @@ class Within(NamedTuple):
 KEYS = {
   'seed': Within(0, 0, 2**32 - 1),
   'precision': 'float32',  # float32 | bfloat16 | float64
+  'convolution': 'auto',  # auto | native | onednn; on a CPU: assembly.build.onednn_version
   'epochs': Within(8, 1, 10**9),
   'steps': Within(0, 0, 10**12),  # instead of epochs, when above 0
   'batch': Within(32, 1, 10**9),  # over all devices

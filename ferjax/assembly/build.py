@@ -1,6 +1,8 @@
 """Builds the parts of a run from its config. The modules below this package do not see a config."""
 
+import functools
 import importlib
+import logging
 import pkgutil
 
 import flax.linen as nn
@@ -9,9 +11,12 @@ import jax.numpy as jnp
 import ml_collections
 
 from ferjax import config as configs
-from ferjax import core, methods, models
-from ferjax.errors import InputError, nearest
+from ferjax import core, files, methods, models
+from ferjax.errors import InputError, choose, nearest
+from ferjax.ops import onednn
 from ferjax.optim.ema import ema
+
+LOGGER = logging.getLogger(__name__)
 
 PRECISIONS = {  # type of the computation, type of the parameters
   'float32': (jnp.float32, jnp.float32),
@@ -57,7 +62,37 @@ def make_model(config: ml_collections.ConfigDict) -> nn.Module:
   dtype, param_dtype = PRECISIONS[config.precision]
   make = configs.named(models, config.model.name, 'model')
   options = {k: v for k, v in configs.without_name(config.model).items() if k not in STARTS}
-  return configs.call(make, 'model', options, dtype=dtype, param_dtype=param_dtype)
+  model = configs.call(make, 'model', options, dtype=dtype, param_dtype=param_dtype)
+  return model.clone(onednn=True) if onednn_version(config) else model
+
+
+def onednn_version(config: ml_collections.ConfigDict) -> str:
+  """The version of oneDNN if it computes the convolutions of a run on a CPU, else ''.
+
+  Raises:
+    InputError: `config.convolution` is unknown, or is `onednn` where that is not possible.
+  """
+  choice = config.convolution
+  choose('config.convolution', choice, ('auto', 'native', 'onednn'))
+  if choice == 'native':
+    return ''
+  if jax.default_backend() != 'cpu' or config.precision != 'float32':
+    version, reason = '', 'it is for a CPU and config.precision=float32'
+  else:
+    version, reason = _loaded(files.cache_folder() / 'onednn')
+  if choice == 'onednn' and reason:
+    raise InputError(f'config.convolution=onednn is not possible: {reason}; auto does without')
+  return version
+
+
+@functools.cache
+def _loaded(folder):
+  """oneDNN's version, and why it cannot be used; one of them is empty."""
+  try:
+    return onednn.load(folder), ''
+  except onednn.Unavailable as unavailable:
+    LOGGER.info('convolutions are computed by XLA, because of oneDNN: %s', unavailable)
+    return '', str(unavailable)
 
 
 def network_shapes(config: ml_collections.ConfigDict) -> core.PyTree:

@@ -38,17 +38,20 @@ class Trained(NamedTuple):
   poses: tuple[int, ...]
 
 
-def load(workdir: Path, which: str = 'last') -> Trained:
+def load(workdir: Path, which: str = 'last', convolution: str = 'auto') -> Trained:
   """Loads a run's model.
 
   Args:
     workdir: The run's folder.
     which: `last`, `best` (by validation accuracy), or a step.
+    convolution: `config.convolution`; `native` for a model that is exported.
 
   Raises:
     InputError: no such run or checkpoint.
   """
-  return load_with(workdir, which, config_of(workdir))
+  config = config_of(workdir)
+  config.convolution = convolution
+  return load_with(workdir, which, config)
 
 
 def config_of(workdir: Path) -> ml_collections.ConfigDict:

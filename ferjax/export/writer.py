@@ -81,7 +81,7 @@ def export(
   _check(out, onnx, overwrite)
   record = read(workdir)
   with jax.enable_x64(record['config']['precision'] == 'float64'):
-    found = restore.load(workdir, which)
+    found = restore.load(workdir, which, convolution='native')
     model = programs.describe(
       found.method, found.state, record, build.picture_dtype(found.config), features
     )
@@ -192,7 +192,7 @@ def groups(workdir: Path, which: str, features: tuple[str, ...]) -> dict[str, An
   """
   record = read(workdir)
   with jax.enable_x64(record['config']['precision'] == 'float64'):
-    model = restore.load(workdir, which)
+    model = restore.load(workdir, which, convolution='native')
     data = sources.load(model.config, model.classes, needs_every_class=False).data
     if 'test' not in data.splits:
       raise InputError(f'{data.name} has no test rows: leave --evaluate out')

@@ -22,7 +22,7 @@ WIDTHS = (1, 2, 4, 8, 8)  # features of each stage, as multiples of those of the
 OUTPUT_STRIDE = 64  # input pixels to a cell of the last map
 
 
-def convolution(features, kernel, stride, padding, *, dtype, param_dtype, name):
+def convolution(features, kernel, stride, padding, *, dtype, param_dtype, onednn, name):
   """A convolution without bias; `padding` is `SAME`, or what `without_padding` returns."""
   return nn.Conv(
     features,
@@ -31,7 +31,7 @@ def convolution(features, kernel, stride, padding, *, dtype, param_dtype, name):
     padding=padding,
     use_bias=False,
     kernel_init=KERNEL_INIT,
-    conv_general_dilated=conv.conv_general_dilated,
+    conv_general_dilated=conv.form(onednn),
     dtype=dtype,
     param_dtype=param_dtype,
     name=name,
@@ -52,14 +52,16 @@ class Block(nn.Module):
   stride: int = 1
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
+  onednn: bool = False
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+    forms = {**kinds, 'onednn': self.onednn}
     padding = 'SAME' if self.stride == 1 else without_padding(x, 3)
-    y = convolution(self.features, 3, self.stride, padding, name='conv1', **kinds)(x)
+    y = convolution(self.features, 3, self.stride, padding, name='conv1', **forms)(x)
     y = nn.relu(batch_norm(train, name='bn1', **kinds)(y))
-    y = convolution(self.features, 3, 1, 'SAME', name='conv2', **kinds)(y)
+    y = convolution(self.features, 3, 1, 'SAME', name='conv2', **forms)(y)
     y = batch_norm(train, name='bn2', **kinds)(y)
     x = x if self.stride == 1 else halved(x)
     shape = [max(sizes) for sizes in zip(x.shape[1:], y.shape[1:], strict=True)]
@@ -92,6 +94,7 @@ class FaceResNet(nn.Module):
       stage 0.
     dtype: dtype of the computation.
     param_dtype: dtype of the parameters and statistics.
+    onednn: Whether oneDNN computes convolutions on a CPU; see `ops.conv`.
   """
 
   width: int = 64
@@ -99,6 +102,7 @@ class FaceResNet(nn.Module):
   last: int = len(STAGE_SIZES)
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
+  onednn: bool = False
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> list[Array]:
@@ -109,10 +113,11 @@ class FaceResNet(nn.Module):
       train: Whether BatchNorm uses the statistics of the batch.
     """
     kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+    forms = {**kinds, 'onednn': self.onednn}
     features = max(1, self.width // 2)
     x = x.astype(self.dtype)
     if self.first == 0:
-      x = convolution(features, 7, 2, without_padding(x, 7), name='conv1', **kinds)(x)
+      x = convolution(features, 7, 2, without_padding(x, 7), name='conv1', **forms)(x)
       x = nn.relu(batch_norm(train, name='bn1', **kinds)(x))
       x = conv.max_pool(x, (3, 3), (2, 2), without_padding(x, 3))
     maps = []
@@ -122,7 +127,7 @@ class FaceResNet(nn.Module):
           features=features * WIDTHS[stage],
           stride=2 if stage > 0 and number == 0 else 1,
           name=f'layer{stage + 1}_{number}',
-          **kinds,
+          **forms,
         )(x, train)
       maps.append(x)
     return maps

@@ -34,20 +34,22 @@ class InvertedResidual(nn.Module):
   dilation: int
   dtype: Any
   param_dtype: Any
+  onednn: bool = False
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+    forms = {**kinds, 'onednn': self.onednn}
     hidden, y, layer = self.expansion * x.shape[-1], x, 0
     if self.expansion > 1:
-      y = convolution(hidden, 1, name='conv_0_0', **kinds)(y)
+      y = convolution(hidden, 1, name='conv_0_0', **forms)(y)
       y = nn.relu6(batch_norm(train, name='conv_0_1', **kinds)(y))
       layer = 1
     depthwise = convolution(
-      hidden, 3, self.stride, self.dilation, groups=hidden, name=f'conv_{layer}_0', **kinds
+      hidden, 3, self.stride, self.dilation, groups=hidden, name=f'conv_{layer}_0', **forms
     )
     y = nn.relu6(batch_norm(train, name=f'conv_{layer}_1', **kinds)(depthwise(y)))
-    y = convolution(self.features, 1, name=f'conv_{layer + 1}', **kinds)(y)
+    y = convolution(self.features, 1, name=f'conv_{layer + 1}', **forms)(y)
     y = batch_norm(train, name=f'conv_{layer + 2}', **kinds)(y)
     return x + y if self.stride == 1 and x.shape == y.shape else y
 
@@ -64,6 +66,7 @@ class MobileNetV2(nn.Module):
       stage 0.
     dtype: dtype of the computation.
     param_dtype: dtype of the parameters and statistics.
+    onednn: Whether oneDNN computes convolutions on a CPU; see `ops.conv`.
   """
 
   width: int = 64
@@ -72,6 +75,7 @@ class MobileNetV2(nn.Module):
   last: int = 4
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
+  onednn: bool = False
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> list[Array]:
@@ -82,9 +86,10 @@ class MobileNetV2(nn.Module):
       train: Whether BatchNorm uses the statistics of the batch.
     """
     kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+    forms = {**kinds, 'onednn': self.onednn}
     x = x.astype(self.dtype)
     if self.first == 0:
-      x = convolution(scaled(STEM, self.width), 3, 2, name='features_0_0', **kinds)(x)
+      x = convolution(scaled(STEM, self.width), 3, 2, name='features_0_0', **forms)(x)
       x = nn.relu6(batch_norm(train, name='features_0_1', **kinds)(x))
     strides = [stride for groups in STAGES for *_, stride in groups]
     found = iter(dilated(strides, 2, self.output_stride))
@@ -101,11 +106,11 @@ class MobileNetV2(nn.Module):
               stride if block == 0 else 1,
               entry_dilation if block == 0 else dilation,
               name=f'features_{number}',
-              **kinds,
+              **forms,
             )(x, train)
       if self.first <= stage < self.last:
         if stage == len(STAGES) - 1:
-          x = convolution(scaled(HEAD, max(self.width, 64)), 1, name='features_18_0', **kinds)(x)
+          x = convolution(scaled(HEAD, max(self.width, 64)), 1, name='features_18_0', **forms)(x)
           x = nn.relu6(batch_norm(train, name='features_18_1', **kinds)(x))
         maps.append(x)
     return maps

@@ -35,6 +35,7 @@ class PlainNetwork(nn.Module):
     width: Number of features of a layer with `features=1`.
     dtype: dtype of the computation.
     param_dtype: dtype of the parameters and statistics.
+    onednn: Whether oneDNN computes convolutions on a CPU; see `ops.conv`.
   """
 
   stages: Sequence[Sequence[Layer]]
@@ -42,6 +43,7 @@ class PlainNetwork(nn.Module):
   width: int = 64
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
+  onednn: bool = False
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> list[Array]:
@@ -61,7 +63,7 @@ class PlainNetwork(nn.Module):
           padding=((layer.padding, layer.padding),) * 2,
           use_bias=False,
           kernel_init=KERNEL_INIT,
-          conv_general_dilated=conv.conv_general_dilated,
+          conv_general_dilated=conv.form(self.onednn),
           name=f'conv{number}',
           **kinds,
         )(x)

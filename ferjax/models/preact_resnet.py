@@ -23,17 +23,19 @@ class PreActivationBlock(nn.Module):
   dilation: int = 1
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
+  onednn: bool = False
   pre_activation = True
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+    forms = {**kinds, 'onednn': self.onednn}
     y = nn.relu(batch_norm(train, name='bn1', **kinds)(x))
     if self.stride > 1 or x.shape[-1] != self.features:
-      x = convolution(self.features, 1, self.stride, name='downsample_0', **kinds)(y)
-    y = convolution(self.features, 3, self.stride, self.entry_dilation, name='conv1', **kinds)(y)
+      x = convolution(self.features, 1, self.stride, name='downsample_0', **forms)(y)
+    y = convolution(self.features, 3, self.stride, self.entry_dilation, name='conv1', **forms)(y)
     y = nn.relu(batch_norm(train, name='bn2', **kinds)(y))
-    return x + convolution(self.features, 3, 1, self.dilation, name='conv2', **kinds)(y)
+    return x + convolution(self.features, 3, 1, self.dilation, name='conv2', **forms)(y)
 
 
 def preact_resnet18(

@@ -20,7 +20,9 @@ EPSILON = 1e-5  # of BatchNorm
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
-def convolution(features, kernel, stride=1, dilation=1, *, groups=1, dtype, param_dtype, name):
+def convolution(
+  features, kernel, stride=1, dilation=1, *, groups=1, dtype, param_dtype, onednn, name
+):
   """A convolution without bias. As in PyTorch, the padding is the same on both sides."""
   padding = dilation * (kernel - 1) // 2
   return nn.Conv(
@@ -32,7 +34,7 @@ def convolution(features, kernel, stride=1, dilation=1, *, groups=1, dtype, para
     feature_group_count=groups,
     use_bias=False,
     kernel_init=KERNEL_INIT,
-    conv_general_dilated=conv.conv_general_dilated,
+    conv_general_dilated=conv.form(onednn),
     dtype=dtype,
     param_dtype=param_dtype,
     name=name,
@@ -93,16 +95,18 @@ class BasicBlock(nn.Module):
   dilation: int = 1
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
+  onednn: bool = False
   pre_activation = False
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-    y = convolution(self.features, 3, self.stride, self.entry_dilation, name='conv1', **kinds)(x)
+    forms = {**kinds, 'onednn': self.onednn}
+    y = convolution(self.features, 3, self.stride, self.entry_dilation, name='conv1', **forms)(x)
     y = nn.relu(batch_norm(train, name='bn1', **kinds)(y))
-    y = convolution(self.features, 3, 1, self.dilation, name='conv2', **kinds)(y)
+    y = convolution(self.features, 3, 1, self.dilation, name='conv2', **forms)(y)
     y = batch_norm(train, name='bn2', **kinds)(y)
-    return nn.relu(y + _shortcut(self, x, y.shape[-1], train, **kinds))
+    return nn.relu(y + _shortcut(self, x, y.shape[-1], train, forms, kinds))
 
 
 class Bottleneck(nn.Module):
@@ -114,24 +118,26 @@ class Bottleneck(nn.Module):
   dilation: int = 1
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
+  onednn: bool = False
   pre_activation = False
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-    y = convolution(self.features, 1, name='conv1', **kinds)(x)
+    forms = {**kinds, 'onednn': self.onednn}
+    y = convolution(self.features, 1, name='conv1', **forms)(x)
     y = nn.relu(batch_norm(train, name='bn1', **kinds)(y))
-    y = convolution(self.features, 3, self.stride, self.entry_dilation, name='conv2', **kinds)(y)
+    y = convolution(self.features, 3, self.stride, self.entry_dilation, name='conv2', **forms)(y)
     y = nn.relu(batch_norm(train, name='bn2', **kinds)(y))
-    y = convolution(self.features * 4, 1, name='conv3', **kinds)(y)
+    y = convolution(self.features * 4, 1, name='conv3', **forms)(y)
     y = batch_norm(train, name='bn3', **kinds)(y)
-    return nn.relu(y + _shortcut(self, x, y.shape[-1], train, **kinds))
+    return nn.relu(y + _shortcut(self, x, y.shape[-1], train, forms, kinds))
 
 
-def _shortcut(block, x, features, train, **kinds):
+def _shortcut(block, x, features, train, forms, kinds):
   if block.stride == 1 and x.shape[-1] == features:
     return x
-  x = convolution(features, 1, block.stride, name='downsample_0', **kinds)(x)
+  x = convolution(features, 1, block.stride, name='downsample_0', **forms)(x)
   return batch_norm(train, name='downsample_1', **kinds)(x)
 
 
@@ -149,6 +155,7 @@ class ResNet(nn.Module):
       stage 0.
     dtype: dtype of the computation.
     param_dtype: dtype of the parameters and statistics.
+    onednn: Whether oneDNN computes convolutions on a CPU; see `ops.conv`.
   """
 
   block: Any
@@ -159,6 +166,7 @@ class ResNet(nn.Module):
   last: int = 4
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
+  onednn: bool = False
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> list[Array]:
@@ -169,9 +177,10 @@ class ResNet(nn.Module):
       train: Whether BatchNorm uses the statistics of the batch.
     """
     kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+    forms = {**kinds, 'onednn': self.onednn}
     x = x.astype(self.dtype)
     if self.first == 0:
-      x = convolution(self.width, 7, 2, name='conv1', **kinds)(x)
+      x = convolution(self.width, 7, 2, name='conv1', **forms)(x)
       if not self.block.pre_activation:
         x = nn.relu(batch_norm(train, name='bn1', **kinds)(x))
       x = conv.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
@@ -187,7 +196,7 @@ class ResNet(nn.Module):
           entry_dilation=entry_dilation if number == 0 else dilation,
           dilation=dilation,
           name=f'layer{stage + 1}_{number}',
-          **kinds,
+          **forms,
         )(x, train)
       maps.append(x)
     if self.block.pre_activation and self.last >= len(self.stage_sizes):

@@ -7,6 +7,7 @@ TPU.
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -108,6 +109,11 @@ def conv_general_dilated(
   padding = tuple((int(low), int(high)) for low, high in padding)
   window = Window(rhs.shape[:2], strides, padding, dilation)
   return _conv(lhs, rhs, window, feature_group_count, precision, onednn)
+
+
+def form(onednn: bool) -> Callable[..., jax.Array]:
+  """`conv_general_dilated` with or without oneDNN, as an argument of `flax.linen.Conv`."""
+  return functools.partial(conv_general_dilated, onednn=True) if onednn else conv_general_dilated
 
 
 def _positions(window, shape, arange=np.arange):

@@ -278,6 +278,8 @@ def _record(config, rows, steps, weights):
     'dropped_duplicates': dict(data.dropped),
     'steps': steps,
   }
+  if version := build.onednn_version(config):
+    facts['onednn'] = version
   if config.terms:
     facts['term_sources'] = added.sources(config.terms.to_dict())
   if weights:
