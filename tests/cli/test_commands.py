@@ -92,7 +92,7 @@ def test_train_and_eval(manifest, tmp_path):
   [
     (['eval'], 'ferjax: give --workdir=RUN'),
     (['train'], 'ferjax: give a config, such as --config=configs/softmax.py'),
-    (['prepare'], 'ferjax: name what to prepare, one of data, graphs'),
+    (['prepare'], 'ferjax: name what to prepare, one of data, duplicates, graphs'),
     (['report', '--workdir=no/run'], 'ferjax: '),
   ],
 )
