@@ -222,6 +222,11 @@ def first_process() -> bool:
   return jax.process_index() == 0
 
 
+def local(tree):
+  """The copy of a replicated pytree on the first device of this process."""
+  return jax.tree.map(lambda x: x.addressable_data(0), tree)
+
+
 def host(tree):
   """A replicated pytree as NumPy arrays."""
   return jax.tree.map(np.asarray, tree)

@@ -133,9 +133,11 @@ def fit(run: setup.Run, state: TrainState, signal: Callable[[], str]) -> Fitted:
       batch = run.devices.shard(next(batches))
       before_step(step)
       logged = (step + 1) % run.log_every == 0
-      before = copy(state.params) if logged else None
+      before = copy(parallel.local(state.params)) if logged else None
       state, metrics = run.train_step(state, batch)
-      log.add(step + 1, metrics | norms(before, state.params) if logged else metrics)
+      if logged:
+        metrics |= norms(before, parallel.local(state.params))
+      log.add(step + 1, metrics)
       if step == start:
         log.restart_clock(step + 1)  # the first step compiles
       if logged:
