@@ -19,7 +19,7 @@ from ferjax.terminal import progress
 LOGGER = logging.getLogger(__name__)
 
 DISTANCE = 40  # bits of 256; the table in docs/guides/data-sets.md shows what it finds
-BLOCK = 1024  # pictures that are searched at a time
+BLOCK = 64  # pictures that are looked up at a time; of all their copies one is kept
 HEADER = ('split', 'name', 'label', 'other_split', 'other_name', 'other_label')
 
 
@@ -61,15 +61,15 @@ def find(split: Split, other: Split, distance: int = DISTANCE, mirrored: bool = 
   Args:
     split: The split whose pictures are looked up, n rows.
     other: The split in which they are looked up, m rows. The time grows with n * m, the memory
-      with n + m.
+      with n + m, unless nearly all pictures are the same.
     distance: Bits of the hashes that may differ.
     mirrored: Whether flipped pictures count as well.
   """
   own, others = _hashes(split), _hashes(other)
-  index, found = _search(own, others)
+  index, found = _search(own, others, distance)
   flipped = np.zeros(len(own), bool)
   if mirrored:
-    flipped_index, flipped_found = _search(mirrored_hashes(own), others)
+    flipped_index, flipped_found = _search(mirrored_hashes(own), others, distance)
     flipped = flipped_found < found
     index = np.where(flipped, flipped_index, index)
     found = np.where(flipped, flipped_found, found)
@@ -196,17 +196,21 @@ def _hashes(split):
   return np.ascontiguousarray(split.table['hash']).view(np.uint8).reshape(len(split.rows), -1)
 
 
-def _search(queries, base):
-  """The nearest row of `base` u8[m, b] to each of u8[n, b]: i64[n], and its distance i32[n]."""
+def _search(queries, base, distance):
+  """The nearest row of `base` u8[m, b] within a distance to each of u8[n, b]: i64[n], and its
+  distance i32[n]; more than the bits of a hash where there is none."""
   import faiss  # imported here, so that training starts without it
 
   index = faiss.IndexBinaryFlat(BITS)
   index.add(base)
-  found, distance = np.empty(len(queries), np.int64), np.empty(len(queries), np.int32)
+  place, found = np.zeros(len(queries), np.int64), np.full(len(queries), BITS + 1, np.int32)
   with progress.Progress('Comparing pictures', len(queries)) as bar:
     for start in range(0, len(queries), BLOCK):
-      block = slice(start, start + BLOCK)
-      nearest, place = index.search(queries[block], 1)
-      found[block], distance[block] = place[:, 0], nearest[:, 0]
-      bar.update(len(place))
-  return found, distance
+      block = queries[start : start + BLOCK]
+      ends, distances, places = index.range_search(block, distance + 1)  # below, not up to
+      for row in np.flatnonzero(np.diff(ends)):
+        own = slice(int(ends[row]), int(ends[row + 1]))
+        first = own.start + np.lexsort((places[own], distances[own]))[0]
+        place[start + row], found[start + row] = places[first], distances[first]
+      bar.update(len(block))
+  return place, found
