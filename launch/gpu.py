@@ -40,7 +40,7 @@ TESTS = (
 TESTS_AT_MOST = 120  # seconds
 LEAST = 20  # seconds; a part is not begun with less time left
 ROUNDS, TURN = 5, 0.5
-TINY = {'model': 'resnet10', 'size': 16, 'batch': 8, 'width': 4}
+TINY = {'model': 'resnet10', 'size': 16, 'batch': 10, 'width': 4}
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -1,6 +1,7 @@
 """Eight fake CPU devices, quick compilation, and a small manifest of drawn faces."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -26,6 +27,9 @@ os.environ['XLA_FLAGS'] = ' '.join(
     ]
   )
 )
+# A shell ignores interrupts in what it starts in the background, and processes of tests inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 flags.FLAGS.mark_as_parsed()  # grain reads absl flags in its worker processes
 if not jax.config.jax_compilation_cache_dir:
   jax.config.update('jax_compilation_cache_dir', str(cache_folder() / 'xla'))

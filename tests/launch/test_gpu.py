@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from ferjax import models
-from ferjax.benchmark import step
+from ferjax.benchmark import measure, step
 from ferjax.models import resnet
 
 ROOT = Path(__file__).parents[2]
@@ -19,28 +19,44 @@ sys.path.insert(0, str(ROOT / 'launch'))
 import gpu  # noqa: E402
 
 
-def two_blocks(*, width, output_stride=32, dtype=jnp.float32, param_dtype=jnp.float32):
+def three_blocks(*, width, output_stride=32, dtype=jnp.float32, param_dtype=jnp.float32):
   kinds = {'dtype': dtype, 'param_dtype': param_dtype}
-  return resnet.ResNet(resnet.BasicBlock, (1, 1), width, output_stride, **kinds)
+  return resnet.ResNet(resnet.BasicBlock, (1, 1, 1), width, output_stride, **kinds)
 
 
-def test_every_measurement_in_small(tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(models, 'resnet10', two_blocks)
+def test_parts_in_small(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(models, 'resnet10', three_blocks)
   monkeypatch.setattr(step, 'without_caches', contextlib.nullcontext)
-  parts = [part for part in gpu.PARTS if part != 'tests']
-  code = gpu.main([f'--out={tmp_path}', '--tiny', f'--parts={",".join(parts)}'])
+  monkeypatch.setitem(step.METHODS, 'hrl', {'name': 'hrl', 'widths': (8, 8), 'sifl': False})
+  code = gpu.main([f'--out={tmp_path}', '--tiny', '--parts=predict,hrl,graphs'])
   assert code == 0, capsys.readouterr().err
   results = json.loads((tmp_path / 'results.json').read_text())
-  assert set(parts) < set(results) and results['machine']['devices'] == ['cpu']
-  assert [row['method'] for row in results['step']] == ['softmax', 'lanet']
+  assert len(results['predict']) == len(results['graphs']) == 2
   assert [row['method'] for row in results['hrl']] == ['softmax', 'hrl']
-  for row in (*results['step'], *results['hrl']):
+  for row in results['hrl']:
     done = row['ferjax']['operations']
     assert sum(part['share'] for part in done) == pytest.approx(1)
     assert 0 < sum(part['ms'] for part in done)
   text = (tmp_path / 'results.md').read_text()
-  assert all(f'## {part}' in text for part in parts)
-  assert '| operations: resnet10, 16 px, batch 8, bfloat16, augmented, hrl ' in text
+  assert all(f'## {part}' in text for part in ('predict', 'hrl', 'graphs'))
+  assert '| operations: resnet10, 16 px, batch 10, bfloat16, augmented, hrl ' in text
+
+
+@pytest.mark.parametrize(
+  'of_landmark_graphs, methods', [(False, ['softmax', 'lanet']), (True, ['hrl'])]
+)
+def test_steps_run_beside_pytorch_where_softmax_is_asked_for(
+  monkeypatch, of_landmark_graphs, methods
+):
+  ran = []
+
+  def run(bench, cases):
+    ran.append((bench.torch, [case.method for case in cases]))
+    return []
+
+  monkeypatch.setattr(step, 'run', run)
+  gpu.steps(measure.Bench(1, 0.0, '', 'PyTorch'), True, of_landmark_graphs)
+  assert ran == [(None if of_landmark_graphs else 'PyTorch', methods)]
 
 
 def test_the_large_cases_are_those_of_the_papers():
