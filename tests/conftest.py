@@ -27,7 +27,7 @@ os.environ['XLA_FLAGS'] = ' '.join(
     ]
   )
 )
-# A shell ignores interrupts in what it starts in the background, and processes of tests inherit that.
+# A shell ignores interrupts in what it starts in the background; processes of tests inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
   signal.signal(signal.SIGINT, signal.default_int_handler)
 flags.FLAGS.mark_as_parsed()  # grain reads absl flags in its worker processes
