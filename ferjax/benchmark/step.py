@@ -110,6 +110,7 @@ def all_cases() -> tuple[Case, ...]:
 def native_convolutions():
   """In this context, networks are traced with XLA's own convolutions and max-pooling."""
   with (
+    mock.patch.object(conv, 'conv_general_dilated', lax.conv_general_dilated),
     mock.patch.object(conv, 'form', lambda onednn: lax.conv_general_dilated),
     mock.patch.object(conv, 'max_pool', nn.max_pool),
   ):
