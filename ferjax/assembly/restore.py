@@ -38,30 +38,34 @@ class Trained(NamedTuple):
   poses: tuple[int, ...]
 
 
-def load(workdir: Path, which: str = 'last', convolution: str = 'auto') -> Trained:
+def load(workdir: Path, which: str = 'last', convolution: str = '') -> Trained:
   """Loads a run's model.
 
   Args:
     workdir: The run's folder.
     which: `last`, `best` (by validation accuracy), or a step.
-    convolution: `config.convolution`; `native` for a model that is exported.
+    convolution: `config.convolution`, such as `native` for a model that is exported; that of the run
+      when empty.
 
   Raises:
     InputError: no such run or checkpoint.
   """
   config = config_of(workdir)
-  config.convolution = convolution
+  config.convolution = convolution or config.convolution
   return load_with(workdir, which, config)
 
 
 def config_of(workdir: Path) -> ml_collections.ConfigDict:
-  """The config of a run, with the current defaults for keys that it lacks.
+  """The config of a run, with the current defaults for keys that it lacks. A run that asked for
+  oneDNN can be used where there is none.
 
   Raises:
     InputError: there is no run.
   """
   config = configs.base()
   config.update(configs.with_tuples(record.read(workdir)['config']))
+  if config.convolution == 'onednn':
+    config.convolution = 'auto'
   return config
 
 
