@@ -44,8 +44,8 @@ def load(workdir: Path, which: str = 'last', convolution: str = '') -> Trained:
   Args:
     workdir: The run's folder.
     which: `last`, `best` (by validation accuracy), or a step.
-    convolution: `config.convolution`, such as `native` for a model that is exported; that of the run
-      when empty.
+    convolution: `config.convolution`, such as `native` for a model that is exported; when empty,
+      that of the run.
 
   Raises:
     InputError: no such run or checkpoint.
