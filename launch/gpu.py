@@ -211,10 +211,10 @@ def main(argv: list[str]) -> int:
     over.start()
     attempt('measurements', lambda left: measured(options, attempt))
     over.cancel()
-  return told(wrong)
+  return report(wrong)
 
 
-def told(wrong: list[str]) -> int:
+def report(wrong: list[str]) -> int:
   """Prints what is missing; the exit code."""
   for line in wrong:
     print(line, file=sys.stderr, flush=True)
@@ -223,7 +223,7 @@ def told(wrong: list[str]) -> int:
 
 def out_of_time(minutes: float, wrong: list[str]) -> None:
   """Ends the process, also in the middle of a compilation; the parts that are done are written."""
-  told([*wrong, f'stopped after {minutes:g} minutes, in the middle of a part'])
+  report([*wrong, f'stopped after {minutes:g} minutes, in the middle of a part'])
   os._exit(1)
 
 
