@@ -20,6 +20,7 @@ from ferjax.annotation.faces import MATRIX, NO_FACE
 from ferjax.annotation.journal import Entry
 from ferjax.data import dataset
 from ferjax.data.sets import parse
+from ferjax.data.splits import fold_of_rows
 from ferjax.datasets import catalogue
 from ferjax.datasets.manifest.parser import POSE
 from ferjax.errors import InputError
@@ -82,8 +83,7 @@ def read(builder: tfds.core.DatasetBuilder) -> Rows:
   folds = metadata.get('folds', 0)
   fold = None
   if folds:
-    table = splits['train'].table
-    fold = table.get('fold', np.unique(table['subject'], return_inverse=True)[1] % folds)
+    fold = fold_of_rows(splits['train'].table, folds)
   return Rows(
     name=builder.name,
     classes=tuple(labels.canonical(name) for name in features['label'].names),

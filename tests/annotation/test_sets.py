@@ -261,6 +261,17 @@ def test_folds_by_subject_stay_when_people_are_dropped(tmp_path):
     dataset.load(name='manifest', path=str(tmp_path / 'jaffe.csv'), dir=prepared, fold=1)
 
 
+def test_folds_need_no_subjects(tmp_path):
+  lines = ['path,split,label,fold']
+  for number in range(4):
+    draw(tmp_path / f'{number}.png', (60, 50, 5 + number), (120, 100))
+    lines.append(f'{number}.png,train,fear,{number // 2}')
+  (tmp_path / 'set.csv').write_text('\n'.join(lines) + '\n')
+  rows = sets.load(f'manifest:{tmp_path / "set.csv"}', dir=str(tmp_path / 'prepared'))
+  sets.write(rows, tmp_path / 'copy.csv')
+  assert [row['fold'] for row in rows_of(tmp_path / 'copy.csv')] == ['0', '0', '1', '1']
+
+
 def test_the_command(labelled, detector_command, tmp_path, monkeypatch, capsys):
   folder = tmp_path / 'own'
   draw(folder / 'one.png', *PICTURES[0][4:])
