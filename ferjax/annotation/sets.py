@@ -179,6 +179,30 @@ def face_columns(rows: Rows, key: str) -> dict[str, str]:
   return found
 
 
+def check_out(out: Path, spec: str = '') -> Path:
+  """Checks the arguments of `write`.
+
+  Args:
+    out: The manifest to write.
+    spec: Of the data set; see `data.sets.parse`.
+
+  Returns:
+    The folder of its pictures.
+
+  Raises:
+    InputError: `out` is the manifest of `spec`, or cannot be written, or there are pictures
+      already.
+  """
+  path = parse(spec, '--data')['path'] if spec else ''
+  if path and out.resolve() == Path(path).resolve():
+    raise InputError(f'--out={out} is the manifest that is read: give another file')
+  files.check_out(out)
+  folder = out.with_name(f'{out.stem}_pictures')
+  if folder.exists():
+    raise InputError(f'--out={out}: {folder} exists already: delete it, or give another --out')
+  return folder
+
+
 def write(rows: Rows, out: Path) -> str:
   """Writes a data set as a manifest, with its pictures next to it in `<name of out>_pictures`.
 
@@ -190,13 +214,9 @@ def write(rows: Rows, out: Path) -> str:
     A summary.
 
   Raises:
-    InputError: there is no folder for `out`, it cannot be written, or there are pictures already.
+    InputError: `out` cannot be written, or there are pictures already.
   """
-  folder = out.with_name(f'{out.stem}_pictures')
-  if not out.parent.is_dir():
-    raise InputError(f'--out={out}: there is no folder {out.parent}')
-  if folder.exists():
-    raise InputError(f'--out={out}: {folder} exists already: delete it, or give another --out')
+  folder = check_out(out)
   partial = folder.with_name(f'{folder.name}.{os.getpid()}.partial')
 
   def written():

@@ -229,6 +229,10 @@ def test_a_prepared_set_and_its_manifest_are_equal(manifest, data_dir, tmp_path)
     sets.write(rows, tmp_path / 'copy.csv')
   with pytest.raises(InputError, match='there is no folder'):
     sets.write(rows, tmp_path / 'none' / 'copy.csv')
+  (tmp_path / 'folder').mkdir()
+  with pytest.raises(InputError, match='is a folder: give a file'):
+    sets.write(rows, tmp_path / 'folder')
+  (tmp_path / 'folder').rmdir()
   assert (tmp_path / 'copy.csv').read_bytes() == before
   assert sorted(p.name for p in tmp_path.iterdir()) == ['copy.csv', 'copy_pictures']
 
@@ -241,6 +245,14 @@ def test_a_write_that_fails_leaves_nothing(labelled, tmp_path, monkeypatch):
   with pytest.raises(InputError, match='cannot write .*: No space left on device'):
     sets.write(labelled, tmp_path / 'copy.csv')
   assert not list(tmp_path.iterdir())
+
+
+def test_the_manifest_that_is_read_is_not_replaced(tmp_path):
+  draw(tmp_path / 'one.png', None, (60, 50))
+  (tmp_path / 'set.csv').write_text('path,split,label,note\none.png,train,fear,mine\n')
+  with pytest.raises(InputError, match='set.csv is the manifest that is read'):
+    sets.check_out(tmp_path / 'set.csv', f'manifest:{tmp_path / "set.csv"}')
+  assert sets.check_out(tmp_path / 'b.csv', f'manifest:{tmp_path / "set.csv"}').name == 'b_pictures'
 
 
 def test_folds_by_subject_stay_when_people_are_dropped(tmp_path):
@@ -286,6 +298,7 @@ def test_the_command(labelled, detector_command, tmp_path, monkeypatch, capsys):
   assert (tmp_path / 'set_faces' / 'manifest.csv').is_file()
   for wrong, message in (
     ([], 'give a folder of pictures, or a data set'),
+    (['--data='], 'give a folder of pictures, or a data set'),
     ([str(folder), spec], 'give a folder of pictures, or a data set'),
     ([str(folder), '--drop_without_face'], '--drop_without_face is for a data set'),
     ([spec, '--faces=all'], 'only the largest face'),
