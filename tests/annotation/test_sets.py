@@ -192,6 +192,16 @@ def test_no_face_at_all_and_other_data_are_errors(labelled, short, tmp_path, mon
   assert not list(tmp_path.glob('none/*.csv')) and not (tmp_path / 'none' / 'faces').exists()
 
 
+def test_a_folder_of_crops_of_a_folder_is_refused(labelled, short, tmp_path):
+  draw(tmp_path / 'pictures' / 'one.png', *PICTURES[0][4:])
+  faces.annotate(tmp_path / 'pictures', tmp_path / 'a', **short)
+  with pytest.raises(InputError, match='started with other settings .data None, now manifest'):
+    sets.annotate(labelled, tmp_path / 'a', **short)
+  sets.annotate(labelled, tmp_path / 'b', **short)
+  with pytest.raises(InputError, match='started with other settings .all_faces None, now False'):
+    faces.annotate(tmp_path / 'pictures', tmp_path / 'b', **short)
+
+
 def test_names_become_paths_below_the_folder():
   names = ['a/b.jpg', 'A/B.png', '../../etc/x.png', '/x.png', 'c:\\d?.bmp', '..', 'é 1.JPG', '.png']
   assert sets._places(names) == [
