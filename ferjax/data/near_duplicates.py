@@ -77,18 +77,6 @@ def find(split: Split, other: Split, distance: int = DISTANCE, mirrored: bool = 
   return Nearest(row, index[row], found[row], flipped[row])
 
 
-def counts(
-  splits: Mapping[str, Split], distance: int = DISTANCE, mirrored: bool = False
-) -> dict[str, int]:
-  """{'train/test': n, ...}: numbers of pictures of the second split that have a near duplicate in
-  the first; see `find`."""
-  found = {
-    f'{first}/{second}': len(find(splits[second], splits[first], distance, mirrored).row)
-    for first, second in itertools.combinations(splits, 2)
-  }
-  return {pair: count for pair, count in found.items() if count}
-
-
 def drop(
   data: dataset.Dataset,
   tests: Iterable[Split] = (),
