@@ -163,6 +163,16 @@ def label_columns(rows: Rows, key: str) -> dict[str, str]:
   return found | {'source': str(table['name'][row])}
 
 
+def action_unit_columns(rows: Rows, key: str) -> dict[str, str]:
+  """The columns of a manifest for the action units of a row."""
+  split, row = _at(key)
+  table = rows.splits[split].table
+  if 'au' not in table:
+    return {}
+  units = zip(rows.action_units, table['au'][row], strict=True)
+  return {f'{name}_r': f'{value:.9g}' for name, value in units}
+
+
 def face_columns(rows: Rows, key: str) -> dict[str, str]:
   """The columns of a manifest for the landmarks, the pose and the action units of a row."""
   split, row = _at(key)
@@ -170,9 +180,7 @@ def face_columns(rows: Rows, key: str) -> dict[str, str]:
   found = {}
   if 'yaw' in table:
     found |= {column: f'{np.radians(table[name][row]):.9g}' for name, column in POSE.items()}
-  if 'au' in table:
-    units = zip(rows.action_units, table['au'][row], strict=True)
-    found |= {f'{name}_r': f'{value:.9g}' for name, value in units}
+  found |= action_unit_columns(rows, key)
   if 'landmarks' in table:
     for axis, values in zip('xy', table['landmarks'][row].T, strict=True):
       found |= {f'{axis}_{i}': f'{value:.9g}' for i, value in enumerate(values)}
@@ -426,9 +434,8 @@ def _annotated(rows, out, entries, typical, size, drop) -> Iterator[dict[str, st
       path = f'faces/{_place(rows, key)}.png'
       fields, crop = _usual(rows, key, typical, size)
       _write_crop(out / path, crop)
-    own = {k: v for k, v in face_columns(rows, key).items() if k.startswith('AU')}
-    if any(name.startswith('AU') for name in fields):
-      own = {}
+    estimated = any(name.startswith('AU') for name in fields)
+    own = {} if estimated else action_unit_columns(rows, key)
     labelled = label_columns(rows, key)
     yield {'path': path, **labelled, 'has_face': str(int(found)), **own, **fields}
 
