@@ -27,6 +27,7 @@ from ferjax.errors import InputError
 from ferjax.images.files import ENDINGS, SIGNATURES, decode
 from ferjax.terminal import progress
 
+LONGEST = 200  # bytes of a name in a path; file systems allow 255, with all endings
 REPLACED = {'landmarks': 'landmarks', 'yaw': 'pose'}
 
 
@@ -335,14 +336,15 @@ def _place(rows: Rows, key: str) -> str:
 
 def _places(names: Sequence[str]) -> list[str]:
   """For each name a path that is below any folder and has no ending of a picture file. They are
-  unique, also where case is ignored."""
+  unique, also where case is ignored, and short enough that an ending can be added."""
   found, taken = [], set()
   for name in names:
     parts = [re.sub(r'[^\w .()+-]', '_', part) for part in name.replace('\\', '/').split('/')]
     parts = [part.strip() for part in parts if part.strip(' .')]
     place = '/'.join(parts) or 'picture'
     ending = next((end for end in ENDINGS if place.lower().endswith(end)), '')
-    stem = place = place[: len(place) - len(ending)] or 'picture'
+    place = place[: len(place) - len(ending)] or 'picture'
+    stem = place = '/'.join(_shortened(part) for part in place.split('/'))
     number = 1
     while place.lower() in taken:
       number += 1
@@ -350,6 +352,10 @@ def _places(names: Sequence[str]) -> list[str]:
     taken.add(place.lower())
     found.append(place)
   return found
+
+
+def _shortened(part: str) -> str:
+  return part.encode()[:LONGEST].decode(errors='ignore').strip()
 
 
 def _write_rows(file, rows: Iterator[Mapping[str, str]]) -> None:

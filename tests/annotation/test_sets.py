@@ -216,6 +216,17 @@ def test_names_become_paths_below_the_folder():
   ]
 
 
+def test_the_longest_names_of_files_are_cut(short, tmp_path):
+  name = 'x' * 249 + 'é.png'
+  draw(tmp_path / name, *PICTURES[0][4:])
+  (tmp_path / 'set.csv').write_text(f'path,split,label\n{name},train,fear\n')
+  rows = sets.load(f'manifest:{tmp_path / "set.csv"}', dir=str(tmp_path / 'prepared'))
+  sets.annotate(rows, tmp_path / 'out', **short)
+  (row,) = rows_of(tmp_path / 'out' / 'manifest.csv')
+  assert row['source'] == name and (tmp_path / 'out' / row['path']).is_file()
+  assert sets._places([name, name]) == ['x' * 200, f'{"x" * 200}-2']
+
+
 def test_a_prepared_set_and_its_manifest_are_equal(manifest, data_dir, tmp_path):
   """With every label that a set can have, and the pictures byte for byte."""
   rows = sets.load(f'manifest:{manifest}', dir=data_dir)
