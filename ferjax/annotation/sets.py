@@ -1,6 +1,5 @@
 """Prepared data sets as manifests: with all their labels, and with annotated faces."""
 
-import contextlib
 import csv
 import os
 import re
@@ -302,7 +301,7 @@ def annotate(
     look,
     command,
     settings={'size': size, 'margin': margin, 'data': f'{rows.name} {rows.fingerprint[:12]}'},
-    holds=lambda entry: _still_holds(rows, entry, out),
+    holds=lambda entry: faces.is_whole(entry, out),
     workers=workers,
   ) as entries:
     missing = [entry for entry in entries if not entry['faces']]
@@ -388,16 +387,6 @@ def _write_crop(path, crop) -> None:
     faces.write_crop(path, crop)
   except OSError as error:
     raise InputError(f'cannot write {path}: {error.strerror}') from error
-
-
-def _still_holds(rows: Rows, entry: Entry, out: Path) -> bool:
-  """Whether a row was searched without a failure, and has its crop."""
-  split, row = _at(entry['picture'])
-  with contextlib.suppress(OSError):
-    crops = [out / face['path'] for face in entry['faces']]
-    whole = all(crop.stat().st_size for crop in crops)
-    return entry['reason'] in ('', NO_FACE) and row < len(rows.places[split]) and whole
-  return False
 
 
 def _typical(rows: Rows, entries: Sequence[Entry]) -> dict[str, float]:
