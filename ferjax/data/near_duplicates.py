@@ -139,6 +139,9 @@ def describe(
     distance, mirrored: See `find`.
     out: A CSV file to write, with one row for each picture of the later split that has a near
       duplicate in the earlier one, the most similar first.
+
+  Raises:
+    InputError: the file cannot be written.
   """
   lines, rows = [], []
   for first, second in itertools.combinations(splits, 2):
@@ -148,8 +151,11 @@ def describe(
       rows += _rows(splits, first, second, classes, found)
   if out:
     rows.sort(key=lambda row: row[len(HEADER)])
-    with files.replacing(out) as file:
-      csv.writer(file).writerows([(*HEADER, 'distance', 'mirrored'), *rows])
+    try:
+      with files.replacing(out) as file:
+        csv.writer(file).writerows([(*HEADER, 'distance', 'mirrored'), *rows])
+    except OSError as error:
+      raise InputError(f'cannot write {out}: {error.strerror}') from error
   return lines
 
 
