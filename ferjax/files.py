@@ -52,6 +52,18 @@ def locked(path: Path, busy: str) -> Iterator[None]:
     lock.release()
 
 
+def check_out(path: Path) -> None:
+  """Checks the flag `--out` of a command that writes a file.
+
+  Raises:
+    InputError: there is no folder for it, or it is a folder itself.
+  """
+  if not path.parent.is_dir():
+    raise InputError(f'--out={path}: there is no folder {path.parent}')
+  if path.is_dir():
+    raise InputError(f'--out={path} is a folder: give a file')
+
+
 @contextlib.contextmanager
 def replacing(path: Path, mode: str = 'w') -> Iterator[IO]:
   """Opens a temporary file next to `path`. It replaces `path` when the block ends without an error.

@@ -115,13 +115,20 @@ def check_crop(size: int, margin: float) -> None:
     raise InputError(f'--margin={margin}: give a share of the crop from 0 to 0.4')
 
 
-def _still_holds(entry: Entry, folder: Path, out: Path) -> bool:
-  """Whether a picture was searched without a failure, has not changed, and has all its crops."""
+def is_whole(entry: Entry, out: Path) -> bool:
+  """Whether a picture was searched without a failure, and has all its crops."""
   crops = [out / face['path'] for face in entry['faces']]
-  stamp, looked_at = entry['stamp'], entry['reason'] in ('', NO_FACE)
   try:
-    same = stamp == _stamp(folder / entry['picture'])
-    return looked_at and same and all(crop.stat().st_size for crop in crops)
+    return entry['reason'] in ('', NO_FACE) and all(crop.stat().st_size for crop in crops)
+  except OSError:
+    return False
+
+
+def _still_holds(entry: Entry, folder: Path, out: Path) -> bool:
+  """Whether a picture has not changed, and its entry is whole."""
+  stamp = entry['stamp']
+  try:
+    return stamp == _stamp(folder / entry['picture']) and is_whole(entry, out)
   except OSError:
     return False
 

@@ -125,30 +125,32 @@ def _resume(
         file.write(json.dumps({'settings': settings}) + '\n')
       return {}
     whole = path.read_bytes()
-    lines = whole[: whole.rfind(b'\n') + 1]
-    if len(lines) < len(whole):
-      os.truncate(path, len(lines))
+    end = whole.rfind(b'\n') + 1
+    if end < len(whole):
+      os.truncate(path, end)
   except OSError as error:
     raise InputError(f'cannot write in {path.parent}: {error.strerror}') from error
-  done, place, former = {}, 0, None
+  damaged = f'{path} is damaged: delete it to start again'
   try:
-    for line in lines.splitlines(keepends=True):
-      entry = json.loads(line)
-      if former is None:
-        former = dict(entry['settings'])
-      elif holds(entry):
-        done[entry['picture']] = place
-      else:
-        done.pop(entry['picture'], None)
-      place += len(line)
-    if former is None:
-      raise LookupError('no settings')
+    first, *lines = whole[:end].splitlines(keepends=True)
+    former = dict(json.loads(first)['settings'])
   except (ValueError, LookupError, TypeError) as error:
-    raise InputError(f'{path} is damaged: delete it to start again') from error
+    raise InputError(damaged) from error
   changed = [key for key in settings if former.get(key) != settings[key]]
   if changed:
     was = ', '.join(f'{key} {former.get(key)}, now {settings[key]}' for key in changed)
     raise InputError(
       f'{path.parent} was started with other settings ({was}): give another folder with --out'
     )
+  done, place = {}, len(first)
+  try:
+    for line in lines:
+      entry = json.loads(line)
+      if holds(entry):
+        done[entry['picture']] = place
+      else:
+        done.pop(entry['picture'], None)
+      place += len(line)
+  except (ValueError, LookupError, TypeError) as error:
+    raise InputError(damaged) from error
   return done

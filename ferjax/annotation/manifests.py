@@ -75,8 +75,7 @@ def write(path: Path, table: Table) -> None:
   path = Path(path)
   if not table.rows:
     raise InputError(f'nothing to write to {path}: no row is left')
-  if not path.parent.is_dir():
-    raise InputError(f'--out={path}: there is no folder {path.parent}')
+  files.check_out(path)
   between = os.path.relpath(table.folder.resolve(), path.parent.resolve())
   with files.replacing(path) as file:
     lines = csv.writer(file)

@@ -1,6 +1,5 @@
 """Prepared data sets as manifests: with all their labels, and with annotated faces."""
 
-import contextlib
 import csv
 import os
 import re
@@ -20,12 +19,14 @@ from ferjax.annotation.faces import MATRIX, NO_FACE
 from ferjax.annotation.journal import Entry
 from ferjax.data import dataset
 from ferjax.data.sets import parse
+from ferjax.data.splits import fold_of_rows
 from ferjax.datasets import catalogue
 from ferjax.datasets.manifest.parser import POSE
 from ferjax.errors import InputError
 from ferjax.images.files import ENDINGS, SIGNATURES, decode
 from ferjax.terminal import progress
 
+LONGEST = 200  # bytes of a name in a path; file systems allow 255, with all endings
 REPLACED = {'landmarks': 'landmarks', 'yaw': 'pose'}
 
 
@@ -82,8 +83,7 @@ def read(builder: tfds.core.DatasetBuilder) -> Rows:
   folds = metadata.get('folds', 0)
   fold = None
   if folds:
-    table = splits['train'].table
-    fold = table.get('fold', np.unique(table['subject'], return_inverse=True)[1] % folds)
+    fold = fold_of_rows(splits['train'].table, folds)
   return Rows(
     name=builder.name,
     classes=tuple(labels.canonical(name) for name in features['label'].names),
@@ -163,6 +163,16 @@ def label_columns(rows: Rows, key: str) -> dict[str, str]:
   return found | {'source': str(table['name'][row])}
 
 
+def action_unit_columns(rows: Rows, key: str) -> dict[str, str]:
+  """The columns of a manifest for the action units of a row."""
+  split, row = _at(key)
+  table = rows.splits[split].table
+  if 'au' not in table:
+    return {}
+  units = zip(rows.action_units, table['au'][row], strict=True)
+  return {f'{name}_r': f'{value:.9g}' for name, value in units}
+
+
 def face_columns(rows: Rows, key: str) -> dict[str, str]:
   """The columns of a manifest for the landmarks, the pose and the action units of a row."""
   split, row = _at(key)
@@ -170,13 +180,35 @@ def face_columns(rows: Rows, key: str) -> dict[str, str]:
   found = {}
   if 'yaw' in table:
     found |= {column: f'{np.radians(table[name][row]):.9g}' for name, column in POSE.items()}
-  if 'au' in table:
-    units = zip(rows.action_units, table['au'][row], strict=True)
-    found |= {f'{name}_r': f'{value:.9g}' for name, value in units}
+  found |= action_unit_columns(rows, key)
   if 'landmarks' in table:
     for axis, values in zip('xy', table['landmarks'][row].T, strict=True):
       found |= {f'{axis}_{i}': f'{value:.9g}' for i, value in enumerate(values)}
   return found
+
+
+def check_out(out: Path, spec: str = '') -> Path:
+  """Checks the arguments of `write`.
+
+  Args:
+    out: The manifest to write.
+    spec: Of the data set; see `data.sets.parse`.
+
+  Returns:
+    The folder of its pictures.
+
+  Raises:
+    InputError: `out` is the manifest of `spec`, or cannot be written, or there are pictures
+      already.
+  """
+  path = parse(spec, '--data')['path'] if spec else ''
+  if path and out.resolve() == Path(path).resolve():
+    raise InputError(f'--out={out} is the manifest that is read: give another file')
+  files.check_out(out)
+  folder = out.with_name(f'{out.stem}_pictures')
+  if folder.exists():
+    raise InputError(f'--out={out}: {folder} exists already: delete it, or give another --out')
+  return folder
 
 
 def write(rows: Rows, out: Path) -> str:
@@ -190,13 +222,9 @@ def write(rows: Rows, out: Path) -> str:
     A summary.
 
   Raises:
-    InputError: there is no folder for `out`, it cannot be written, or there are pictures already.
+    InputError: `out` cannot be written, or there are pictures already.
   """
-  folder = out.with_name(f'{out.stem}_pictures')
-  if not out.parent.is_dir():
-    raise InputError(f'--out={out}: there is no folder {out.parent}')
-  if folder.exists():
-    raise InputError(f'--out={out}: {folder} exists already: delete it, or give another --out')
+  folder = check_out(out)
   partial = folder.with_name(f'{folder.name}.{os.getpid()}.partial')
 
   def written():
@@ -273,7 +301,7 @@ def annotate(
     look,
     command,
     settings={'size': size, 'margin': margin, 'data': f'{rows.name} {rows.fingerprint[:12]}'},
-    holds=lambda entry: _still_holds(rows, entry, out),
+    holds=lambda entry: faces.is_whole(entry, out),
     workers=workers,
   ) as entries:
     missing = [entry for entry in entries if not entry['faces']]
@@ -307,14 +335,15 @@ def _place(rows: Rows, key: str) -> str:
 
 def _places(names: Sequence[str]) -> list[str]:
   """For each name a path that is below any folder and has no ending of a picture file. They are
-  unique, also where case is ignored."""
+  unique, also where case is ignored, and short enough that an ending can be added."""
   found, taken = [], set()
   for name in names:
     parts = [re.sub(r'[^\w .()+-]', '_', part) for part in name.replace('\\', '/').split('/')]
     parts = [part.strip() for part in parts if part.strip(' .')]
     place = '/'.join(parts) or 'picture'
     ending = next((end for end in ENDINGS if place.lower().endswith(end)), '')
-    stem = place = place[: len(place) - len(ending)] or 'picture'
+    place = place[: len(place) - len(ending)] or 'picture'
+    stem = place = '/'.join(_shortened(part) for part in place.split('/'))
     number = 1
     while place.lower() in taken:
       number += 1
@@ -322,6 +351,10 @@ def _places(names: Sequence[str]) -> list[str]:
     taken.add(place.lower())
     found.append(place)
   return found
+
+
+def _shortened(part: str) -> str:
+  return part.encode()[:LONGEST].decode(errors='ignore').strip()
 
 
 def _write_rows(file, rows: Iterator[Mapping[str, str]]) -> None:
@@ -354,16 +387,6 @@ def _write_crop(path, crop) -> None:
     faces.write_crop(path, crop)
   except OSError as error:
     raise InputError(f'cannot write {path}: {error.strerror}') from error
-
-
-def _still_holds(rows: Rows, entry: Entry, out: Path) -> bool:
-  """Whether a row was searched without a failure, and has its crop."""
-  split, row = _at(entry['picture'])
-  with contextlib.suppress(OSError):
-    crops = [out / face['path'] for face in entry['faces']]
-    whole = all(crop.stat().st_size for crop in crops)
-    return entry['reason'] in ('', NO_FACE) and row < len(rows.places[split]) and whole
-  return False
 
 
 def _typical(rows: Rows, entries: Sequence[Entry]) -> dict[str, float]:
@@ -406,9 +429,8 @@ def _annotated(rows, out, entries, typical, size, drop) -> Iterator[dict[str, st
       path = f'faces/{_place(rows, key)}.png'
       fields, crop = _usual(rows, key, typical, size)
       _write_crop(out / path, crop)
-    own = {k: v for k, v in face_columns(rows, key).items() if k.startswith('AU')}
-    if any(name.startswith('AU') for name in fields):
-      own = {}
+    estimated = any(name.startswith('AU') for name in fields)
+    own = {} if estimated else action_unit_columns(rows, key)
     labelled = label_columns(rows, key)
     yield {'path': path, **labelled, 'has_face': str(int(found)), **own, **fields}
 

@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> None:
       started; see also `faces.annotate` and `sets.annotate`.
   """
   options = parse(argv)
-  if (options.folder is None) == (options.data is None):
+  if (options.folder is None) == (not options.data):
     raise InputError('give a folder of pictures, or a data set with --data=NAME')
   if options.model and not options.model.is_file():
     raise InputError(f'--model={options.model}: no such file')

@@ -28,6 +28,7 @@ from typing import Any
 from absl import app, flags
 
 from ferjax import config as configs
+from ferjax import files
 from ferjax.annotation import manifests, sets, tools
 from ferjax.assembly import sources
 from ferjax.cli import console
@@ -186,8 +187,8 @@ def _duplicates() -> None:
   (name,) = _needed(NAME)
   near_duplicates.check_distance(DISTANCE.value, '--distance')
   out = Path(OUT.value) if OUT.value else None
-  if out and not out.parent.is_dir():
-    raise InputError(f'--out={out}: there is no folder {out.parent}')
+  if out:
+    files.check_out(out)
   _, loaded = _prepared(
     str(name),
     MANUAL_DIR.value,
@@ -235,6 +236,7 @@ def _needed(*given) -> list[Path]:
 
 def _manifest() -> None:
   spec, out = _needed(DATA, OUT)
+  sets.check_out(out, str(spec))
   rows = sets.load(
     str(spec),
     manual_dir=MANUAL_DIR.value,

@@ -77,18 +77,6 @@ def find(split: Split, other: Split, distance: int = DISTANCE, mirrored: bool = 
   return Nearest(row, index[row], found[row], flipped[row])
 
 
-def counts(
-  splits: Mapping[str, Split], distance: int = DISTANCE, mirrored: bool = False
-) -> dict[str, int]:
-  """{'train/test': n, ...}: numbers of pictures of the second split that have a near duplicate in
-  the first; see `find`."""
-  found = {
-    f'{first}/{second}': len(find(splits[second], splits[first], distance, mirrored).row)
-    for first, second in itertools.combinations(splits, 2)
-  }
-  return {pair: count for pair, count in found.items() if count}
-
-
 def drop(
   data: dataset.Dataset,
   tests: Iterable[Split] = (),
@@ -151,6 +139,9 @@ def describe(
     distance, mirrored: See `find`.
     out: A CSV file to write, with one row for each picture of the later split that has a near
       duplicate in the earlier one, the most similar first.
+
+  Raises:
+    InputError: the file cannot be written.
   """
   lines, rows = [], []
   for first, second in itertools.combinations(splits, 2):
@@ -160,8 +151,11 @@ def describe(
       rows += _rows(splits, first, second, classes, found)
   if out:
     rows.sort(key=lambda row: row[len(HEADER)])
-    with files.replacing(out) as file:
-      csv.writer(file).writerows([(*HEADER, 'distance', 'mirrored'), *rows])
+    try:
+      with files.replacing(out) as file:
+        csv.writer(file).writerows([(*HEADER, 'distance', 'mirrored'), *rows])
+    except OSError as error:
+      raise InputError(f'cannot write {out}: {error.strerror}') from error
   return lines
 
 

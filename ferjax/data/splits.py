@@ -171,13 +171,22 @@ def with_pose(split: Split, poses: Sequence[int]) -> Split:
   return split._replace(table=split.table | {'pose': pose})
 
 
+def fold_of_rows(table: Table, folds: int) -> np.ndarray:
+  """The fold i[n] in which each row is tested.
+
+  It is the column `fold`. Without it, subjects are numbered in the order of their names, and the
+  fold is number % folds.
+  """
+  if 'fold' in table:
+    return table['fold']
+  return np.unique(table['subject'], return_inverse=True)[1] % folds
+
+
 def fold_by_subject(
   splits: Mapping[str, Split], folds: int, fold: int, name: str
 ) -> Mapping[str, Split]:
-  """Train and test of one fold. Without folds, the splits are returned unchanged.
-
-  The column `fold` names the fold in which a row is tested. Without it, subjects are numbered in
-  the order of their names, and those with number % folds == fold are tested.
+  """Train and test of one fold; see `fold_of_rows`. Without folds, the splits are returned
+  unchanged.
 
   Raises:
     InputError: there is no such fold, it has no row or all rows, or there are fewer subjects than
@@ -189,18 +198,16 @@ def fold_by_subject(
   if not folds:
     return splits
   train = splits['train']
+  tested = fold_of_rows(train.table, folds) == fold
   if 'fold' in train.table:
-    table = dict(train.table)
-    tested = table.pop('fold') == fold
-    train = train._replace(table=table)
+    train = train._replace(table={k: v for k, v in train.table.items() if k != 'fold'})
     if tested.all() or not tested.any():
       rows = 'every row is' if tested.all() else 'no row is'
       raise InputError(f'config.data.fold={fold}: {rows} in this fold of {name}')
   else:
-    people, position = np.unique(train.table['subject'], return_inverse=True)
+    people = np.unique(train.table['subject'])
     if len(people) < folds:
       raise InputError(f'{name} has {len(people)} subjects, too few for {folds} folds')
-    tested = position % folds == fold
   return {
     'train': take(train, np.flatnonzero(~tested)),
     'test': take(train, np.flatnonzero(tested)),

@@ -192,6 +192,16 @@ def test_no_face_at_all_and_other_data_are_errors(labelled, short, tmp_path, mon
   assert not list(tmp_path.glob('none/*.csv')) and not (tmp_path / 'none' / 'faces').exists()
 
 
+def test_a_folder_of_crops_of_a_folder_is_refused(labelled, short, tmp_path):
+  draw(tmp_path / 'pictures' / 'one.png', *PICTURES[0][4:])
+  faces.annotate(tmp_path / 'pictures', tmp_path / 'a', **short)
+  with pytest.raises(InputError, match='started with other settings .data None, now manifest'):
+    sets.annotate(labelled, tmp_path / 'a', **short)
+  sets.annotate(labelled, tmp_path / 'b', **short)
+  with pytest.raises(InputError, match='started with other settings .all_faces None, now False'):
+    faces.annotate(tmp_path / 'pictures', tmp_path / 'b', **short)
+
+
 def test_names_become_paths_below_the_folder():
   names = ['a/b.jpg', 'A/B.png', '../../etc/x.png', '/x.png', 'c:\\d?.bmp', '..', 'é 1.JPG', '.png']
   assert sets._places(names) == [
@@ -204,6 +214,17 @@ def test_names_become_paths_below_the_folder():
     'é 1',
     'picture-2',
   ]
+
+
+def test_the_longest_names_of_files_are_cut(short, tmp_path):
+  name = 'x' * 249 + 'é.png'
+  draw(tmp_path / name, *PICTURES[0][4:])
+  (tmp_path / 'set.csv').write_text(f'path,split,label\n{name},train,fear\n')
+  rows = sets.load(f'manifest:{tmp_path / "set.csv"}', dir=str(tmp_path / 'prepared'))
+  sets.annotate(rows, tmp_path / 'out', **short)
+  (row,) = rows_of(tmp_path / 'out' / 'manifest.csv')
+  assert row['source'] == name and (tmp_path / 'out' / row['path']).is_file()
+  assert sets._places([name, name]) == ['x' * 200, f'{"x" * 200}-2']
 
 
 def test_a_prepared_set_and_its_manifest_are_equal(manifest, data_dir, tmp_path):
@@ -229,6 +250,10 @@ def test_a_prepared_set_and_its_manifest_are_equal(manifest, data_dir, tmp_path)
     sets.write(rows, tmp_path / 'copy.csv')
   with pytest.raises(InputError, match='there is no folder'):
     sets.write(rows, tmp_path / 'none' / 'copy.csv')
+  (tmp_path / 'folder').mkdir()
+  with pytest.raises(InputError, match='is a folder: give a file'):
+    sets.write(rows, tmp_path / 'folder')
+  (tmp_path / 'folder').rmdir()
   assert (tmp_path / 'copy.csv').read_bytes() == before
   assert sorted(p.name for p in tmp_path.iterdir()) == ['copy.csv', 'copy_pictures']
 
@@ -241,6 +266,14 @@ def test_a_write_that_fails_leaves_nothing(labelled, tmp_path, monkeypatch):
   with pytest.raises(InputError, match='cannot write .*: No space left on device'):
     sets.write(labelled, tmp_path / 'copy.csv')
   assert not list(tmp_path.iterdir())
+
+
+def test_the_manifest_that_is_read_is_not_replaced(tmp_path):
+  draw(tmp_path / 'one.png', None, (60, 50))
+  (tmp_path / 'set.csv').write_text('path,split,label,note\none.png,train,fear,mine\n')
+  with pytest.raises(InputError, match='set.csv is the manifest that is read'):
+    sets.check_out(tmp_path / 'set.csv', f'manifest:{tmp_path / "set.csv"}')
+  assert sets.check_out(tmp_path / 'b.csv', f'manifest:{tmp_path / "set.csv"}').name == 'b_pictures'
 
 
 def test_folds_by_subject_stay_when_people_are_dropped(tmp_path):
@@ -261,6 +294,17 @@ def test_folds_by_subject_stay_when_people_are_dropped(tmp_path):
     dataset.load(name='manifest', path=str(tmp_path / 'jaffe.csv'), dir=prepared, fold=1)
 
 
+def test_folds_need_no_subjects(tmp_path):
+  lines = ['path,split,label,fold']
+  for number in range(4):
+    draw(tmp_path / f'{number}.png', (60, 50, 5 + number), (120, 100))
+    lines.append(f'{number}.png,train,fear,{number // 2}')
+  (tmp_path / 'set.csv').write_text('\n'.join(lines) + '\n')
+  rows = sets.load(f'manifest:{tmp_path / "set.csv"}', dir=str(tmp_path / 'prepared'))
+  sets.write(rows, tmp_path / 'copy.csv')
+  assert [row['fold'] for row in rows_of(tmp_path / 'copy.csv')] == ['0', '0', '1', '1']
+
+
 def test_the_command(labelled, detector_command, tmp_path, monkeypatch, capsys):
   folder = tmp_path / 'own'
   draw(folder / 'one.png', *PICTURES[0][4:])
@@ -275,6 +319,7 @@ def test_the_command(labelled, detector_command, tmp_path, monkeypatch, capsys):
   assert (tmp_path / 'set_faces' / 'manifest.csv').is_file()
   for wrong, message in (
     ([], 'give a folder of pictures, or a data set'),
+    (['--data='], 'give a folder of pictures, or a data set'),
     ([str(folder), spec], 'give a folder of pictures, or a data set'),
     ([str(folder), '--drop_without_face'], '--drop_without_face is for a data set'),
     ([spec, '--faces=all'], 'only the largest face'),

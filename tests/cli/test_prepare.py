@@ -36,6 +36,7 @@ def test_graphs_are_built_ahead_and_a_set_becomes_a_manifest(manifest, tmp_path)
     (['graphs', '--config=configs/softmax.py'], "is 'natural', which needs no graphs"),
     (['--config=configs/ldl_alsg.py'], 'name what to prepare'),
     (['manifest', '--data=raf_db'], 'give --out: the manifest to write'),
+    (['duplicates', '--name=raf_db', '--out=tests'], '--out=tests is a folder: give a file'),
   ],
 )
 def test_mistakes_are_reported_without_a_traceback(flags, message):

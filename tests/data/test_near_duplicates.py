@@ -120,6 +120,8 @@ def test_pairs_are_counted_and_listed(leaking, tmp_path):
   assert [int(row[6]) for row in rows[1:]] == [0, 1, 3, 3, 4, 6]
   lines = near_duplicates.describe(leaking.splits, leaking.classes, mirrored=True)
   assert '/test: 4, 1 of them mirrored (1 byte' in lines[1]
+  with pytest.raises(InputError, match='cannot write .*: File name too long'):
+    near_duplicates.describe(leaking.splits, leaking.classes, out=tmp_path / ('x' * 255))
 
 
 @pytest.mark.parametrize('distance', [-1, BITS])

@@ -4,16 +4,16 @@ A file in the folder of prepared data sets is named after the bytes of the manif
 It holds the pictures, a digest of their sizes and dates, and the name of the prepared data.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
 import re
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from ferjax import files
 
 LOGGER = logging.getLogger(__name__)
 
@@ -47,15 +47,12 @@ def keep(root: Path, path: Path, options: Any, name: str, pictures: list[str]) -
     pictures: Their paths in the manifest.
   """
   place = _place(root, path, options)
-  partial = place.with_name(f'{place.name}.{uuid.uuid4().hex}.partial')
   try:
     found = {'name': name, 'pictures': statuses(path.parent, pictures), 'paths': pictures}
     place.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(json.dumps(found), encoding='utf-8')
-    os.replace(partial, place)
+    with files.replacing(place) as file:
+      file.write(json.dumps(found))
   except OSError as error:
-    with contextlib.suppress(OSError):
-      partial.unlink()
     LOGGER.info('%s cannot be written (%s): the manifest is parsed at every start', place, error)
 
 
