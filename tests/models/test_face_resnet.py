@@ -143,6 +143,11 @@ def test_other_networks_and_values_of_dlib_are_refused(network):
   cut = layers[5]._replace(kernel=layers[5].kernel[:, :1])
   with pytest.raises(InputError, match='another network than dlib_face_recognition'):
     dlib_faces.arrays(dlib_networks.content([*layers[:5], cut, *layers[6:]], last), 'a.dat')
+  whole = dlib_networks.content(layers, last)
+  window = b'\x01\x07' * 2 + b'\x01\x01' * 2  # 7 rows, 7 columns, strides
+  assert whole.count(window) == 1
+  with pytest.raises(InputError, match='another network than dlib_face_recognition'):
+    dlib_faces.arrays(whole.replace(window, b'\x81\x07' * 2 + window[4:]), 'a.dat')
   flat = layers[0]._replace(kernel=np.full_like(layers[0].kernel, np.nan))
   with pytest.raises(InputError, match='a.dat: the kernel of conv1 has no finite deviation'):
     dlib_faces.arrays(dlib_networks.content([flat, *layers[1:]], last), 'a.dat')
