@@ -65,11 +65,13 @@ def read(config: ml_collections.ConfigDict) -> pretrained.Weights | transfer.Tra
 
 def _folder(path):
   """The folder and checkpoint that a path such as `runs/a@best` names; None for a file."""
-  whole, (start, at, which) = Path(path).expanduser(), path.rpartition('@')
-  if whole.is_dir():
-    return whole, 'last'
-  folder = Path(start).expanduser()
-  return (folder, which) if at and which and folder.is_dir() else None
+  start, _, which = path.rpartition('@')
+  named = ((folder, name) for folder, name in ((path, 'last'), (start, which)) if folder and name)
+  try:
+    places = ((Path(folder).expanduser(), name) for folder, name in named)
+    return next((place for place in places if place[0].is_dir()), None)
+  except (OSError, RuntimeError):  # `pretrained.read` says why
+    return None
 
 
 def _of_file(config, path):

@@ -344,6 +344,8 @@ def test_heads_that_cannot_be_kept_are_refused_or_start_anew(caplog):
     (BEFORE / 'run@9', 'auto', "has no checkpoint '9'"),
     (BEFORE / 'export@best', 'auto', 'an export has only one checkpoint'),
     (BEFORE / 'none@best', 'auto', 'there is no such file'),
+    ('~nobody-here/run@best', 'auto', 'run@best cannot be read: .Could not determine home'),
+    ('x' * 300, 'auto', 'xxx cannot be read: .*File name too long'),
   ],
 )
 def test_other_places_are_refused(weights, head, message):
