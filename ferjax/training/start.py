@@ -8,9 +8,8 @@ import jax
 import ml_collections
 import numpy as np
 
-from ferjax import config as configs
 from ferjax import core, files
-from ferjax.assembly import build
+from ferjax.assembly import build, restore
 from ferjax.data import dataset, pipeline
 from ferjax.distributed import hosts
 from ferjax.errors import InputError, choose
@@ -96,8 +95,7 @@ def _of_model(config, folder, which):
     record, params, extra, facts = _run(folder, which)
   else:
     raise InputError(f'{where} is a folder, but neither of a run nor of an export')
-  theirs = configs.base()
-  theirs.update(configs.with_tuples(record['config']))
+  theirs = restore.config_in(record)
   for key in ('name', 'width'):
     if theirs.model[key] != config.model[key]:
       raise InputError(

@@ -355,6 +355,17 @@ def test_other_places_are_refused(weights, head, message):
     start.read(config)
 
 
+@pytest.mark.parametrize('kind, file', [('run', 'config.json'), ('export', 'model.json')])
+def test_a_model_trained_with_onednn_is_a_start_without_it(kind, file, tmp_path, monkeypatch):
+  shutil.copytree(BEFORE / kind, tmp_path / kind)
+  record = json.loads((tmp_path / kind / file).read_text())
+  record['config']['convolution'] = 'onednn'
+  (tmp_path / kind / file).write_text(json.dumps(record))
+  monkeypatch.setattr(build, '_loaded', lambda folder: ('', 'not installed'))
+  config, _, first = new('softmax')
+  assert 'params/Dense_0/kernel' in begun(config, first, tmp_path / kind)[3]
+
+
 def test_other_networks_and_damaged_exports_are_refused(tmp_path):
   config = configs.base()
   config.model.update(name='resnet10', width=8, weights=str(BEFORE / 'run'))
