@@ -82,7 +82,8 @@ def encoder(
     the array}.
 
   Raises:
-    InputError: some layers of the network are missing, or have other shapes.
+    InputError: some layers of the network are missing, have other shapes, or have values that are
+      not finite.
   """
   source = flax.traverse_util.unflatten_dict(dict(arrays), sep='/')
   variables, names = {}, {}
@@ -95,7 +96,8 @@ def encoder(
         tree = {layer: found[place][layer]}
         variables[kind] |= tree
         for name in flax.traverse_util.flatten_dict(tree, sep='/'):
-          names[f'{kind}/{name}'] = '/'.join(filter(None, (kind, place, name)))
+          names[f'{kind}/{name}'] = whole = '/'.join(filter(None, (kind, place, name)))
+          _check_finite(whole, arrays[whole])
     lacking = sorted(network[kind].keys() - variables[kind].keys())
     if lacking:
       raise InputError(
@@ -269,6 +271,12 @@ def _ending(path: Path, chosen: Chosen):
 def _cast(name: str, array: np.ndarray, dtype: Any):
   with np.errstate(all='ignore'):
     array = np.asarray(array).astype(dtype)
-  if not np.isfinite(array).all():
-    raise InputError(f'config.model.weights: {name} has values that are not finite {dtype} numbers')
+  _check_finite(name, array)
   return jnp.asarray(array)
+
+
+def _check_finite(name, array):
+  if not np.isfinite(array).all():
+    raise InputError(
+      f'config.model.weights: {name} has values that are not finite {array.dtype} numbers'
+    )

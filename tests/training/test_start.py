@@ -355,6 +355,16 @@ def test_other_places_are_refused(weights, head, message):
     start.read(config)
 
 
+@pytest.mark.parametrize('method', ['softmax', 'ldl_alsg'])
+def test_weights_that_are_not_finite_are_refused(method, tmp_path, monkeypatch):
+  config, _, source = new('softmax')
+  source.params['model']['conv1']['kernel'] *= jnp.nan
+  folder = saved(tmp_path, monkeypatch, source, config)
+  config, _, first = new(method)
+  with pytest.raises(InputError, match='params/model/conv1/kernel has values that are not finite'):
+    begun(config, first, folder)
+
+
 @pytest.mark.parametrize('kind, file', [('run', 'config.json'), ('export', 'model.json')])
 def test_a_model_trained_with_onednn_is_a_start_without_it(kind, file, tmp_path, monkeypatch):
   shutil.copytree(BEFORE / kind, tmp_path / kind)
