@@ -184,10 +184,10 @@ def _log_head(where, head, lacking, kept):
 def _same_method(trained, new, keeps, shapes) -> tuple[Chosen, Chosen]:
   """All arrays that fit; and those of them that depend on the classes."""
   counts = len(new.classes), len(new.poses)
-  of_classes = _axes(shapes, counts, (counts[0] + 1, counts[1]))
+  of_classes = _axes(new.params, shapes(counts[0] + 1, counts[1]))
   of_poses = {}
   if list(new.poses) != list(trained.poses):
-    of_poses = _axes(shapes, counts, (counts[0], counts[1] + 1))
+    of_poses = _axes(new.params, shapes(counts[0], counts[1] + 1))
   knows_poses = set(new.poses) <= set(trained.poses)
   chosen, kept = {}, {}
   for path, leaf in flax.traverse_util.flatten_dict(new.params).items():
@@ -208,12 +208,13 @@ def _same_method(trained, new, keeps, shapes) -> tuple[Chosen, Chosen]:
   return chosen, kept
 
 
-def _axes(shapes, counts, more) -> dict[Path, tuple[int, ...]]:
-  """The axes of parameters that grow with the counts; leaves without such an axis are left out."""
-  before, after = (flax.traverse_util.flatten_dict(shapes(*n)) for n in (counts, more))
+def _axes(params, larger) -> dict[Path, tuple[int, ...]]:
+  """The axes of parameters that are longer in `larger`, shapes for another number of classes or
+  poses; leaves without such an axis are left out."""
+  before, after = (flax.traverse_util.flatten_dict(tree) for tree in (params, larger))
   found = {}
-  for path, leaf in before.items():
-    pairs = zip(leaf.shape, after[path].shape, strict=True)
+  for path in before.keys() & after.keys():  # not those of added terms
+    pairs = zip(before[path].shape, after[path].shape, strict=True)
     axes = tuple(axis for axis, (a, b) in enumerate(pairs) if a != b)
     found |= {path: axes} if axes else {}
   return found
