@@ -15,7 +15,7 @@ from ferjax.distributed import hosts
 from ferjax.errors import InputError, choose
 from ferjax.export import reader
 from ferjax.images import augment
-from ferjax.models import batch_statistics, pretrained
+from ferjax.models import batch_statistics, pretrained, weight_files
 from ferjax.optim.ema import predicting
 from ferjax.runs import checkpoint
 from ferjax.runs import record as records
@@ -36,8 +36,8 @@ def read(config: ml_collections.ConfigDict) -> pretrained.Weights | transfer.Tra
 
   Raises:
     InputError: there is no such file, run, checkpoint or export, or it is damaged; see
-      `dlib_package.fetch`, `pretrained.read` and `pretrained.convert`. It holds another network; or
-      `config.model.weights_head` is unknown, or `keep` without a run or export.
+      `dlib_package.fetch`, `weight_files.read` and `pretrained.convert`. It holds another network;
+      or `config.model.weights_head` is unknown, or `keep` without a run or export.
   """
   path, head = config.model.get('weights', ''), config.model.get('weights_head', 'auto')
   choose('config.model.weights_head', head, transfer.HEADS)
@@ -69,12 +69,12 @@ def _folder(path):
   try:
     places = ((Path(folder).expanduser(), name) for folder, name in named)
     return next((place for place in places if place[0].is_dir()), None)
-  except (OSError, RuntimeError):  # `pretrained.read` says why
+  except (OSError, RuntimeError):  # `weight_files.read` says why
     return None
 
 
 def _of_file(config, path):
-  arrays, sha256 = pretrained.read(path)
+  arrays, sha256 = weight_files.read(path)
   weights = pretrained.convert(arrays, build.network_shapes(config), str(path), sha256)
   if Path(path).suffix.lower() == '.dat':
     weights = weights._replace(has_statistics=False)
@@ -137,7 +137,7 @@ def _run(folder, which):
 
 def _export(folder):
   record, path = reader.describe(folder), folder / reader.PARAMETERS
-  arrays, sha256 = pretrained.read(path)
+  arrays, sha256 = weight_files.read(path)
   if sha256 != record['files'].get(reader.PARAMETERS, {}).get('sha256'):
     raise InputError(
       f'{path} has another checksum than in {reader.DESCRIPTION}: it is incomplete or changed; '

@@ -11,7 +11,7 @@ from network_shapes import shapes
 from ferjax import models
 from ferjax.errors import InputError
 from ferjax.images import augment
-from ferjax.models import dlib_faces, dlib_file, pretrained
+from ferjax.models import dlib_faces, dlib_file, pretrained, weight_files
 
 WIDTH = 4  # twice the features of the first stage
 
@@ -158,6 +158,6 @@ def test_other_networks_and_values_of_dlib_are_refused(network):
 
 def test_a_file_is_read_by_its_ending(network, tmp_path):
   (tmp_path / 'a.dat').write_bytes(dlib_networks.content(*network))
-  arrays, sha256 = pretrained.read(tmp_path / 'a.dat')
+  arrays, sha256 = weight_files.read(tmp_path / 'a.dat')
   assert arrays['conv1.weight'].shape == (WIDTH // 2, 3, 7, 7) and len(sha256) == 64
   assert jnp.asarray(arrays['fc.weight']).shape == (5, 8 * WIDTH // 2)

@@ -21,7 +21,7 @@ from ferjax.data import dataset
 from ferjax.errors import InputError
 from ferjax.export import card, writer
 from ferjax.images import augment
-from ferjax.models import pretrained
+from ferjax.models import pretrained, weight_files
 from ferjax.optim.ema import ema
 from ferjax.training import dlib_package, loop, start, transfer
 
@@ -132,7 +132,7 @@ def test_descriptors_are_those_of_dlib():
   except InputError as error:
     pytest.skip(f'no weights of dlib here: {error}')
   model = models.face_resnet29()
-  arrays, sha256 = pretrained.read(path)
+  arrays, sha256 = weight_files.read(path)
   assert sha256 == dlib_package.SHA256
   found = pretrained.convert(arrays, shapes(model)[1], str(path))
   run = jax.jit(lambda v, x: model.apply(v, augment.normalise(x), False)[-1].mean((1, 2)))
