@@ -264,7 +264,7 @@ def _inserted(tree, variables, path, placed):
   if not isinstance(tree, dict):
     return tree
   for kind, network in variables.items():
-    if tree and all(name in network and _alike(tree[name], network[name]) for name in tree):
+    if _is_part(tree, network):
       for name in flax.traverse_util.flatten_dict(tree, sep='/'):
         placed[f'{path}/{name}'] = f'{kind}/{name}'
       given = {name: network[name] for name in tree}
@@ -282,11 +282,16 @@ def places(tree: PyTree, network: PyTree, path: str = '') -> Iterator[tuple[str,
   """
   if not isinstance(tree, dict):
     return
-  if tree and all(name in network and _alike(tree[name], network[name]) for name in tree):
+  if _is_part(tree, network):
     yield path, tree
     return
   for name, subtree in tree.items():
     yield from places(subtree, network, f'{path}/{name}' if path else name)
+
+
+def _is_part(tree, network):
+  """Whether a dict that is not empty has only layers of a network, by name and shape."""
+  return bool(tree) and all(n in network and _alike(tree[n], network[n]) for n in tree)
 
 
 def _alike(a, b):
