@@ -1,8 +1,8 @@
 """Loads a trained model from the folder of its run, for evaluation and every later use."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,14 +56,19 @@ def load(workdir: Path, which: str = 'last', convolution: str = '') -> Trained:
 
 
 def config_of(workdir: Path) -> ml_collections.ConfigDict:
-  """The config of a run, with the current defaults for keys that it lacks. A run that asked for
-  oneDNN can be used where there is none.
+  """The config of a run; see `config_in`.
 
   Raises:
     InputError: there is no run.
   """
+  return config_in(record.read(workdir))
+
+
+def config_in(found: Mapping[str, Any]) -> ml_collections.ConfigDict:
+  """The config in the record of a run or export, with the current defaults for keys that it lacks.
+  A model that was trained with oneDNN can be used where there is none."""
   config = configs.base()
-  config.update(configs.with_tuples(record.read(workdir)['config']))
+  config.update(configs.with_tuples(found['config']))
   if config.convolution == 'onednn':
     config.convolution = 'auto'
   return config

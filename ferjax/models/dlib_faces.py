@@ -34,7 +34,8 @@ def arrays(content: bytes, path: str) -> dict[str, np.ndarray]:
   for place, number, con, affine in layers:
     out, taps = len(affine.params) // 2, con.window[0] * con.window[1]
     size = out * channels * taps
-    if not out or len(affine.params) != 2 * out or len(con.params) != size + out:
+    sizes = len(affine.params), len(con.params)
+    if not out or min(con.window[:2]) < 1 or sizes != (2 * out, size + out):
       raise _another(path)
     kernel = con.params[:size].reshape(out, channels, *con.window[:2]).astype(np.float64)
     bias = con.params[size:].astype(np.float64)

@@ -14,28 +14,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from ferjax.errors import InputError
-from ferjax.models.resnet import KERNEL_INIT, batch_norm
+from ferjax.models.resnet import batch_norm, convolution, options
 from ferjax.ops import conv
 
 STAGE_SIZES = (3, 4, 3, 3, 1)
 WIDTHS = (1, 2, 4, 8, 8)  # features of each stage, as multiples of those of the first
 OUTPUT_STRIDE = 64  # input pixels to a cell of the last map
-
-
-def convolution(features, kernel, stride, padding, *, dtype, param_dtype, onednn, name):
-  """A convolution without bias; `padding` is `SAME`, or what `without_padding` returns."""
-  return nn.Conv(
-    features,
-    (kernel, kernel),
-    (stride, stride),
-    padding=padding,
-    use_bias=False,
-    kernel_init=KERNEL_INIT,
-    conv_general_dilated=conv.form(onednn),
-    dtype=dtype,
-    param_dtype=param_dtype,
-    name=name,
-  )
 
 
 def without_padding(x: Array, kernel: int) -> list[tuple[int, int]]:
@@ -56,12 +40,11 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-    forms = {**kinds, 'onednn': self.onednn}
-    padding = 'SAME' if self.stride == 1 else without_padding(x, 3)
-    y = convolution(self.features, 3, self.stride, padding, name='conv1', **forms)(x)
+    kinds, forms = options(self)
+    padding = None if self.stride == 1 else without_padding(x, 3)
+    y = convolution(self.features, 3, self.stride, padding=padding, name='conv1', **forms)(x)
     y = nn.relu(batch_norm(train, name='bn1', **kinds)(y))
-    y = convolution(self.features, 3, 1, 'SAME', name='conv2', **forms)(y)
+    y = convolution(self.features, 3, name='conv2', **forms)(y)
     y = batch_norm(train, name='bn2', **kinds)(y)
     x = x if self.stride == 1 else halved(x)
     shape = [max(sizes) for sizes in zip(x.shape[1:], y.shape[1:], strict=True)]
@@ -112,12 +95,11 @@ class FaceResNet(nn.Module):
       x: Pictures f[b, h, w, 3]; if `first` is above 0, the map of the stage before.
       train: Whether BatchNorm uses the statistics of the batch.
     """
-    kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-    forms = {**kinds, 'onednn': self.onednn}
+    kinds, forms = options(self)
     features = max(1, self.width // 2)
     x = x.astype(self.dtype)
     if self.first == 0:
-      x = convolution(features, 7, 2, without_padding(x, 7), name='conv1', **forms)(x)
+      x = convolution(features, 7, 2, padding=without_padding(x, 7), name='conv1', **forms)(x)
       x = nn.relu(batch_norm(train, name='bn1', **kinds)(x))
       x = conv.max_pool(x, (3, 3), (2, 2), without_padding(x, 3))
     maps = []

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from ferjax.models.resnet import batch_norm, check_output_stride, convolution, dilated
+from ferjax.models.resnet import batch_norm, check_output_stride, convolution, dilated, options
 
 # For each stage, groups of blocks: expansion, features, number of blocks, stride of the first block
 # (table 2).
@@ -38,8 +38,7 @@ class InvertedResidual(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-    forms = {**kinds, 'onednn': self.onednn}
+    kinds, forms = options(self)
     hidden, y, layer = self.expansion * x.shape[-1], x, 0
     if self.expansion > 1:
       y = convolution(hidden, 1, name='conv_0_0', **forms)(y)
@@ -85,8 +84,7 @@ class MobileNetV2(nn.Module):
       x: Pictures f[b, h, w, 3]; if `first` is above 0, the map of the stage before.
       train: Whether BatchNorm uses the statistics of the batch.
     """
-    kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-    forms = {**kinds, 'onednn': self.onednn}
+    kinds, forms = options(self)
     x = x.astype(self.dtype)
     if self.first == 0:
       x = convolution(scaled(STEM, self.width), 3, 2, name='features_0_0', **forms)(x)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ferjax.errors import InputError
-from ferjax.models.resnet import KERNEL_INIT, batch_norm
+from ferjax.models.resnet import batch_norm, convolution, options
 from ferjax.ops import conv
 
 
@@ -48,7 +48,7 @@ class PlainNetwork(nn.Module):
   @nn.compact
   def __call__(self, x: Array, train: bool) -> list[Array]:
     """Feature maps f[b, h / s, w / s, c] of every stage, for pictures f[b, h, w, 3]."""
-    kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+    kinds, forms = options(self)
     x = x.astype(self.dtype)
     maps, number = [], 0
     for stage in self.stages:
@@ -56,16 +56,13 @@ class PlainNetwork(nn.Module):
         x = conv.max_pool(x, (self.pool, self.pool), (2, 2))
       for layer in stage:
         number += 1
-        x = nn.Conv(
+        x = convolution(
           round(layer.features * self.width),
-          (layer.kernel, layer.kernel),
-          (layer.stride, layer.stride),
+          layer.kernel,
+          layer.stride,
           padding=((layer.padding, layer.padding),) * 2,
-          use_bias=False,
-          kernel_init=KERNEL_INIT,
-          conv_general_dilated=conv.form(self.onednn),
           name=f'conv{number}',
-          **kinds,
+          **forms,
         )(x)
         x = nn.relu(batch_norm(train, name=f'bn{number}', **kinds)(x))
       maps.append(x)

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from ferjax.models.resnet import ResNet, batch_norm, convolution, resnet
+from ferjax.models.resnet import ResNet, batch_norm, convolution, options, resnet
 
 
 class PreActivationBlock(nn.Module):
@@ -28,8 +28,7 @@ class PreActivationBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-    forms = {**kinds, 'onednn': self.onednn}
+    kinds, forms = options(self)
     y = nn.relu(batch_norm(train, name='bn1', **kinds)(x))
     if self.stride > 1 or x.shape[-1] != self.features:
       x = convolution(self.features, 1, self.stride, name='downsample_0', **forms)(y)

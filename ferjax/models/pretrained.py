@@ -1,5 +1,4 @@
-"""Weights trained with PyTorch: read without running code, and inserted where a method has the
-network.
+"""Weights in PyTorch's layout, converted to those of a network and inserted where a method has it.
 
 A file fits the network of the config if both have the same layers and shapes. The layers of the
 file may have the names of torchvision, of timm (MobileNetV2), or numbers (a ResNet in an
@@ -16,11 +15,8 @@ mouth. Averages of such subtrees are filled too.
 
 import collections
 import csv
-import hashlib
-import io
 import logging
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -30,19 +26,15 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 
 from ferjax import files
 from ferjax.errors import InputError
-from ferjax.models import dlib_faces, mobilenet
+from ferjax.models import mobilenet
+from ferjax.models.weight_files import shown, some
 
 LOGGER = logging.getLogger(__name__)
 
 PyTree = Any
-TORCH_ENDINGS = ('.pth', '.pt', '.bin', '.tar', '.ckpt')
-SAFE_TORCH = (2, 10)  # older versions: files can run code or write memory, CVE-2025-32434,
-# CVE-2026-24747
-LONGEST_PREFIX = 200  # characters of the joined names of nested dicts
 LEAVES = {
   'kernel': 'weight',
   'scale': 'weight',
@@ -98,152 +90,6 @@ class Weights(NamedTuple):
   source: Mapping[str, Any] = MappingProxyType({})
 
 
-def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
-  """Reads the arrays of a file. Nothing in the file is run.
-
-  A crafted file for PyTorch can make `torch.load` use far more time and memory than its size;
-  a `.safetensors` file cannot.
-
-  Args:
-    path: A `.safetensors` file, the `.dat` file of dlib's face recognition (see
-      `dlib_faces.arrays`), or a file from `torch.save` (`.pth`, `.pt`, `.bin`, `.tar`, `.ckpt`)
-      that holds tensors only. The last needs PyTorch. Names in nested dicts are joined by dots. A
-      dict that occurs twice is read once. Tensors that NumPy cannot represent (sparse, quantized,
-      without data) are left out with a warning.
-
-  Returns:
-    {name: array}, and the sha256 of the file's bytes.
-
-  Raises:
-    InputError: the file does not exist, is damaged or compressed, has two arrays of the same name,
-      holds anything that would have to be run, or has an unknown ending; or PyTorch is needed but
-      is missing or too old to be safe.
-  """
-  where = f'config.model.weights={path}'
-  try:
-    file = Path(path).expanduser()
-    if file.is_dir():
-      raise InputError(f'{where} is a folder: give a file in it')
-    if not file.is_file():
-      raise InputError(f'{where}: there is no such file')
-    kind = file.suffix.lower()
-    if kind not in READERS:
-      raise InputError(
-        f'{where}: give a .safetensors file, or one of PyTorch ({" ".join(TORCH_ENDINGS)}) or of '
-        'dlib (.dat)'
-      )
-    content = file.read_bytes()
-  except (OSError, RuntimeError, MemoryError) as error:
-    raise InputError(f'{where} cannot be read: {_reason(error)}') from error
-  return READERS[kind](content, path), hashlib.sha256(content).hexdigest()
-
-
-def _from_safetensors(content, path):
-  try:
-    return safetensors.numpy.load(content)
-  except BaseException as error:
-    if isinstance(error, (AttributeError, KeyError, TypeError)):  # numbers unknown to NumPy
-      raise InputError(
-        f'{path} has a dtype that cannot be read ({_reason(error)}): save it as float32'
-      ) from error
-    if isinstance(error, Exception) or type(error).__name__ == 'PanicException':  # of Rust
-      raise InputError(
-        f'{path} is damaged or not a safetensors file ({_reason(error)}): download it again'
-      ) from error
-    raise
-
-
-def _from_torch(content, path):
-  try:
-    import torch
-  except ImportError as error:
-    raise InputError(
-      f"{path} is a file of PyTorch: install PyTorch with pip install 'ferjax[torch]', or convert "
-      'the file to .safetensors on a machine that has PyTorch'
-    ) from error
-  if torch.__version__ < SAFE_TORCH:
-    least = '.'.join(map(str, SAFE_TORCH))
-    raise InputError(
-      f'{path}: PyTorch {torch.__version__} may run code that is in such a file: '
-      f"pip install --upgrade 'torch>={least}', or convert the file to .safetensors"
-    )
-  try:
-    _check_archive(content, path)
-    held = torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
-    return _arrays(held, torch, path)
-  except InputError:
-    raise
-  except Exception as error:  # PyTorch raises many kinds for a damaged file
-    raise InputError(
-      f'{path} is damaged, or holds more than tensors; none of it was run. Download it again, or, '
-      'if you trust its source, load it in PyTorch and save its state_dict alone as .safetensors. '
-      f'PyTorch says: {_reason(error)}'
-    ) from error
-
-
-def _check_archive(content, path):
-  """Raises InputError for a zip file that unpacks to more than its own size: `torch.save` does not
-  compress."""
-  if content.startswith(b'PK\x03\x04'):
-    entries = zipfile.ZipFile(io.BytesIO(content)).infolist()
-    if sum(entry.file_size for entry in entries) > len(content):
-      raise InputError(
-        f'{path} unpacks to more than its own size, unlike files from torch.save: if you trust its '
-        'source, load it in PyTorch and save its state_dict alone'
-      )
-
-
-def _arrays(held, torch, path):
-  arrays, without = {}, {}
-  for name, tensor in _flat(held, torch.Tensor, path, set()):
-    if name in arrays or name in without:
-      raise InputError(f'{path} has two arrays named {_shown(name)}: save only one of them')
-    try:
-      arrays[name] = _array(tensor.detach(), torch)
-    except (TypeError, RuntimeError, ValueError) as error:
-      without[name] = error
-  if without:
-    reason = _reason(next(iter(without.values())))
-    LOGGER.warning(
-      '%s: left out arrays that cannot be read: %s: %s', path, _some(list(without)), reason
-    )
-  return arrays
-
-
-def _flat(held, kind, path, seen, prefix='') -> Iterator[tuple[str, Any]]:
-  if not isinstance(held, Mapping) or id(held) in seen:
-    return
-  if len(prefix) > LONGEST_PREFIX:
-    raise InputError(f'{path} nests dicts too deeply, to {_shown(prefix)}: save a state_dict alone')
-  seen.add(id(held))
-  for name, value in held.items():
-    if isinstance(name, str | int):
-      if isinstance(value, kind):
-        yield f'{prefix}{name}', value
-      yield from _flat(value, kind, path, seen, f'{prefix}{name}.')
-
-
-def _array(tensor, torch) -> np.ndarray:
-  """The tensor as an array that shares its memory."""
-  if tensor.dtype == torch.bfloat16:  # NumPy has no such dtype
-    return tensor.view(torch.int16).numpy().view(jnp.bfloat16)
-  return tensor.numpy()
-
-
-def _reason(error) -> str:
-  """The first sentence of an error, without PyTorch's advice to run the file."""
-  forbidden = re.search(r'GLOBAL \S+', str(error))
-  text = forbidden[0] if forbidden else re.split(r'\. |\n', str(error).strip())[0]
-  return _shown(text) if text else type(error).__name__
-
-
-READERS = {
-  '.safetensors': _from_safetensors,
-  '.dat': dlib_faces.arrays,
-  **dict.fromkeys(TORCH_ENDINGS, _from_torch),
-}
-
-
 def convert(
   arrays: Mapping[str, np.ndarray], network: PyTree, file: str, sha256: str = ''
 ) -> Weights:
@@ -254,11 +100,11 @@ def convert(
   `num_batches_tracked` are ignored.
 
   Args:
-    arrays: See `read`.
+    arrays: See `weight_files.read`.
     network: {'params': {...}, 'batch_stats': {...}} of the network. Its leaves give the shapes and
       dtypes of the variables; they may be arrays or `jax.ShapeDtypeStruct`.
     file: The file's name, for errors and records.
-    sha256: See `read`.
+    sha256: See `weight_files.read`.
 
   Raises:
     InputError: the file does not hold the network, or holds it several times; layers are missing,
@@ -276,7 +122,7 @@ def convert(
     path = paths.get(_key(key))
     if path in found:
       raise InputError(
-        f'{file}: {_shown(found[path])} and {_shown(name)} are both {path}: remove one of them'
+        f'{file}: {shown(found[path])} and {shown(name)} are both {path}: remove one of them'
       )
     if path:
       found[path] = name
@@ -287,11 +133,11 @@ def convert(
   if lacking or more:
     raise InputError(
       f'{file} holds another network than that of config.model.name'
-      + (f'; missing in the file: {_some(lacking)}' if lacking else '')
-      + (f'; not in the network: {_some(more)}' if more else '')
+      + (f'; missing in the file: {some(lacking)}' if lacking else '')
+      + (f'; not in the network: {some(more)}' if more else '')
     )
   differing = [
-    f'  {_shown(name)}: {arrays[name].shape} in the file, '
+    f'  {shown(name)}: {arrays[name].shape} in the file, '
     f'{_as_torch(wanted[path].shape)} in the model'
     for path, name in found.items()
     if arrays[name].shape != _as_torch(wanted[path].shape)
@@ -310,9 +156,9 @@ def convert(
       with np.errstate(all='ignore'):
         values[path] = _as_flax(array).astype(dtype)
     if path not in values or not np.isfinite(values[path]).all():
-      raise InputError(f'{file}: {_shown(name)} has values that are not finite {dtype} numbers')
+      raise InputError(f'{file}: {shown(name)} has values that are not finite {dtype} numbers')
     if path.endswith('/var') and (values[path] < 0).any():
-      raise InputError(f'{file}: {_shown(name)} has negative variances')
+      raise InputError(f'{file}: {shown(name)} has negative variances')
   left_out = {name: arrays[name].shape for name in names if name not in used}
   variables = flax.traverse_util.unflatten_dict(values, sep='/')
   shapes = {name: arrays[name].shape for name in names}
@@ -339,12 +185,12 @@ def _layout(names, paths, file):
   if most < len(paths) // 4:
     raise InputError(
       f'{file} does not hold the network of config.model.name: '
-      + (f'it has {_some(names)}' if names else 'it has no arrays')
+      + (f'it has {some(names)}' if names else 'it has no arrays')
     )
   prefixes = sorted({prefix for _, prefix in best})
   if len(prefixes) > 1 and most == len(paths):
     raise InputError(
-      f'{file} holds several such networks, at {_some(prefixes)}: save only one of them'
+      f'{file} holds several such networks, at {some(prefixes)}: save only one of them'
     )
   return best[0]
 
@@ -386,15 +232,6 @@ def _as_torch(shape):
   return tuple(shape[i] for i in (3, 2, 0, 1)) if len(shape) == 4 else tuple(shape)
 
 
-def _some(names):
-  more = f' and {len(names) - 3} more' if len(names) > 3 else ''
-  return ', '.join(map(_shown, names[:3])) + more
-
-
-def _shown(text):
-  return ascii(text if len(text) <= 100 else f'{text[:100]}...')
-
-
 def insert(
   weights: Weights, params: PyTree, extra: PyTree
 ) -> tuple[PyTree, PyTree, dict[str, str]]:
@@ -418,7 +255,7 @@ def insert(
   if lost:
     raise InputError(
       'config.model.weights has no place in this method: its parameters do not contain '
-      f'{_some(lost)}'
+      f'{some(lost)}'
     )
   return state['params'], state['extra'], {k: weights.names[v] for k, v in placed.items()}
 
@@ -427,7 +264,7 @@ def _inserted(tree, variables, path, placed):
   if not isinstance(tree, dict):
     return tree
   for kind, network in variables.items():
-    if tree and all(name in network and _alike(tree[name], network[name]) for name in tree):
+    if _is_part(tree, network):
       for name in flax.traverse_util.flatten_dict(tree, sep='/'):
         placed[f'{path}/{name}'] = f'{kind}/{name}'
       given = {name: network[name] for name in tree}
@@ -445,11 +282,16 @@ def places(tree: PyTree, network: PyTree, path: str = '') -> Iterator[tuple[str,
   """
   if not isinstance(tree, dict):
     return
-  if tree and all(name in network and _alike(tree[name], network[name]) for name in tree):
+  if _is_part(tree, network):
     yield path, tree
     return
   for name, subtree in tree.items():
     yield from places(subtree, network, f'{path}/{name}' if path else name)
+
+
+def _is_part(tree, network):
+  """Whether a dict that is not empty has only layers of a network, by name and shape."""
+  return bool(tree) and all(n in network and _alike(tree[n], network[n]) for n in tree)
 
 
 def _alike(a, b):
@@ -502,7 +344,7 @@ def write(path: Path, weights: Weights, placed: Mapping[str, str], params: PyTre
     len(weights.names),
     weights.file,
     len(placed),
-    _some(list(weights.left_out)) or 'none',
-    _some(list(kept)) or 'none',
+    some(list(weights.left_out)) or 'none',
+    some(list(kept)) or 'none',
     path.name,
   )

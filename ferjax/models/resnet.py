@@ -20,16 +20,33 @@ EPSILON = 1e-5  # of BatchNorm
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
+def options(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+  """The dtypes of a module, for `batch_norm`; and with `onednn`, for `convolution` and blocks."""
+  kinds = {'dtype': module.dtype, 'param_dtype': module.param_dtype}
+  return kinds, {**kinds, 'onednn': module.onednn}
+
+
 def convolution(
-  features, kernel, stride=1, dilation=1, *, groups=1, dtype, param_dtype, onednn, name
+  features,
+  kernel,
+  stride=1,
+  dilation=1,
+  *,
+  groups=1,
+  padding=None,
+  dtype,
+  param_dtype,
+  onednn,
+  name,
 ):
-  """A convolution without bias. As in PyTorch, the padding is the same on both sides."""
-  padding = dilation * (kernel - 1) // 2
+  """A convolution without bias. Its padding is that of PyTorch's ResNets, the same on both sides,
+  or ((above, below), (left, right)) if `padding` is given."""
+  half = dilation * (kernel - 1) // 2
   return nn.Conv(
     features,
     (kernel, kernel),
     (stride, stride),
-    padding=((padding, padding), (padding, padding)),
+    padding=padding or ((half, half),) * 2,
     kernel_dilation=(dilation, dilation),
     feature_group_count=groups,
     use_bias=False,
@@ -100,13 +117,12 @@ class BasicBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-    forms = {**kinds, 'onednn': self.onednn}
+    kinds, forms = options(self)
     y = convolution(self.features, 3, self.stride, self.entry_dilation, name='conv1', **forms)(x)
     y = nn.relu(batch_norm(train, name='bn1', **kinds)(y))
     y = convolution(self.features, 3, 1, self.dilation, name='conv2', **forms)(y)
     y = batch_norm(train, name='bn2', **kinds)(y)
-    return nn.relu(y + _shortcut(self, x, y.shape[-1], train, forms, kinds))
+    return nn.relu(y + _shortcut(self, x, y.shape[-1], train))
 
 
 class Bottleneck(nn.Module):
@@ -123,20 +139,20 @@ class Bottleneck(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-    forms = {**kinds, 'onednn': self.onednn}
+    kinds, forms = options(self)
     y = convolution(self.features, 1, name='conv1', **forms)(x)
     y = nn.relu(batch_norm(train, name='bn1', **kinds)(y))
     y = convolution(self.features, 3, self.stride, self.entry_dilation, name='conv2', **forms)(y)
     y = nn.relu(batch_norm(train, name='bn2', **kinds)(y))
     y = convolution(self.features * 4, 1, name='conv3', **forms)(y)
     y = batch_norm(train, name='bn3', **kinds)(y)
-    return nn.relu(y + _shortcut(self, x, y.shape[-1], train, forms, kinds))
+    return nn.relu(y + _shortcut(self, x, y.shape[-1], train))
 
 
-def _shortcut(block, x, features, train, forms, kinds):
+def _shortcut(block, x, features, train):
   if block.stride == 1 and x.shape[-1] == features:
     return x
+  kinds, forms = options(block)
   x = convolution(features, 1, block.stride, name='downsample_0', **forms)(x)
   return batch_norm(train, name='downsample_1', **kinds)(x)
 
@@ -176,8 +192,7 @@ class ResNet(nn.Module):
       x: Pictures f[b, h, w, 3]; if `first` is above 0, the map of the stage before.
       train: Whether BatchNorm uses the statistics of the batch.
     """
-    kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-    forms = {**kinds, 'onednn': self.onednn}
+    kinds, forms = options(self)
     x = x.astype(self.dtype)
     if self.first == 0:
       x = convolution(self.width, 7, 2, name='conv1', **forms)(x)

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from scipy import special
 
-from ferjax import config as configs
 from ferjax import core, labels
 from ferjax.assembly import build, restore
 from ferjax.data import landmarks
@@ -178,8 +177,7 @@ def _load_export(path):
   model = reader.read(path)
   derive = _unchanged
   if model.derived:
-    config = configs.base()
-    config.update(configs.with_tuples(model.record['config']))
+    config = restore.config_in(model.record)
     classes, poses = len(model.record['classes']), len(model.record['poses'])
     derive = deriver(build.make_method(config, classes, poses))
   return make(model.record, model.run, needs=model.needs, derive=derive)

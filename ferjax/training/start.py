@@ -8,15 +8,14 @@ import jax
 import ml_collections
 import numpy as np
 
-from ferjax import config as configs
 from ferjax import core, files
-from ferjax.assembly import build
+from ferjax.assembly import build, restore
 from ferjax.data import dataset, pipeline
 from ferjax.distributed import hosts
 from ferjax.errors import InputError, choose
 from ferjax.export import reader
 from ferjax.images import augment
-from ferjax.models import batch_statistics, pretrained
+from ferjax.models import batch_statistics, pretrained, weight_files
 from ferjax.optim.ema import predicting
 from ferjax.runs import checkpoint
 from ferjax.runs import record as records
@@ -37,8 +36,8 @@ def read(config: ml_collections.ConfigDict) -> pretrained.Weights | transfer.Tra
 
   Raises:
     InputError: there is no such file, run, checkpoint or export, or it is damaged; see
-      `dlib_package.fetch`, `pretrained.read` and `pretrained.convert`. It holds another network; or
-      `config.model.weights_head` is unknown, or `keep` without a run or export.
+      `dlib_package.fetch`, `weight_files.read` and `pretrained.convert`. It holds another network;
+      or `config.model.weights_head` is unknown, or `keep` without a run or export.
   """
   path, head = config.model.get('weights', ''), config.model.get('weights_head', 'auto')
   choose('config.model.weights_head', head, transfer.HEADS)
@@ -65,15 +64,17 @@ def read(config: ml_collections.ConfigDict) -> pretrained.Weights | transfer.Tra
 
 def _folder(path):
   """The folder and checkpoint that a path such as `runs/a@best` names; None for a file."""
-  whole, (start, at, which) = Path(path).expanduser(), path.rpartition('@')
-  if whole.is_dir():
-    return whole, 'last'
-  folder = Path(start).expanduser()
-  return (folder, which) if at and which and folder.is_dir() else None
+  start, _, which = path.rpartition('@')
+  named = ((folder, name) for folder, name in ((path, 'last'), (start, which)) if folder and name)
+  try:
+    places = ((Path(folder).expanduser(), name) for folder, name in named)
+    return next((place for place in places if place[0].is_dir()), None)
+  except (OSError, RuntimeError):  # `weight_files.read` says why
+    return None
 
 
 def _of_file(config, path):
-  arrays, sha256 = pretrained.read(path)
+  arrays, sha256 = weight_files.read(path)
   weights = pretrained.convert(arrays, build.network_shapes(config), str(path), sha256)
   if Path(path).suffix.lower() == '.dat':
     weights = weights._replace(has_statistics=False)
@@ -94,8 +95,7 @@ def _of_model(config, folder, which):
     record, params, extra, facts = _run(folder, which)
   else:
     raise InputError(f'{where} is a folder, but neither of a run nor of an export')
-  theirs = configs.base()
-  theirs.update(configs.with_tuples(record['config']))
+  theirs = restore.config_in(record)
   for key in ('name', 'width'):
     if theirs.model[key] != config.model[key]:
       raise InputError(
@@ -137,7 +137,7 @@ def _run(folder, which):
 
 def _export(folder):
   record, path = reader.describe(folder), folder / reader.PARAMETERS
-  arrays, sha256 = pretrained.read(path)
+  arrays, sha256 = weight_files.read(path)
   if sha256 != record['files'].get(reader.PARAMETERS, {}).get('sha256'):
     raise InputError(
       f'{path} has another checksum than in {reader.DESCRIPTION}: it is incomplete or changed; '

@@ -82,7 +82,8 @@ def encoder(
     the array}.
 
   Raises:
-    InputError: some layers of the network are missing, or have other shapes.
+    InputError: some layers of the network are missing, have other shapes, or have values that are
+      not finite.
   """
   source = flax.traverse_util.unflatten_dict(dict(arrays), sep='/')
   variables, names = {}, {}
@@ -95,7 +96,8 @@ def encoder(
         tree = {layer: found[place][layer]}
         variables[kind] |= tree
         for name in flax.traverse_util.flatten_dict(tree, sep='/'):
-          names[f'{kind}/{name}'] = '/'.join(filter(None, (kind, place, name)))
+          names[f'{kind}/{name}'] = whole = '/'.join(filter(None, (kind, place, name)))
+          _check_finite(whole, arrays[whole])
     lacking = sorted(network[kind].keys() - variables[kind].keys())
     if lacking:
       raise InputError(
@@ -182,10 +184,10 @@ def _log_head(where, head, lacking, kept):
 def _same_method(trained, new, keeps, shapes) -> tuple[Chosen, Chosen]:
   """All arrays that fit; and those of them that depend on the classes."""
   counts = len(new.classes), len(new.poses)
-  of_classes = _axes(shapes, counts, (counts[0] + 1, counts[1]))
+  of_classes = _axes(new.params, shapes(counts[0] + 1, counts[1]))
   of_poses = {}
   if list(new.poses) != list(trained.poses):
-    of_poses = _axes(shapes, counts, (counts[0], counts[1] + 1))
+    of_poses = _axes(new.params, shapes(counts[0], counts[1] + 1))
   knows_poses = set(new.poses) <= set(trained.poses)
   chosen, kept = {}, {}
   for path, leaf in flax.traverse_util.flatten_dict(new.params).items():
@@ -206,12 +208,13 @@ def _same_method(trained, new, keeps, shapes) -> tuple[Chosen, Chosen]:
   return chosen, kept
 
 
-def _axes(shapes, counts, more) -> dict[Path, tuple[int, ...]]:
-  """The axes of parameters that grow with the counts; leaves without such an axis are left out."""
-  before, after = (flax.traverse_util.flatten_dict(shapes(*n)) for n in (counts, more))
+def _axes(params, larger) -> dict[Path, tuple[int, ...]]:
+  """The axes of parameters that are longer in `larger`, shapes for another number of classes or
+  poses; leaves without such an axis are left out."""
+  before, after = (flax.traverse_util.flatten_dict(tree) for tree in (params, larger))
   found = {}
-  for path, leaf in before.items():
-    pairs = zip(leaf.shape, after[path].shape, strict=True)
+  for path in before.keys() & after.keys():  # not those of added terms
+    pairs = zip(before[path].shape, after[path].shape, strict=True)
     axes = tuple(axis for axis, (a, b) in enumerate(pairs) if a != b)
     found |= {path: axes} if axes else {}
   return found
@@ -269,6 +272,12 @@ def _ending(path: Path, chosen: Chosen):
 def _cast(name: str, array: np.ndarray, dtype: Any):
   with np.errstate(all='ignore'):
     array = np.asarray(array).astype(dtype)
-  if not np.isfinite(array).all():
-    raise InputError(f'config.model.weights: {name} has values that are not finite {dtype} numbers')
+  _check_finite(name, array)
   return jnp.asarray(array)
+
+
+def _check_finite(name, array):
+  if not np.isfinite(array).all():
+    raise InputError(
+      f'config.model.weights: {name} has values that are not finite {array.dtype} numbers'
+    )

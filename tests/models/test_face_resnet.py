@@ -11,7 +11,7 @@ from network_shapes import shapes
 from ferjax import models
 from ferjax.errors import InputError
 from ferjax.images import augment
-from ferjax.models import dlib_faces, dlib_file, pretrained
+from ferjax.models import dlib_faces, dlib_file, pretrained, weight_files
 
 WIDTH = 4  # twice the features of the first stage
 
@@ -143,6 +143,11 @@ def test_other_networks_and_values_of_dlib_are_refused(network):
   cut = layers[5]._replace(kernel=layers[5].kernel[:, :1])
   with pytest.raises(InputError, match='another network than dlib_face_recognition'):
     dlib_faces.arrays(dlib_networks.content([*layers[:5], cut, *layers[6:]], last), 'a.dat')
+  whole = dlib_networks.content(layers, last)
+  window = b'\x01\x07' * 2 + b'\x01\x01' * 2  # 7 rows, 7 columns, strides
+  assert whole.count(window) == 1
+  with pytest.raises(InputError, match='another network than dlib_face_recognition'):
+    dlib_faces.arrays(whole.replace(window, b'\x81\x07' * 2 + window[4:]), 'a.dat')
   flat = layers[0]._replace(kernel=np.full_like(layers[0].kernel, np.nan))
   with pytest.raises(InputError, match='a.dat: the kernel of conv1 has no finite deviation'):
     dlib_faces.arrays(dlib_networks.content([flat, *layers[1:]], last), 'a.dat')
@@ -153,6 +158,6 @@ def test_other_networks_and_values_of_dlib_are_refused(network):
 
 def test_a_file_is_read_by_its_ending(network, tmp_path):
   (tmp_path / 'a.dat').write_bytes(dlib_networks.content(*network))
-  arrays, sha256 = pretrained.read(tmp_path / 'a.dat')
+  arrays, sha256 = weight_files.read(tmp_path / 'a.dat')
   assert arrays['conv1.weight'].shape == (WIDTH // 2, 3, 7, 7) and len(sha256) == 64
   assert jnp.asarray(arrays['fc.weight']).shape == (5, 8 * WIDTH // 2)

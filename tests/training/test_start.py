@@ -21,7 +21,7 @@ from ferjax.data import dataset
 from ferjax.errors import InputError
 from ferjax.export import card, writer
 from ferjax.images import augment
-from ferjax.models import pretrained
+from ferjax.models import pretrained, weight_files
 from ferjax.optim.ema import ema
 from ferjax.training import dlib_package, loop, start, transfer
 
@@ -132,7 +132,7 @@ def test_descriptors_are_those_of_dlib():
   except InputError as error:
     pytest.skip(f'no weights of dlib here: {error}')
   model = models.face_resnet29()
-  arrays, sha256 = pretrained.read(path)
+  arrays, sha256 = weight_files.read(path)
   assert sha256 == dlib_package.SHA256
   found = pretrained.convert(arrays, shapes(model)[1], str(path))
   run = jax.jit(lambda v, x: model.apply(v, augment.normalise(x), False)[-1].mean((1, 2)))
@@ -344,6 +344,8 @@ def test_heads_that_cannot_be_kept_are_refused_or_start_anew(caplog):
     (BEFORE / 'run@9', 'auto', "has no checkpoint '9'"),
     (BEFORE / 'export@best', 'auto', 'an export has only one checkpoint'),
     (BEFORE / 'none@best', 'auto', 'there is no such file'),
+    ('~nobody-here/run@best', 'auto', 'run@best cannot be read: .Could not determine home'),
+    ('x' * 300, 'auto', 'xxx cannot be read: .*File name too long'),
   ],
 )
 def test_other_places_are_refused(weights, head, message):
@@ -351,6 +353,27 @@ def test_other_places_are_refused(weights, head, message):
   config.model.update(name='resnet10', width=4, weights=str(weights), weights_head=head)
   with pytest.raises(InputError, match=message):
     start.read(config)
+
+
+@pytest.mark.parametrize('method', ['softmax', 'ldl_alsg'])
+def test_weights_that_are_not_finite_are_refused(method, tmp_path, monkeypatch):
+  config, _, source = new('softmax')
+  source.params['model']['conv1']['kernel'] *= jnp.nan
+  folder = saved(tmp_path, monkeypatch, source, config)
+  config, _, first = new(method)
+  with pytest.raises(InputError, match='params/model/conv1/kernel has values that are not finite'):
+    begun(config, first, folder)
+
+
+@pytest.mark.parametrize('kind, file', [('run', 'config.json'), ('export', 'model.json')])
+def test_a_model_trained_with_onednn_is_a_start_without_it(kind, file, tmp_path, monkeypatch):
+  shutil.copytree(BEFORE / kind, tmp_path / kind)
+  record = json.loads((tmp_path / kind / file).read_text())
+  record['config']['convolution'] = 'onednn'
+  (tmp_path / kind / file).write_text(json.dumps(record))
+  monkeypatch.setattr(build, '_loaded', lambda folder: ('', 'not installed'))
+  config, _, first = new('softmax')
+  assert 'params/Dense_0/kernel' in begun(config, first, tmp_path / kind)[3]
 
 
 def test_other_networks_and_damaged_exports_are_refused(tmp_path):
