@@ -19,6 +19,7 @@ def made(name, *, precision='float32', features=(), network=None, **options):
   network = {'name': 'resnet10', 'width': 8, 'output_stride': 32} | (network or {})
   settings = config.base()
   settings.precision = precision
+  settings.convolution = 'native'  # as `writer.export` restores a model
   settings.model = network
   settings.method = ml_collections.ConfigDict({'name': name} | options)
   method = build.make_method(settings, 7, 5)
