@@ -3,7 +3,7 @@
 # PYTHON: the interpreter for .venv (default: the first of python3, python3.13 ... python3.11 that is
 # 3.11 or newer).
 # FERJAX_EXTRA: extras to install, such as cuda13 or tpu; "none" for none (default: cuda12 if
-# nvidia-smi works).
+# nvidia-smi works, else onednn on Linux with an x86-64 processor).
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
@@ -22,7 +22,13 @@ find_python() {
 install_ferjax() { # install_ferjax [EXTRA]: extras in addition to the accelerator's
   local extra stamp
   if [ -z "${FERJAX_EXTRA:-}" ]; then
-    if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then extra=cuda12; else extra=none; fi
+    if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then
+      extra=cuda12
+    elif [ "$(uname -sm)" = 'Linux x86_64' ]; then
+      extra=onednn
+    else
+      extra=none
+    fi
   else
     extra=$FERJAX_EXTRA
   fi
