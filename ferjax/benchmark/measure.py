@@ -4,6 +4,7 @@ import importlib.metadata
 import math
 import os
 import platform
+import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -89,15 +90,26 @@ def interleave(
 
   Returns:
     For each side, of one call: `median_ms`, `quartiles_ms` and `cpu_ms` (median of the process's
-    CPU time) over the rounds, and `calls` in a turn.
+    CPU time) over the rounds, `faults` (median of this process's page faults; 0 for a side in
+    another process), and `calls` in a turn.
   """
   counts = {name: calls or _calls(turn, bench) for name, turn in sides.items()}
-  seconds = {name: [] for name in sides}
+  seconds, faults = {name: [] for name in sides}, {name: [] for name in sides}
   for _ in range(bench.rounds):
     for name, turn in sides.items():
       time.sleep(PAUSE)
+      before = page_faults()
       seconds[name].append(np.array(turn(counts[name])) / counts[name])
-  return {name: summary(seconds[name]) | {'calls': counts[name]} for name in sides}
+      faults[name].append((page_faults() - before) / counts[name])
+  return {
+    name: summary(seconds[name]) | {'faults': float(np.median(faults[name])), 'calls': counts[name]}
+    for name in sides
+  }
+
+
+def page_faults() -> int:
+  """Minor page faults of this process so far."""
+  return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def _calls(turn, bench):
@@ -214,6 +226,21 @@ def markdown(columns: Mapping[str, Sequence[Any]]) -> str:
       for column in columns.values()
     ],
   )
+
+
+def over_launches(tables: Sequence[Mapping[str, Sequence[Any]]]) -> dict[str, list[Any]]:
+  """One table {heading: cells} of those of several launches: of each number the median, and in
+  brackets the least and the greatest."""
+  return {
+    name: [_over(cells) for cells in zip(*(table[name] for table in tables), strict=True)]
+    for name in tables[0]
+  }
+
+
+def _over(cells):
+  if not all(isinstance(cell, float) for cell in cells) or len(set(cells)) == 1:
+    return cells[0]
+  return f'{_cell(float(np.median(cells)))} ({_cell(min(cells))}-{_cell(max(cells))})'
 
 
 def _cell(value):

@@ -367,6 +367,7 @@ def table(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
     'time / FLOPs': [row['time_to_flops'] for row in rows],
     'GFLOP': [flops / 1e9 for flops in column('ferjax', 'flops')],
     'share of peak': column('ferjax', 'share_of_peak'),
+    'page faults': column('ferjax', 'faults'),
     'compile, s': column('ferjax', 'compile_s'),
     'to native': [row['compile_ratio'] for row in rows],
     'MiB': column('ferjax', 'memory_mib'),

@@ -2,9 +2,12 @@
 
 import argparse
 import importlib
+import json
 import os
 import shlex
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -29,17 +32,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
   parser.add_argument('--rounds', type=int, default=7, help='number of turns of each side')
   parser.add_argument('--turn', type=float, default=0.5, help='least seconds of a turn')
   parser.add_argument('--rows', type=int, default=30_000, help='rows for graphs and evaluate')
+  launches = 'processes one after another, whose medians and ranges are printed'
+  parser.add_argument('--launches', type=int, default=1, help=launches)
   costliest = 'step: also the costliest operations, by the profiler'
   parser.add_argument('--profile', action='store_true', help=costliest)
   return parser.parse_args(argv)
 
 
-def main(argv: list[str]) -> dict:
+def main(argv: list[str]) -> dict | list[dict]:
   """Runs the benchmarks that the arguments name.
 
   Returns:
     The content of `--out`: `command`, `date`, `machine`, `versions`, `settings` and the rows of
-    each benchmark.
+    each benchmark; of several launches, a list of the contents of each.
 
   Raises:
     InputError: a benchmark is unknown, there is nothing to time or no folder for the results, or
@@ -59,6 +64,10 @@ def main(argv: list[str]) -> dict:
     raise InputError('--rounds must be at least 1 and --turn at least 0')
   if options.out and not options.out.parent.is_dir():
     raise InputError(f'--out={options.out}: there is no folder {options.out.parent}')
+  if options.launches < 1:
+    raise InputError('--launches must be at least 1')
+  if options.launches > 1:
+    return _launch(argv, options, files)
   python = options.torch_python or (sys.executable if options.against else None)
   with torch_process.start(python) as torch:
     bench = measure.Bench(
@@ -86,6 +95,28 @@ def main(argv: list[str]) -> dict:
   if not results.keys() & set(files):
     raise InputError(f'--only={options.only}: no such case in {", ".join(files)}')
   return results
+
+
+def _launch(argv: list[str], options: argparse.Namespace, files: list[str]) -> list[dict]:
+  """Runs the command in several processes, and prints their tables as one."""
+  launches = []
+  with tempfile.TemporaryDirectory() as folder:
+    out = Path(folder) / 'results.json'
+    once = [sys.executable, '-m', 'ferjax', 'benchmark', *argv, '--launches=1', f'--out={out}']
+    for number in range(options.launches):
+      measure.progress(f'launch {number + 1} of {options.launches}')
+      if subprocess.run(once, stdout=subprocess.DEVNULL).returncode:
+        raise InputError(f'launch {number + 1} failed; its message is above')
+      launches.append(json.loads(out.read_text(encoding='utf-8')))
+      if options.out:
+        write_json(options.out, launches)
+  print(measure.heading(launches[0] | {'command': shlex.join(['ferjax', 'benchmark', *argv])}))
+  for file in files:
+    if file in launches[0]:
+      benchmark = importlib.import_module(f'ferjax.benchmark.{file}')
+      tables = [benchmark.table(launch[file]) for launch in launches]
+      print(f'\n## {file}\n\n{measure.markdown(measure.over_launches(tables))}', flush=True)
+  return launches
 
 
 def run(argv: list[str]) -> None:

@@ -1,5 +1,6 @@
 import contextlib
 import json
+import mmap
 import pkgutil
 import re
 import subprocess
@@ -51,13 +52,56 @@ def test_sides_take_turns_and_medians_are_of_one_call():
   timed = measure.interleave(sides, measure.Bench(3, 1.0, '', None))
   assert order == [('a', 1), ('a', 1), ('b', 1), ('b', 1)] + [('a', 2), ('b', 1)] * 3
   expected = {'median_ms': 1000.0, 'quartiles_ms': [750.0, 2000.0], 'cpu_ms': 2000.0, 'calls': 2}
-  assert timed['a'] == expected
+  assert timed['a'] == expected | {'faults': timed['a']['faults']}
   assert timed['b']['median_ms'] == 7000.0
   assert measure.ratio({'ferjax': timed['a'], 'torch': timed['b']}, 'torch') == 7.0
   assert measure.ratio({'ferjax': timed['a']}, 'torch') is None
   order.clear()
   timed = measure.interleave({'a': side('a', [4.0, 6.0])}, measure.Bench(2, 1.0, '', None), calls=2)
   assert order == [('a', 2)] * 2 and timed['a']['median_ms'] == 2500.0
+
+
+def test_page_faults_of_a_call_are_counted():
+  pages = 5000
+
+  def touches(calls):
+    for _ in range(calls):
+      with mmap.mmap(-1, pages * mmap.PAGESIZE) as memory:
+        memory.write(bytes(len(memory)))
+    return 1.0, 1.0
+
+  sides = {'touches': touches, 'rests': lambda calls: (1.0, 1.0)}
+  timed = measure.interleave(sides, measure.Bench(3, 1.0, '', None), calls=2)
+  assert timed['touches']['faults'] >= pages and timed['rests']['faults'] < 100
+
+
+def test_a_table_of_several_launches():
+  tables = [
+    {'case': ['a', 'b'], 'ratio': [1.0, None], 'n': [0.0, 3.0]},
+    {'case': ['a', 'b'], 'ratio': [1.5, None], 'n': [0.0, 3.0]},
+    {'case': ['a', 'b'], 'ratio': [1.25, None], 'n': [0.0, 4.0]},
+  ]
+  assert measure.over_launches(tables) == {
+    'case': ['a', 'b'],
+    'ratio': ['1.25 (1.00-1.50)', None],
+    'n': [0.0, '3.00 (3.00-4.00)'],
+  }
+
+
+def test_several_launches_are_processes(tmp_path, capfd):
+  out = tmp_path / 'out.json'
+  flags = ['--rounds=1', '--turn=0', '--only=B-cubed']
+  with pytest.raises(InputError, match='--launches must be at least 1'):
+    benchmark.main(['losses', '--launches=0'])
+  with pytest.raises(InputError, match='launch 1 failed'):
+    benchmark.main(['losses', *flags, '--launches=2'])
+  assert '--only=B-cubed: no such case' in capfd.readouterr().err
+  flags[2] = '--only=triplets, batch 128'
+  launches = benchmark.main(['losses', *flags, '--launches=2', f'--out={out}'])
+  assert launches == json.loads(out.read_text()) and len(launches) == 2
+  printed = capfd.readouterr().out
+  assert printed.count('## losses') == 1 and '--launches=2' in printed
+  assert re.search(r'[0-9.]+ \([0-9.]+-[0-9.]+\)', printed)
 
 
 def test_columns_of_a_side():
