@@ -59,7 +59,8 @@ def prepare(builder: tfds.core.DatasetBuilder, beam_options: Any = None) -> None
   """
   if beam_options and isinstance(builder, tfds.core.GeneratorBasedBuilder):
     raise InputError(f'{builder.name} is drawn, not read: it cannot be prepared on Beam')
-  if (Path(builder.data_path) / 'dataset_info.json').exists():
+  done = Path(builder.data_path) / 'dataset_info.json'
+  if done.exists():
     return
   download_config = tfds.download.DownloadConfig(beam_options=beam_options)
   tfds.disable_progress_bar()  # ours is shown
@@ -67,7 +68,9 @@ def prepare(builder: tfds.core.DatasetBuilder, beam_options: Any = None) -> None
     with contextlib.redirect_stdout(io.StringIO()):  # where TFDS announces downloads
       builder.download_and_prepare(file_format='array_record', download_config=download_config)
   except OSError as error:
-    raise InputError(f'cannot prepare {builder.name} in {builder.data_path}: {error}') from error
+    if not done.exists():
+      raise InputError(f'cannot prepare {builder.name} in {builder.data_path}: {error}') from error
+    builder.info.read_from_directory(builder.data_path)  # of another process, which was faster
   total = sum(split.num_examples for split in builder.info.splits.values())
   LOGGER.info('%s: %d pictures prepared in %s', builder.name, total, builder.data_path)
 

@@ -172,7 +172,15 @@ def program(data: bytes, path: Path, record: dict[str, Any]) -> jax.export.Expor
     described = _described(*takes[0][:1]), _described(gives)
   except Exception as error:  # flatbuffers and MLIR raise many types for invalid bytes
     reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-    raise InputError(f'{path} is damaged or not a StableHLO program ({reason[0][:200]})') from error
+    made, advice = record.get('versions', {}).get('jax', jax.__version__), ''
+    if made != jax.__version__:
+      advice = (
+        f'. JAX {made} wrote it, and JAX {jax.__version__} may be too old to read it: install JAX '
+        f'{made} or newer, or export the run again here'
+      )
+    raise InputError(
+      f'{path} is damaged or not a StableHLO program ({reason[0][:200]}){advice}'
+    ) from error
   calls = len(re.findall('custom_call', text))
   if calls != len(re.findall(r'stablehlo\.custom_call @shape_assertion\(', text)):
     raise InputError(

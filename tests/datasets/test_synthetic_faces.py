@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
-from ferjax.datasets import synthetic_faces
+from ferjax.datasets import catalogue, synthetic_faces
 from ferjax.datasets.synthetic_faces import synthetic_faces_dataset_builder as module
 from ferjax.datasets.synthetic_faces.drawing import sample
 from ferjax.datasets.synthetic_faces.drawing.action_units import ACTION_UNITS
@@ -18,6 +19,22 @@ def prepared(tmp_path_factory):
   )
   builder.download_and_prepare()
   return builder
+
+
+def test_two_processes_prepare_it_at_once(tmp_path, monkeypatch):
+  options = {'num': 40, 'size': 32, 'subjects': 10, 'processes': 1}
+  slower, faster = (synthetic_faces.make(tmp_path, **options) for _ in range(2))
+  download = tfds.core.GeneratorBasedBuilder._download_and_prepare
+
+  def overtaken(self, *args, **kwargs):
+    monkeypatch.setattr(tfds.core.GeneratorBasedBuilder, '_download_and_prepare', download)
+    catalogue.prepare(faster)
+    download(self, *args, **kwargs)
+
+  monkeypatch.setattr(tfds.core.GeneratorBasedBuilder, '_download_and_prepare', overtaken)
+  catalogue.prepare(slower)
+  for builder in (slower, faster):
+    assert len(builder.as_data_source('train')) == builder.info.splits['train'].num_examples == 28
 
 
 def test_splits_and_order(prepared):

@@ -216,6 +216,15 @@ def test_a_program_that_is_cut_short_is_refused(copy, share):
     ferjax.load(copy)
 
 
+def test_a_program_of_another_jax_says_what_is_needed(copy):
+  signed(copy, b'ML\xefR of a later version')
+  record = json.loads((copy / 'model.json').read_text())
+  record['versions']['jax'] = '99.0'
+  (copy / 'model.json').write_text(json.dumps(record))
+  with pytest.raises(InputError, match='JAX 99.0 wrote it, .* install JAX 99.0 or newer'):
+    ferjax.load(copy)
+
+
 def test_a_program_that_was_changed_is_refused(copy):
   content = bytearray((copy / 'model.stablehlo').read_bytes())
   content[len(content) // 2] ^= 1
