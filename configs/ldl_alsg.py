@@ -30,7 +30,8 @@ baseline configs/softmax.py with the same epochs, optimizer and augmentation:
   table 2:  --config.noise.kind=symmetric --config.noise.rate=0.05 (0.1, 0.15)
   table 4:  --config.model.name=resnet18 (mobilenet_v2, resnet50)
   table 5:  one graph as above, --config.sampler.neighbours=2 (4, 8)
-  tables 6 and 7:  --config.weights.guidance=0.0001 (0.0005, 0.001, 0.01)
+  tables 6 and 7:  --config.weights.guidance=0.0001 (0.0005, 0.001, 0.01, 0.1, 1)
+  the recipe without guidance, but with the neighbours in the pass: --config.weights.guidance=0
   neighbours in one pass or apart:  --config.method.neighbours=joint (separate)
 Figures 1, 3 and 4 are `predicted_test.png` and `auxiliary_spaces.png` of the report.
 
@@ -51,6 +52,7 @@ def get_config(arg: str = 'demo'):
     'neighbours': 4,  # of each graph
     'au_sigma': 1.0,
     'landmark_sigma': 68.0,  # pixels of a face at 224 px
+    'landmark_alignment': 'procrustes',  # procrustes | none
   }
   if arg == 'demo':
     config.method.neighbours = 'separate'

@@ -194,6 +194,7 @@ def neighbour_groups(
   neighbours: int = 4,
   au_sigma: float = 1.0,
   landmark_sigma: float = 68.0,
+  landmark_alignment: str = 'procrustes',
 ) -> Plan:
   """Groups of a row and its neighbours in each graph. Each row is once a centre, as in `natural`.
 
@@ -208,6 +209,8 @@ def neighbour_groups(
     neighbours: Number of neighbours in each graph.
     au_sigma: sigma of the action units, on their scale of 0..5.
     landmark_sigma: sigma of the landmarks, in pixels of a picture of 224x224.
+    landmark_alignment: `procrustes`, which leaves the shape of the face only, or `none`; see
+      `graphs.coordinates`.
 
   Raises:
     InputError: there is no graph, or a number is out of range; see also `graphs.make`.
@@ -222,7 +225,7 @@ def neighbour_groups(
     if not 0 < value < math.inf:
       raise InputError(f'config.sampler.{name}={value}: it must be a number above 0')
   for space in graphs:
-    neighbour_graphs.coordinates(table, space, image_size)
+    neighbour_graphs.coordinates(table, space, image_size, landmark_alignment)
   sigmas = {'au': au_sigma, 'landmarks': landmark_sigma}
   made = [
     neighbour_graphs.make(
@@ -232,6 +235,7 @@ def neighbour_groups(
       neighbours=neighbours,
       sigma=sigmas.get(space, 1.0),
       folder=folder,
+      landmark_alignment=landmark_alignment,
     )
     for space in graphs
   ]

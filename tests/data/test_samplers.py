@@ -155,7 +155,8 @@ def grouped(tmp_path, **options):
     'au': rng.uniform(0, 5, (100, 6)),
     'landmarks': rng.uniform(0, 63, (100, 5, 2)).astype(np.float32),
   }
-  options = {'table': TABLE | faces, 'image_size': 64, 'folder': tmp_path} | options
+  options = {'landmark_alignment': 'none'} | options
+  options |= {'table': TABLE | faces, 'image_size': 64, 'folder': tmp_path}
   return samplers.neighbour_groups(**options), faces
 
 
