@@ -55,6 +55,8 @@ def get_config(arg: str = 'demo'):
     'hinge': 'relu',  # relu | softplus | none
     'reduction': 'mean',  # mean | sum
     'anchors': 'all',  # all | tuple
+    'mining': 'batch_hard',  # batch_hard | semi_hard | all_active
+    'warmup_steps': 0,  # with all active triplets
     'dense_stddev': 0.04,
     'softmax_stddev': 1 / 512,
   }

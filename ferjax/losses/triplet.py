@@ -121,6 +121,7 @@ def semi_hard(
   *,
   hinge: str = 'relu',
   reduction: str = 'mean',
+  anchor: Array | None = None,
 ) -> Array:
   """Triplet loss with the nearest negative that is farther than the positive, for each pair.
 
@@ -134,7 +135,52 @@ def semi_hard(
     f[].
   """
   difference, valid = _semi_hard(distance, positive, negative)
+  if anchor is not None:
+    valid &= anchor[:, None]
   return _reduce(difference, valid, margin, hinge, reduction)
+
+
+def all_active(
+  distance: Array,
+  positive: Array,
+  negative: Array,
+  margin: float,
+  *,
+  hinge: str = 'relu',
+  reduction: str = 'mean',
+  anchor: Array | None = None,
+) -> Array:
+  """Triplet loss of all triplets whose margin + D+ - D- is above 0.
+
+  The sum or mean is over these triplets, of every anchor with every positive and negative.
+  Reference: Hermans et al., 2017, section 2: batch all, with the mean over losses that are not 0.
+
+  Arguments and errors are those of `batch_hard`. It needs memory for B^3 distances.
+
+  Returns:
+    f[].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> distance = squared_distances(jnp.array([[0.0], [1.0], [3.0]]))
+    >>> masks = class_masks(jnp.array([0, 0, 1]))
+    >>> print(all_active(distance, *masks, 4.0))  # relu(4 + 1 - 4); 4 + 1 - 9 is not active
+    1.0
+  """
+  difference = distance[:, :, None] - distance[:, None, :]  # axes: anchor, positive, negative
+  active = positive[:, :, None] & negative[:, None, :] & (margin + difference > 0)
+  if anchor is not None:
+    active &= anchor[:, None, None]
+  return _reduce(jnp.where(active, difference, 0), active, margin, hinge, reduction)
+
+
+def mean_distance(distance: Array) -> Array:
+  """The mean f[] of the squared distances f[B, B] of different rows: near 0 where all embeddings
+  have become one."""
+  return distance.sum() / max(distance.size - len(distance), 1)
+
+
+MINING = {'batch_hard': batch_hard, 'semi_hard': semi_hard, 'all_active': all_active}
 
 
 def batch_hard_triplet(

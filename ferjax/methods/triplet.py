@@ -11,8 +11,6 @@ from ferjax.errors import choose
 from ferjax.losses import triplet
 from ferjax.methods import sgm
 
-MINING = {'semi_hard': triplet.semi_hard, 'batch_hard': triplet.batch_hard}
-
 
 def make(
   model: nn.Module,
@@ -25,7 +23,8 @@ def make(
   hinge: str = 'relu',
   sigma: float = 0.5,
 ) -> Method:
-  """Factory. Term: `triplet`, over the whole batch.
+  """Factory. Term: `triplet`, over the whole batch. `mean_distance` is logged, the mean squared
+  distance of its embeddings.
 
   Args:
     model: pictures f[b, h, w, 3], train -> feature maps of every stage.
@@ -33,7 +32,7 @@ def make(
     num_poses: Not used.
     embedding_width: d.
     margin: Between squared distances, 0..4.
-    mining: `semi_hard` (FaceNet's) or `batch_hard`; see `losses/triplet.py`.
+    mining: `semi_hard` (FaceNet's), `batch_hard` or `all_active`; see `losses/triplet.py`.
     hinge: See there.
     sigma: Of the Gaussians around the class means whose posterior is the prediction; the predicted
       class is that of the nearest mean whatever it is.
@@ -41,7 +40,7 @@ def make(
   Raises:
     InputError: an unknown name or a number out of range; from `init`: see `sgm.make`.
   """
-  choose('config.method.mining', mining, MINING)
+  choose('config.method.mining', mining, triplet.MINING)
   triplet.check(hinge, 'mean')
   base = sgm.make(
     model,
@@ -54,6 +53,7 @@ def make(
   def loss(params, extra, outputs, batch, step):
     distance = triplet.squared_distances(outputs['embedding'])
     masks = triplet.class_masks(batch['label'])
-    return {'triplet': MINING[mining](distance, *masks, margin, hinge=hinge)}, None
+    terms = {'triplet': triplet.MINING[mining](distance, *masks, margin, hinge=hinge)}
+    return terms, {'metrics': {'mean_distance': triplet.mean_distance(distance)}}
 
   return base._replace(loss=loss)

@@ -100,6 +100,54 @@ def test_semi_hard_by_a_triple_loop(reduction):
   assert fallbacks > 5
 
 
+@pytest.mark.parametrize('hinge', ['relu', 'softplus'])
+def test_all_active_by_a_triple_loop(hinge):
+  counts = set()
+  for seed in range(8):
+    z, label, nuisance = drawn(seed, classes=1 + seed % 4, nuisances=1 + seed % 3)
+    masks = triplet.nuisance_masks(jnp.asarray(label), jnp.asarray(nuisance))
+    positive, negative = map(np.asarray, masks)
+    anchor = np.arange(len(z)) % 5 != seed % 5
+    distance, losses = slow_distance(z), []
+    for i in np.flatnonzero(anchor):
+      for p in np.flatnonzero(positive[i]):
+        for n in np.flatnonzero(negative[i]):
+          if 0.3 + distance[i][p] - distance[i][n] > 0:
+            losses.append(FORMS[hinge](0.3 + distance[i][p] - distance[i][n]))
+    for reduction, expected in (('sum', sum(losses)), ('mean', sum(losses) / max(len(losses), 1))):
+      found = triplet.all_active(
+        triplet.squared_distances(jnp.asarray(z)),
+        *masks,
+        0.3,
+        hinge=hinge,
+        reduction=reduction,
+        anchor=jnp.asarray(anchor),
+      )
+      np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    counts.add(len(losses))
+  assert 0 in counts and max(counts) > 20
+
+
+def test_semi_hard_counts_the_given_anchors_only():
+  z, label, _ = drawn(3)
+  distance = triplet.squared_distances(jnp.asarray(z))
+  masks = triplet.class_masks(jnp.asarray(label))
+  anchor = np.arange(len(z)) < 4
+  parts = [
+    triplet.semi_hard(distance, *masks, 0.5, reduction='sum', anchor=jnp.asarray(rows))
+    for rows in (anchor, ~anchor)
+  ]
+  whole = triplet.semi_hard(distance, *masks, 0.5, reduction='sum')
+  np.testing.assert_allclose(sum(parts), whole, rtol=1e-5)
+  assert min(parts) > 0
+
+
+def test_mean_distance_by_hand():
+  distance = triplet.squared_distances(jnp.array([[0.0], [1.0], [3.0]]))
+  np.testing.assert_allclose(triplet.mean_distance(distance), (1 + 9 + 4) / 3, rtol=1e-6)
+  assert triplet.mean_distance(jnp.zeros((1, 1))) == 0
+
+
 @pytest.mark.parametrize('where', [None, np.arange(12) % 3 > 0])
 def test_distances_far_from_0_keep_their_digits(where):
   """Distances of the rows that count. The others are at 0, where losses put them."""
@@ -129,7 +177,9 @@ def test_degenerate_batches_have_finite_gradients(case, hinge):
   def total(z):
     distance = triplet.squared_distances(z)
     hard = triplet.batch_hard(distance, *triplet.nuisance_masks(label, nuisance), 0.2, hinge=hinge)
-    return hard + triplet.semi_hard(distance, *triplet.class_masks(label), 0.2, hinge=hinge)
+    masks = triplet.class_masks(label)
+    semi_hard = triplet.semi_hard(distance, *masks, 0.2, hinge=hinge)
+    return hard + semi_hard + triplet.all_active(distance, *masks, 0.2, hinge=hinge)
 
   value, gradient = jax.jit(jax.value_and_grad(total))(z)
   assert np.isfinite(value) and np.isfinite(gradient).all()

@@ -125,6 +125,25 @@ def test_terms_by_hand(reduction):
   np.testing.assert_allclose(terms['triplet'], total, rtol=1e-5)
 
 
+def test_all_active_triplets_count_before_the_hardest():
+  batch, outputs = drawn()
+  found = {}
+  for options in ({}, {'mining': 'all_active'}, {'warmup_steps': 3}):
+    method, params, extra = started(**options)
+    found[tuple(options)] = [
+      float(method.loss(params, extra, outputs, batch, jnp.int32(step))[0]['triplet'])
+      for step in (2, 3)
+    ]
+  hardest, active = found[()], found['mining',]
+  assert hardest[0] == hardest[1] != active[0] == active[1]
+  assert found['warmup_steps',] == [active[0], hardest[1]]
+  method, params, extra = started()
+  _, aux = method.loss(params, extra, outputs, batch, 0)
+  z = np.asarray(outputs['embedding'], np.float64)
+  pairs = [((a - b) ** 2).sum() for i, a in enumerate(z) for j, b in enumerate(z) if i != j]
+  np.testing.assert_allclose(aux['metrics']['mean_distance'], np.mean(pairs), rtol=1e-5)
+
+
 def test_heads_see_fused_features_or_the_embedding():
   for heads_on, width in (('fused', 8), ('embedding', 4)):
     _, params, _ = started(heads_on=heads_on)
@@ -163,6 +182,8 @@ def test_the_same_on_any_number_of_devices():
     ({'anchors': 'tuples'}, "Did you mean 'tuple'"),
     ({'hinge': 'max'}, 'relu or softplus or none'),
     ({'reduction': 'average'}, 'sum or mean'),
+    ({'mining': 'hardes'}, 'config.method.mining'),
+    ({'warmup_steps': -1}, 'warmup_steps=-1: at least 0'),
     ({'embedding_width': 0}, 'embedding_width=0: at least 1'),
     ({'dense_stddev': 0.0}, 'dense_stddev=0.0'),
   ],

@@ -39,13 +39,16 @@ def make(
   hinge: str = 'relu',
   reduction: str = 'mean',
   anchors: str = 'all',
+  mining: str = 'batch_hard',
+  warmup_steps: int = 0,
   dense_stddev: float = 0.04,
   softmax_stddev: float = 1 / 512,
 ) -> Method:
   """Factory; the first four switches are the rows of the paper's table 8 (MFE, HPE, JEFL).
 
   Terms, of those that are on: `expression` and `pose` (cross-entropies), `triplet` (equation 6:
-  pose-based and identity-based triplets together).
+  pose-based and identity-based triplets together). With triplets `mean_distance` is logged, the
+  mean squared distance of the batch's embeddings.
 
   Args:
     model: pictures f[b, h, w, 3], train -> feature maps of every stage.
@@ -66,6 +69,9 @@ def make(
     hinge: `relu`, `softplus` (a soft hinge) or `none` (the paper's equations) of margin + D+ - D-.
     reduction: `sum` or `mean` over the anchors.
     anchors: `all` rows of the batch, or the anchors of five-tuples only (`tuple`).
+    mining: Which triplets count: of each anchor the hardest (`batch_hard`, the paper's), of each
+      positive the `semi_hard`, or `all_active`; see `losses/triplet.py`.
+    warmup_steps: In the steps before this one, all active triplets count.
     dense_stddev: Standard deviation of the first weights of dense layers.
     softmax_stddev: The same of the layers before a softmax.
 
@@ -73,7 +79,8 @@ def make(
     InputError: an unknown name or a number out of range; from the functions: anchors of tuples,
       and a sampler that forms none.
   """
-  checks.names(heads_on, anchors, hinge, reduction)
+  checks.names(heads_on, anchors, hinge, reduction, mining)
+  checks.warmup(warmup_steps)
   checks.widths(fusion_width, head_width, embedding_width)
   checks.deviations(dense_stddev, softmax_stddev)
   margins = {'pose': pose_margin} if pose_triplets else {}
@@ -92,14 +99,16 @@ def make(
     heads_on=heads_on,
   )
 
+  mined = partial(triplets, margins, hinge, reduction, anchors, mining, warmup_steps)
+
   def loss(params, extra, outputs, batch, step):
     terms = {'expression': cross_entropy(outputs['logits'], batch['label']).mean()}
     if pose_head:
       terms['pose'] = cross_entropy(outputs['pose_logits'], batch['pose']).mean()
-    if margins:
-      embedding = outputs['embedding']
-      terms['triplet'] = triplets(margins, hinge, reduction, anchors, embedding, batch)
-    return terms, None
+    if not margins:
+      return terms, None
+    terms['triplet'], distance = mined(outputs['embedding'], batch, step)
+    return terms, {'metrics': {'mean_distance': distance}}
 
   def update(extra, params, carry, outputs, batch, aux):
     return {'batch_stats': carry['batch_stats']}

@@ -6,12 +6,19 @@ from ferjax.methods.dmlnet.networks import HEADS_ON
 from ferjax.methods.dmlnet.terms import ANCHORS
 
 
-def names(heads_on: str, anchors: str, hinge: str, reduction: str) -> None:
+def names(heads_on: str, anchors: str, hinge: str, reduction: str, mining: str) -> None:
   """Raises an InputError for a name that does not exist; it suggests the nearest."""
   choose('config.method.heads_on', heads_on, HEADS_ON)
   choose('config.method.anchors', anchors, ANCHORS)
   choose('config.method.hinge', hinge, triplet.HINGES)
   choose('config.method.reduction', reduction, triplet.REDUCTIONS)
+  choose('config.method.mining', mining, triplet.MINING)
+
+
+def warmup(steps: int) -> None:
+  """Raises an InputError for a number of steps below 0."""
+  if steps < 0:
+    raise InputError(f'config.method.warmup_steps={steps}: at least 0')
 
 
 def widths(fusion: int, head: int, embedding: int) -> None:
