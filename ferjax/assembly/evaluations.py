@@ -199,5 +199,5 @@ def look(
   batch = next(pipeline.batches(take(split, rows), plan, columns, size, threads=1))
   batch['index'] = rows.astype(batch['index'].dtype)
   params, extra = parallel.host((core.own(state.params), state.extra))
-  seen, cells = views(config, distort.DISTORTIONS), make_model(config).cells(size)[-1]
+  seen, cells = views(config, distort.OURS), make_model(config).cells(size)[-1]
   return heatmaps.look(method, params, extra, batch, seen, name, cells)
