@@ -9,7 +9,7 @@ import ml_collections
 
 from ferjax import core
 from ferjax.assembly import sources
-from ferjax.assembly.build import picture_dtype
+from ferjax.assembly.build import make_model, picture_dtype
 from ferjax.assembly.sources import with_derived
 from ferjax.data import dataset, pipeline
 from ferjax.data.splits import take
@@ -199,4 +199,5 @@ def look(
   batch = next(pipeline.batches(take(split, rows), plan, columns, size, threads=1))
   batch['index'] = rows.astype(batch['index'].dtype)
   params, extra = parallel.host((core.own(state.params), state.extra))
-  return heatmaps.look(method, params, extra, batch, views(config, distort.DISTORTIONS), name)
+  seen, cells = views(config, distort.OURS), make_model(config).cells(size)[-1]
+  return heatmaps.look(method, params, extra, batch, seen, name, cells)

@@ -92,8 +92,7 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def rescale(points: np.ndarray, stored: np.ndarray, size: int) -> np.ndarray:
-  """Where points of pictures come to lie when these are resized, as `ops.bilinear.rescale` on the
-  host.
+  """Where points of pictures come to lie when these are resized: the corners stay corners.
 
   Args:
     points: f[..., 2], pixels.

@@ -1,4 +1,8 @@
-"""Networks. Each maps pictures f[b, h, w, 3] to a list of feature maps, one for each stage."""
+"""Networks. Each maps pictures f[b, h, w, 3] to a list of feature maps, one for each stage.
+
+`cells(side)` of a network says where their cells look in square pictures of `side` pixels: a list
+of `ops.cells.Cells`, one for each map.
+"""
 
 from ferjax.models.face_resnet import face_resnet29 as face_resnet29
 from ferjax.models.mobilenet import mobilenet_v2 as mobilenet_v2

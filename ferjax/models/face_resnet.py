@@ -16,16 +16,17 @@ from jax import Array
 from ferjax.errors import InputError
 from ferjax.models.resnet import batch_norm, convolution, options
 from ferjax.ops import conv
+from ferjax.ops.cells import PIXELS, Cells
 
 STAGE_SIZES = (3, 4, 3, 3, 1)
 WIDTHS = (1, 2, 4, 8, 8)  # features of each stage, as multiples of those of the first
 OUTPUT_STRIDE = 64  # input pixels to a cell of the last map
 
 
-def without_padding(x: Array, kernel: int) -> list[tuple[int, int]]:
-  """No padding for maps f[b, h, w, c] that are at least as large as the kernel; smaller ones, which
-  dlib refuses, are padded to its size."""
-  lacking = [max(0, kernel - size) for size in x.shape[1:3]]
+def without_padding(size: Sequence[int], kernel: int) -> list[tuple[int, int]]:
+  """No padding for maps of (height, width) cells that are at least as large as the kernel; smaller
+  ones, which dlib refuses, are padded to its size."""
+  lacking = [max(0, kernel - side) for side in size]
   return [(n // 2, n - n // 2) for n in lacking]
 
 
@@ -41,7 +42,7 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     kinds, forms = options(self)
-    padding = None if self.stride == 1 else without_padding(x, 3)
+    padding = None if self.stride == 1 else without_padding(x.shape[1:3], 3)
     y = convolution(self.features, 3, self.stride, padding=padding, name='conv1', **forms)(x)
     y = nn.relu(batch_norm(train, name='bn1', **kinds)(y))
     y = convolution(self.features, 3, name='conv2', **forms)(y)
@@ -99,9 +100,10 @@ class FaceResNet(nn.Module):
     features = max(1, self.width // 2)
     x = x.astype(self.dtype)
     if self.first == 0:
-      x = convolution(features, 7, 2, padding=without_padding(x, 7), name='conv1', **forms)(x)
+      padding = without_padding(x.shape[1:3], 7)
+      x = convolution(features, 7, 2, padding=padding, name='conv1', **forms)(x)
       x = nn.relu(batch_norm(train, name='bn1', **kinds)(x))
-      x = conv.max_pool(x, (3, 3), (2, 2), without_padding(x, 3))
+      x = conv.max_pool(x, (3, 3), (2, 2), without_padding(x.shape[1:3], 3))
     maps = []
     for stage in range(self.first, self.last):
       for number in range(STAGE_SIZES[stage]):
@@ -113,6 +115,30 @@ class FaceResNet(nn.Module):
         )(x, train)
       maps.append(x)
     return maps
+
+  @nn.nowrap
+  def cells(self, side: int) -> list[Cells]:
+    """Where the cells of every map look, in pictures of `side` pixels.
+
+    They are the centres of the convolutions. The shortcuts of strided blocks, means of 2x2 cells,
+    look half a cell of their input further left and up, so mirrored kernels alone do not make this
+    network mirror its maps.
+    """
+    found, cells = [], PIXELS
+    for kernel in (7, 3):
+      cells, side = _halved_cells(cells, side, kernel)
+    for stage in range(self.last):
+      if stage > 0:
+        cells = _halved_cells(cells, side, 3)[0]
+        side = max(1, side // 2)  # of the shortcut, to which the convolutions are extended
+      found.append(cells)
+    return found[self.first :]
+
+
+def _halved_cells(cells, side, kernel):
+  """The cells and the side of the map that a layer of stride 2 makes of a map with `side` cells."""
+  [(before, after)] = without_padding([side], kernel)
+  return cells.after(kernel, 2, padding=before), (side + before + after - kernel) // 2 + 1
 
 
 def face_resnet29(

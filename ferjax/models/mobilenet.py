@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ferjax.models.resnet import batch_norm, check_output_stride, convolution, dilated, options
+from ferjax.ops.cells import PIXELS, Cells
 
 # For each stage, groups of blocks: expansion, features, number of blocks, stride of the first block
 # (table 2).
@@ -89,8 +90,7 @@ class MobileNetV2(nn.Module):
     if self.first == 0:
       x = convolution(scaled(STEM, self.width), 3, 2, name='features_0_0', **forms)(x)
       x = nn.relu6(batch_norm(train, name='features_0_1', **kinds)(x))
-    strides = [stride for groups in STAGES for *_, stride in groups]
-    found = iter(dilated(strides, 2, self.output_stride))
+    found = iter(self._groups())
     maps, number = [], 0
     for stage, groups in enumerate(STAGES):
       for expansion, features, blocks, _ in groups:
@@ -112,6 +112,22 @@ class MobileNetV2(nn.Module):
           x = nn.relu6(batch_norm(train, name='features_18_1', **kinds)(x))
         maps.append(x)
     return maps
+
+  @nn.nowrap
+  def cells(self, side: int) -> list[Cells]:
+    """Where the cells of every map look; the same for pictures of any size."""
+    found, cells, strided = [], PIXELS.after(3, 2), iter(self._groups())
+    for groups in STAGES:
+      for _ in groups:
+        stride, dilation, _ = next(strided)
+        cells = cells.after(3, stride, dilation)
+      found.append(cells)
+    return found[self.first : self.last]
+
+  @nn.nowrap
+  def _groups(self):
+    strides = [stride for groups in STAGES for *_, stride in groups]
+    return dilated(strides, 2, self.output_stride)
 
 
 def scaled(features: int, width: int) -> int:

@@ -15,6 +15,7 @@ from jax import Array
 from ferjax.errors import InputError
 from ferjax.models.resnet import batch_norm, convolution, options
 from ferjax.ops import conv
+from ferjax.ops.cells import PIXELS, Cells
 
 
 class Layer(NamedTuple):
@@ -67,6 +68,18 @@ class PlainNetwork(nn.Module):
         x = nn.relu(batch_norm(train, name=f'bn{number}', **kinds)(x))
       maps.append(x)
     return maps
+
+  @nn.nowrap
+  def cells(self, side: int) -> list[Cells]:
+    """Where the cells of every map look; the same for pictures of any size."""
+    found, cells = [], PIXELS
+    for stage in self.stages:
+      if found:
+        cells = cells.after(self.pool, 2, padding=0)
+      for layer in stage:
+        cells = cells.after(layer.kernel, layer.stride, padding=layer.padding)
+      found.append(cells)
+    return found
 
 
 VGG13 = (

@@ -15,6 +15,7 @@ from jax import Array
 from ferjax.distributed.parallel import AXIS
 from ferjax.errors import InputError
 from ferjax.ops import conv
+from ferjax.ops.cells import PIXELS, Cells
 
 EPSILON = 1e-5  # of BatchNorm
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -199,7 +200,7 @@ class ResNet(nn.Module):
       if not self.block.pre_activation:
         x = nn.relu(batch_norm(train, name='bn1', **kinds)(x))
       x = conv.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-    maps, stages = [], dilated([1] + [2] * (len(self.stage_sizes) - 1), 4, self.output_stride)
+    maps, stages = [], self._stages()
     for stage, blocks in enumerate(self.stage_sizes):
       if not self.first <= stage < self.last:
         continue
@@ -217,6 +218,20 @@ class ResNet(nn.Module):
     if self.block.pre_activation and self.last >= len(self.stage_sizes):
       maps[-1] = nn.relu(batch_norm(train, name='bn', **kinds)(x))
     return maps
+
+  @nn.nowrap
+  def cells(self, side: int) -> list[Cells]:
+    """Where the cells of every map look; the same for pictures of any size. Only the first 3x3
+    convolution of a stage has a stride; its shortcut, 1x1, has the same centres."""
+    found, cells = [], PIXELS.after(7, 2).after(3, 2)
+    for stride, dilation, _ in self._stages():
+      cells = cells.after(3, stride, dilation)
+      found.append(cells)
+    return found[self.first : self.last]
+
+  @nn.nowrap
+  def _stages(self):
+    return dilated([1] + [2] * (len(self.stage_sizes) - 1), 4, self.output_stride)
 
 
 def resnet(block, stage_sizes, width, output_stride, dtype, param_dtype) -> ResNet:

@@ -3,8 +3,6 @@
 Pixel centres have integer coordinates (x, y). Outside the map, the values of its border repeat.
 """
 
-from collections.abc import Sequence
-
 import jax.numpy as jnp
 from jax import Array
 
@@ -34,13 +32,6 @@ def sample(image: Array, points: Array) -> Array:
     pixels[bottom * width + left] * (1 - right_share) + pixels[bottom * width + right] * right_share
   )
   return upper * (1 - bottom_share) + lower * bottom_share
-
-
-def rescale(points: Array, size: Sequence[int], new_size: Sequence[int]) -> Array:
-  """Points f[..., 2] of a picture, scaled with it from `size` to `new_size`, both (height,
-  width)."""
-  factor = jnp.array(new_size[::-1], points.dtype) / jnp.array(size[::-1], points.dtype)
-  return (points + 0.5) * factor - 0.5
 
 
 def grid(height: int, width: int, dtype=jnp.float32) -> Array:

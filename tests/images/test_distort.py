@@ -26,7 +26,9 @@ def to_unit(image):
   return np.asarray(image) * augment.STDDEV + np.array(augment.MEAN)
 
 
-@pytest.mark.parametrize('name', ['rotation', 'perspective'])
+@pytest.mark.parametrize(
+  'name', ['rotation', 'perspective', 'rotation_torchvision', 'perspective_torchvision']
+)
 def test_landmarks_move_with_distorted_pictures(name):
   batch = spots()
   out = jax.jit(distort.make(name, 0))(batch)
@@ -37,13 +39,31 @@ def test_landmarks_move_with_distorted_pictures(name):
   np.testing.assert_allclose(out['landmarks'][:, 0], centre, atol=0.3)
   middle = (SIZE - 1) / 2
   before, after = (p[:, 0] - middle for p in (batch['landmarks'], np.asarray(out['landmarks'])))
-  if name == 'rotation':
+  if name.startswith('rotation'):
     angle = np.arctan2(*before.T) - np.arctan2(*after.T)
     angle = np.abs(np.rad2deg((angle + np.pi) % (2 * np.pi) - np.pi))
     assert 11 < angle.max() < 15.01
     np.testing.assert_allclose(np.hypot(*after.T), np.hypot(*before.T), rtol=1e-3)
   else:
     assert np.hypot(*(after - before).T).max() > 2
+
+
+@pytest.mark.parametrize('name', distort.TORCHVISION)
+def test_distortions_like_torchvision_leave_black_corners(name):
+  """White pictures: what is moved in from outside is black, the middle stays white. About half of
+  the perspectives leave a picture as it is, and landmarks move with the others."""
+  batch = spots() | {'image': np.full((COUNT, SIZE, SIZE, 3), 255, np.uint8)}
+  out = jax.jit(distort.make(name, 0))(batch)
+  grey = to_unit(out['image'])[..., 0]
+  np.testing.assert_allclose(np.minimum(np.abs(grey), np.abs(grey - 1)), 0, atol=1e-5)
+  np.testing.assert_allclose(grey[:, SIZE // 2, SIZE // 2], 1, atol=1e-5)
+  changed = (grey < 0.5).any((1, 2))
+  moved = np.abs(np.asarray(out['landmarks']) - batch['landmarks']).max((1, 2)) > 0.2
+  if name == 'perspective_torchvision':
+    np.testing.assert_array_equal(changed, moved)
+    assert 6 < changed.sum() < 18
+  else:
+    assert changed.mean() > 0.8
 
 
 def test_occlusion_blurs_one_square_of_the_right_size():

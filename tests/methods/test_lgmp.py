@@ -6,6 +6,7 @@ from slow_loops import slow_sample
 
 from ferjax.methods.hrl import lgmp
 from ferjax.ops import landmark_graph
+from ferjax.ops.cells import PIXELS, Cells
 
 H, W, K = 6, 7, 5
 
@@ -79,9 +80,12 @@ def test_merging_is_one_convolution_of_the_joined_maps():
   large = jnp.asarray(rng.normal(size=(2, 6, 6, 3)), jnp.float32)
   small = jnp.asarray(rng.normal(size=(2, 3, 3, 5)), jnp.float32)
   merge = lgmp.Merge(4, jnp.float32, jnp.float32)
-  merged, variables = merge.init_with_output(jax.random.key(0), [large, small])
+  cells = [Cells(8, 3.0), Cells(16, 5.0)]
+  merged, variables = merge.init_with_output(jax.random.key(0), [large, small], cells)
   kernels = variables['params']
-  joined = jnp.concatenate([large, jax.image.resize(small, (2, 6, 6, 5), 'bilinear')], -1)
+  places = [(8 * i + 3.0 - 5) / 16 for i in range(6)]  # the cells of the large map in the small one
+  enlarged = [[[slow_sample(m, x, y) for x in places] for y in places] for m in np.asarray(small)]
+  joined = jnp.concatenate([large, jnp.asarray(enlarged)], -1)
   kernel = jnp.concatenate([kernels['reduce1']['kernel'], kernels['reduce2']['kernel']])
   np.testing.assert_allclose(merged, joined @ kernel, atol=1e-5)
   assert merged.shape == (2, 6, 6, 4)
@@ -138,14 +142,16 @@ def test_the_cascade_of_two_modules():
   graph = jax.vmap(landmark_graph.uniform_rank)(landmarks)
   kinds = {'dtype': jnp.float32, 'param_dtype': jnp.float32}
   head = lgmp.LandmarkGraphHead(4, (7, 8), 3, 'landmark', True, **kinds)
-  run = jax.jit(lambda: head.init_with_output(jax.random.key(0), maps, landmarks, (48, 48), graph))
+  cells = [Cells(4, 0.0), Cells(8, 0.0), Cells(16, 0.0), Cells(16, 0.0)]
+  run = jax.jit(lambda: head.init_with_output(jax.random.key(0), maps, cells, landmarks, graph))
   logits, variables = run()
   parts = {name: {'params': part} for name, part in variables['params'].items()}
-  points = (landmarks + 0.5) * 6 / 48 - 0.5
+  points = landmarks / 8
   options = {'pool_size': 3, 'offsets': 'landmark', 'normalise': True, 'pooled': False}
 
   def step(number, width, merged):
-    x = lgmp.Merge(width, **kinds).apply(parts[f'merge{number}'], merged)
+    strides = [Cells(8, 0.0), Cells(16, 0.0)]
+    x = lgmp.Merge(width, **kinds).apply(parts[f'merge{number}'], merged, strides)
     propagation = lgmp.MessagePropagation(width, **options, **kinds)
     return propagation.apply(parts[f'lgmp{number}'], x, points, graph)
 
@@ -181,8 +187,8 @@ def parameters(head):
   maps = [
     jnp.zeros((1, size, size, c)) for size, c in ((56, 256), (28, 512), (14, 1024), (7, 2048))
   ]
-  inputs = (maps, jnp.zeros((1, 50, 2)), (224, 224), jnp.zeros((1, 50, 8), int))
-  shapes = jax.eval_shape(head.init, jax.random.key(0), *inputs)
+  inputs = (maps, [PIXELS] * 4, jnp.zeros((1, 50, 2)), jnp.zeros((1, 50, 8), int))
+  shapes = jax.eval_shape(lambda: head.init(jax.random.key(0), *inputs))
   return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from ferjax.methods.hrl import sifl as invariance
 from ferjax.ops import bilinear, homography
+from ferjax.ops.cells import PIXELS, Cells
 
 
 def transform(image, matrix):
@@ -20,10 +21,10 @@ FLIP = jnp.diag(jnp.array([-1.0, 1, 1]))
 def test_flips_and_quarter_turns_come_back_exactly(matrix, size):
   image = jnp.asarray(np.random.default_rng(0).normal(size=(size, size, 3)), jnp.float32)
   changed = transform(image, matrix)
-  restored, inside = invariance.back(changed, matrix)
+  restored, inside = invariance.back(changed, matrix, PIXELS, (size, size))
   np.testing.assert_array_equal(restored, image)
   assert inside.all() and np.abs(changed - image).max() > 0.1
-  assert invariance.spatial_invariance(image, changed, matrix) == 0
+  assert invariance.spatial_invariance(image, changed, matrix, PIXELS, (size, size)) == 0
 
 
 @pytest.mark.parametrize('size, perspective', [(7, 0.0), (14, 0.0), (112, 0.1), (224, 0.1)])
@@ -37,7 +38,7 @@ def test_ramps_come_back_in_the_interior(size, perspective):
   def restored(key):
     args = (0.5, 30.0, perspective, jnp.float32)
     matrix = invariance.random_transformation(key, *args)
-    return invariance.back(transform(ramp, matrix), matrix)[0]
+    return invariance.back(transform(ramp, matrix), matrix, PIXELS, (size, size))[0]
 
   interior = np.linalg.norm(place, axis=-1) < min(0.8, 1 - 3 / size)  # no border is seen
   error = np.abs(restored(keys) - ramp)[:, interior]
@@ -86,14 +87,18 @@ def test_loss_by_a_slow_loop_with_and_without_the_mask():
         masked.append(every[-1])
   assert 15 < len(masked) < 30
   loss = invariance.spatial_invariance
-  np.testing.assert_allclose(loss(a, b, matrix), np.mean(masked), rtol=1e-4)
-  np.testing.assert_allclose(loss(a, b, matrix, False), np.mean(every), rtol=1e-4)
+  np.testing.assert_allclose(loss(a, b, matrix, PIXELS, (5, 6)), np.mean(masked), rtol=1e-4)
+  np.testing.assert_allclose(loss(a, b, matrix, PIXELS, (5, 6), False), np.mean(every), rtol=1e-4)
 
 
 def test_both_sides_have_a_gradient_and_a_map_of_one_cell_works():
   a, b = jax.random.normal(jax.random.key(0), (2, 1, 1, 4))
-  gradients = jax.grad(invariance.spatial_invariance, (0, 1))(a, b, FLIP)
+
+  def loss(a, b, matrix):
+    return invariance.spatial_invariance(a, b, matrix, Cells(8, 3.5), (8, 8))
+
+  gradients = jax.grad(loss, (0, 1))(a, b, FLIP)
   np.testing.assert_allclose(gradients[0], -gradients[1])
   np.testing.assert_allclose(gradients[0], 2 * (a - b) / 4, rtol=1e-6)
   far = homography.translation(jnp.float32(9), jnp.float32(0))
-  assert invariance.spatial_invariance(a, b, far) == 0  # nothing lies inside
+  assert loss(a, b, far) == 0  # nothing lies inside

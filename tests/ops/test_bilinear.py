@@ -54,10 +54,3 @@ def test_warp_agrees_with_pytorch():
 
   np.testing.assert_allclose(warped(image, matrices), expected, atol=5e-6)
   assert np.abs(expected - image).max() > 0.5
-
-
-def test_rescaled_points_keep_their_place_in_the_picture():
-  """The corners of the picture stay its corners; (x + 0.5) w' / w - 0.5."""
-  points = jnp.array([[-0.5, -0.5], [5.5, 3.5], [1.0, 2.0]])
-  moved = bilinear.rescale(points, (4, 6), (2, 12))
-  np.testing.assert_allclose(moved, [[-0.5, -0.5], [11.5, 1.5], [2.5, 0.75]])

@@ -5,6 +5,7 @@ import numpy as np
 
 from ferjax import core
 from ferjax.images import augment
+from ferjax.ops.cells import PIXELS, Cells
 from ferjax.report.figures import heatmaps
 
 
@@ -27,7 +28,7 @@ def test_grad_cam_and_response_by_hand():
     '': augment.evaluation,
     'mirrored': lambda b: augment.evaluation(b | {'image': b['image'][:, :, ::-1]}),
   }
-  looks = heatmaps.look(linear_method(), params, (), batch, views, 'test')
+  looks = heatmaps.look(linear_method(), params, (), batch, views, 'test', PIXELS)
   image = np.asarray(augment.normalise(batch['image']))
   predicted = (image.mean((1, 2)) @ params).argmax(-1)
   np.testing.assert_array_equal(looks.prediction, [predicted, predicted])
@@ -45,12 +46,14 @@ def test_a_method_without_maps_or_logits():
   batch = {'image': np.zeros((2, 4, 4, 3), np.uint8), 'label': np.zeros(2, int)}
   views = {'': augment.evaluation}
   blind = linear_method()._replace(predict=lambda *args: {'logits': jnp.zeros((2, 7))})
-  assert heatmaps.look(blind, (), (), batch, views, 'test') is None
+  assert heatmaps.look(blind, (), (), batch, views, 'test', PIXELS) is None
 
   def embed(params, extra, batch, delta=None):
     return {'embedding': batch['image'].mean((1, 2)), 'last_map': batch['image'] + delta}
 
-  looks = heatmaps.look(linear_method()._replace(predict=embed), (), (), batch, views, 'test')
+  looks = heatmaps.look(
+    linear_method()._replace(predict=embed), (), (), batch, views, 'test', PIXELS
+  )
   assert set(looks.maps) == {'response'} and looks.prediction is None
 
 
@@ -59,7 +62,7 @@ def test_sheets_of_flat_and_of_lively_maps(tmp_path):
   maps = {'response': rng.random((4, 3, 7, 7)), 'grad_cam': np.zeros((4, 3, 1, 1))}
   views = ('', 'rotation', 'perspective', 'occlusion')
   image, prediction = rng.random((4, 3, 32, 32, 3)), rng.integers(0, 2, (4, 3))
-  looks = heatmaps.Looks(views, image, maps, prediction, np.array([0, 1, 1]), 'test')
+  looks = heatmaps.Looks(views, image, maps, prediction, np.array([0, 1, 1]), 'test', Cells(4, 0.0))
   heatmaps.write(tmp_path, looks, ('neutral', 'fear'))
   for name in maps:
     assert cv2.imread(str(tmp_path / f'{name}.png')).std() > 5
@@ -88,6 +91,6 @@ def test_jit_sees_each_view_once():
 
   batch = {'image': np.zeros((2, 4, 4, 3), np.uint8), 'label': np.zeros(2, int)}
   views = dict.fromkeys(('', 'a', 'b'), view)
-  looks = heatmaps.look(linear_method(), jnp.ones((3, 2)), (), batch, views, 'test')
+  looks = heatmaps.look(linear_method(), jnp.ones((3, 2)), (), batch, views, 'test', PIXELS)
   assert seen == [(2, 4, 4, 3)] * 3 and looks.image.shape[0] == 3
   assert jax.tree.all(jax.tree.map(np.isfinite, looks.maps['response'].tolist()))

@@ -21,6 +21,7 @@ from ferjax.data import dataset, noise
 from ferjax.errors import InputError
 from ferjax.evaluation import finish
 from ferjax.metrics.predictions import Predictions
+from ferjax.ops.cells import PIXELS
 from ferjax.report import comparison, page, single
 from ferjax.report.figures import heatmaps, plots, tables
 from ferjax.runs import history
@@ -511,7 +512,8 @@ def test_all_results_of_a_run_are_on_the_page(tmp_path):
   training = finish.TrainingRows(split, predicted, clean, None)
   maps = {name: np.ones((1, 2, 3, 3)) for name in ('response', 'grad_cam')}
   views = np.zeros((1, 2, 12, 12, 3))
-  looks = heatmaps.Looks(('',), views, maps, np.zeros((1, 2), int), np.zeros(2, int), 'test')
+  label = np.zeros(2, int)
+  looks = heatmaps.Looks(('',), views, maps, label[None], label, 'test', PIXELS)
   evaluated = {'test': predicted}
   requested = Evaluations(data, {}, {}, {}, None, None, True, True, 9)
   lines = history.read_lines(folder / 'metrics.jsonl')

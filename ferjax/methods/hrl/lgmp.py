@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ferjax.ops import bilinear, landmark_graph
+from ferjax.ops.cells import Cells, resample
 
 
 def pool_points(feature_map: Array, points: Array, size: int = 3) -> Array:
@@ -108,10 +109,10 @@ class Merge(nn.Module):
   param_dtype: Any
 
   @nn.compact
-  def __call__(self, maps: Sequence[Array]) -> Array:
-    """f[b, h_i, w_i, c_i] -> f[b, max h, max w, width]."""
-    inputs = sum(feature_map.shape[-1] for feature_map in maps)
-    size = max(feature_map.shape[1:3] for feature_map in maps)
+  def __call__(self, maps: Sequence[Array], cells: Sequence[Cells]) -> Array:
+    """Maps f[b, h_i, w_i, c_i], the largest first, and where their cells look
+    -> f[b, h_0, w_0, width]."""
+    inputs, size = sum(feature_map.shape[-1] for feature_map in maps), maps[0].shape[1:3]
     init = nn.initializers.normal(inputs**-0.5)
     merged = 0
     for number, feature_map in enumerate(maps):
@@ -123,7 +124,7 @@ class Merge(nn.Module):
         param_dtype=self.param_dtype,
         name=f'reduce{number + 1}',
       )(feature_map)
-      merged += jax.image.resize(reduced, (*reduced.shape[:1], *size, self.width), 'bilinear')
+      merged += resample(reduced, cells[number], size, cells[0])
     return merged
 
 
@@ -186,22 +187,24 @@ class LandmarkGraphHead(nn.Module):
   param_dtype: Any
 
   @nn.compact
-  def __call__(self, maps: Sequence[Array], landmarks: Array, size: Sequence[int], graph: Array):
+  def __call__(
+    self, maps: Sequence[Array], cells: Sequence[Cells], landmarks: Array, graph: Array
+  ) -> Array:
     """Logits f[b, C].
 
     Args:
       maps: f[b, h, w, c] of every stage.
+      cells: Where the cells of every map look.
       landmarks: f[b, k, 2] in pixels of the pictures.
-      size: (height, width) of the pictures.
       graph: i32[b, k, d].
     """
     kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
     options = {'pool_size': self.pool_size, 'offsets': self.offsets, 'normalise': self.normalise}
-    *_, second, third, fourth = maps
-    merged = Merge(self.widths[0], name='merge1', **kinds)([second, third])
-    points = bilinear.rescale(landmarks, size, merged.shape[1:3])
+    merged = Merge(self.widths[0], name='merge1', **kinds)(maps[-3:-1], cells[-3:-1])
+    points = cells[-3].at(landmarks)
     first = MessagePropagation(self.widths[0], pooled=False, name='lgmp1', **options, **kinds)
-    merged = Merge(self.widths[1], name='merge2', **kinds)([first(merged, points, graph), fourth])
+    both = [first(merged, points, graph), maps[-1]]
+    merged = Merge(self.widths[1], name='merge2', **kinds)(both, [cells[-3], cells[-1]])
     last = MessagePropagation(self.widths[1], pooled=True, name='lgmp2', **options, **kinds)
     return _classifier(self)(last(merged, points, graph))
 
@@ -222,11 +225,13 @@ class LandmarkDenseHead(nn.Module):
   param_dtype: Any
 
   @nn.compact
-  def __call__(self, maps: Sequence[Array], landmarks: Array, size: Sequence[int], graph: Array):
+  def __call__(
+    self, maps: Sequence[Array], cells: Sequence[Cells], landmarks: Array, graph: Array
+  ) -> Array:
     """As `LandmarkGraphHead`; the graph is not used."""
     kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-    merged = Merge(self.reduction, name='merge', **kinds)(maps[-3:])
-    points = bilinear.rescale(landmarks, size, merged.shape[1:3])
+    merged = Merge(self.reduction, name='merge', **kinds)(maps[-3:], cells[-3:])
+    points = cells[-3].at(landmarks)
     x = jax.vmap(pool_points, (0, 0, None))(merged, points, self.pool_size)
     x = x.reshape(x.shape[0], -1)
     for number, width in enumerate(self.widths):

@@ -21,7 +21,7 @@ class Networks(nn.Module):
 
   Attributes:
     encoder: pictures f[b, h, w, 3], train -> feature maps of every stage.
-    branch: maps, landmarks, size, graph -> f[b, C], or None.
+    branch: maps, their cells, landmarks, graph -> f[b, C], or None.
     naive: f[b, d] -> f[b, C], or None.
     dtype: Type of the embedding.
   """
@@ -58,7 +58,7 @@ class Networks(nn.Module):
     if self.naive is not None:
       scores.append(self.naive(outputs['embedding']))
     if self.branch is not None and landmarks is not None:
-      scores.append(self.branch(maps, landmarks, image.shape[1:3], graph))
+      scores.append(self.branch(maps, self.encoder.cells(image.shape[1]), landmarks, graph))
     if len(scores) > 1:
       outputs['naive_logits'] = scores[0]
     return outputs | {'logits': sum(scores)}
@@ -124,8 +124,10 @@ def forward(
   outputs['sifl'] = jnp.zeros(len(image), network.dtype)
   if transform is not None:
     other = outputs.pop('transformed_map').astype(network.dtype)
-    distance = jax.vmap(spatial_invariance, (0, 0, 0, None))
-    outputs['sifl'] = distance(last_map, other, output_to_input, mask_outside)
+    size = image.shape[1:3]
+    distance = jax.vmap(spatial_invariance, (0, 0, 0, None, None, None))
+    last_cells = network.encoder.cells(size[0])[-1]
+    outputs['sifl'] = distance(last_map, other, output_to_input, last_cells, size, mask_outside)
   return outputs, carry
 
 

@@ -3,11 +3,14 @@
 Reference: HRL (2022), equations 11 to 14.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from ferjax.ops import bilinear, homography
+from ferjax.ops.cells import Cells
 
 
 def random_transformation(key: Array, flip: float, rotation: float, perspective: float, dtype):
@@ -51,26 +54,42 @@ def transform(
   return transformed, output_to_input
 
 
-def back(feature_map: Array, output_to_input: Array) -> tuple[Array, Array]:
+def back(
+  feature_map: Array, output_to_input: Array, cells: Cells, size: Sequence[int]
+) -> tuple[Array, Array]:
   """T^-1 of a map.
 
   Args:
     feature_map: f[h, w, c], the map of T(I).
     output_to_input: f[3, 3] in normalised coordinates, from T(I) to I.
+    cells: Where its cells look.
+    size: (height, width) of the pictures.
 
   Returns:
-    f[h, w, c], and bool[h, w], which cells of it lay inside T(I).
+    f[h, w, c], and bool[h, w]: which cells of it look into T(I), at most half a cell from the
+    centre of the map's outermost cells. Maps do not reach all edges of their picture: the last cell
+    of a ResNet is centred almost a cell before the right one.
   """
-  height, width = feature_map.shape[:2]
-  inverse = homography.in_pixels(homography.inverse(output_to_input), height, width)
-  points = homography.apply(inverse, bilinear.grid(height, width, inverse.dtype))
-  edge = jnp.array([width, height], points.dtype) - 0.5
-  inside = ((points >= -0.5) & (points <= edge)).all(-1)
+  grid = bilinear.grid(*feature_map.shape[:2], output_to_input.dtype)
+  inverse = homography.in_pixels(homography.inverse(output_to_input), *size)
+  pixels = homography.apply(inverse, cells.pixels(grid))
+  points = cells.at(pixels)
+  inside = _within(pixels, size) & _within(points, feature_map.shape[:2])
   return bilinear.sample(feature_map, points), inside
 
 
+def _within(points, size):
+  edge = jnp.array(size[::-1], points.dtype) - 0.5
+  return ((points >= -0.5) & (points <= edge)).all(-1)
+
+
 def spatial_invariance(
-  original: Array, transformed: Array, output_to_input: Array, mask_outside: bool = True
+  original: Array,
+  transformed: Array,
+  output_to_input: Array,
+  cells: Cells,
+  size: Sequence[int],
+  mask_outside: bool = True,
 ) -> Array:
   """Mean squared distance of f(I) and T^-1[f(T(I))] (equation 14).
 
@@ -78,6 +97,8 @@ def spatial_invariance(
     original: f[h, w, c], f(I).
     transformed: f[h, w, c], f(T(I)).
     output_to_input: f[3, 3] in normalised coordinates, from T(I) to I.
+    cells: Where the cells of both maps look.
+    size: (height, width) of the pictures.
     mask_outside: Leaves out the cells that T moved outside the picture; False takes the mean over
       all, which see the border repeated.
 
@@ -86,12 +107,15 @@ def spatial_invariance(
 
   Example:
     >>> import jax.numpy as jnp
+    >>> from ferjax.ops.cells import PIXELS
     >>> row = jnp.array([[[1.0], [2.0], [4.0]]])
     >>> mirror = jnp.diag(jnp.array([-1.0, 1.0, 1.0]))
-    >>> print(spatial_invariance(row, row[:, ::-1], mirror), spatial_invariance(row, row, mirror))
-    0.0 6.0
+    >>> for other in (row[:, ::-1], row):
+    ...   print(spatial_invariance(row, other, mirror, PIXELS, (1, 3)))
+    0.0
+    6.0
   """
-  restored, inside = back(transformed, output_to_input)
+  restored, inside = back(transformed, output_to_input, cells, size)
   error = ((original - restored) ** 2).mean(-1)
   if not mask_outside:
     return error.mean()

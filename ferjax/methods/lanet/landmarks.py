@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ferjax.ops import bilinear
+from ferjax.ops.cells import Cells
 
 
 def visible(landmarks: Array, height: int, width: int) -> Array:
@@ -101,13 +102,16 @@ class CoordinateHead(nn.Module):
   param_dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, maps: Sequence[Array], landmarks: Array, size: tuple[int, int]):
+  def __call__(
+    self, maps: Sequence[Array], landmarks: Array, size: tuple[int, int], cells: Cells
+  ) -> tuple[Array, Array]:
     """The embedding of the faces, and the error of their landmarks.
 
     Args:
       maps: f[b, h, w, c] of every stage.
       landmarks: f[b, k, 2], in pixels of the pictures.
       size: Height and width of the pictures.
+      cells: Where the cells of the first map look.
 
     Returns:
       f[b, d] and f[b], the mean squared error of coordinates as shares of width and height.
@@ -137,7 +141,9 @@ class HeatmapHead(nn.Module):
   param_dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, maps: Sequence[Array], landmarks: Array, size: tuple[int, int]):
+  def __call__(
+    self, maps: Sequence[Array], landmarks: Array, size: tuple[int, int], cells: Cells
+  ) -> tuple[Array, Array]:
     """As `CoordinateHead`, with the Adaptive Wing error of heatmaps."""
     kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
     path = None
@@ -149,7 +155,7 @@ class HeatmapHead(nn.Module):
         path = lateral + jax.image.resize(path, lateral.shape, 'nearest')
     embedding = path.mean((1, 2), dtype=self.param_dtype)
     predicted = nn.Dense(landmarks.shape[1], name='heatmaps', **kinds)(path)
-    points = bilinear.rescale(landmarks, size, path.shape[1:3])
     seen = visible(landmarks, *size)
+    points = cells.at(landmarks)
     error = heatmap_error(predicted.astype(self.param_dtype), points, seen, self.sigma)
     return embedding, error

@@ -111,7 +111,9 @@ class Networks(nn.Module):
     if self.landmark is None:
       return features
     maps = [*(stem if self.shared is not None else ()), *self.landmark(stem[-1], train)]
-    embedding, error = self.landmark_head(maps, landmarks, image.shape[1:3])
+    size = image.shape[1:3]
+    cells = (self.shared or self.landmark).cells(size[0])[0]
+    embedding, error = self.landmark_head(maps, landmarks, size, cells)
     return features | {'landmark_embedding': embedding, 'landmark_error': error}
 
   def classify(self, image: Array, train: bool, delta: Array | None = None) -> dict[str, Array]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ferjax.core import Batch, Method
 from ferjax.images import augment
+from ferjax.ops.cells import PIXELS, Cells, resample
 
 
 class Looks(NamedTuple):
@@ -28,6 +29,7 @@ class Looks(NamedTuple):
     prediction: i[v, n], or None without logits.
     label: i[n].
     split: Name of the split of the pictures.
+    cells: Where the cells of the maps look in the pictures.
   """
 
   views: tuple[str, ...]
@@ -36,6 +38,7 @@ class Looks(NamedTuple):
   prediction: np.ndarray | None
   label: np.ndarray
   split: str
+  cells: Cells
 
 
 def some_of_each_class(label: np.ndarray, count: int) -> np.ndarray:
@@ -55,6 +58,7 @@ def look(
   batch: Mapping[str, np.ndarray],
   views: Mapping[str, Callable[[Batch], Batch]],
   split: str,
+  cells: Cells,
 ) -> Looks | None:
   """Runs the network on every view of a batch at once.
 
@@ -64,6 +68,7 @@ def look(
     batch: n rows of the input pipeline.
     views: By name, functions that normalise (and distort) the pictures of a batch.
     split: Name of the split of the rows.
+    cells: Where the cells of the network's last map look.
 
   Returns:
     The looks; None if the predictions of the method have no `last_map`.
@@ -100,7 +105,7 @@ def look(
     lambda x: np.asarray(x, np.float64).reshape(len(views), rows, *x.shape[1:]), found
   )
   prediction = prediction if prediction is None else prediction.astype(int)
-  return Looks(tuple(views), image, maps, prediction, np.asarray(batch['label']), split)
+  return Looks(tuple(views), image, maps, prediction, np.asarray(batch['label']), split, cells)
 
 
 TITLES = {'response': 'feature response', 'grad_cam': 'Grad-CAM of the predicted class'}
@@ -123,7 +128,9 @@ def _sheet(path, looks, maps, classes, title):
   grid = figure.add_gridspec(
     rows, 3 * views - 1, width_ratios=((1, 1, 0.12) * views)[:-1], wspace=0.04, hspace=0.22
   )
-  size = looks.image.shape[2]
+  each = maps.reshape(-1, *maps.shape[2:], 1).astype(np.float32)
+  over_picture = resample(each, looks.cells, looks.image.shape[2:4], PIXELS)
+  over_picture = np.asarray(over_picture).reshape(looks.image.shape[:4])
   for view in range(views):
     for row in range(rows):
       picture = figure.add_subplot(grid[row, 3 * view])
@@ -132,13 +139,11 @@ def _sheet(path, looks, maps, classes, title):
       mapped.imshow(looks.image[view, row])
       low, high = maps[view, row].min(), maps[view, row].max()
       mapped.imshow(
-        (maps[view, row] - low) / max(high - low, 1e-12),
+        (over_picture[view, row] - low) / max(high - low, 1e-12),
         cmap='turbo',
         alpha=0.5,
         vmin=0,
         vmax=1,
-        extent=(-0.5, size - 0.5, size - 0.5, -0.5),
-        interpolation='bilinear',
       )
       for axes in (picture, mapped):
         axes.set_xticks(())

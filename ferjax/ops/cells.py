@@ -1,0 +1,81 @@
+"""Where the cells of a feature map look.
+
+Along either axis of a square picture, cell i is centred at pixel `first + i * stride`. A
+convolution of kernel k, stride s and padding p moves the first centre by (k - 1) / 2 - p cells of
+its input, and multiplies the stride by s. With PyTorch's paddings, p = (k - 1) / 2, the first
+centre stays at pixel 0 whatever the size of the picture: cells are not spread evenly over it.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+class Cells(NamedTuple):
+  """The places of a map's cells.
+
+  Attributes:
+    stride: Pixels from one centre to the next.
+    first: Pixel coordinate, x and y, of the centre of cell 0; pixel centres are integers.
+  """
+
+  stride: int
+  first: float
+
+  def after(
+    self, kernel: int, stride: int = 1, dilation: int = 1, padding: int | None = None
+  ) -> 'Cells':
+    """The cells of the map that a convolution or a pooling makes of a map with these cells.
+
+    Args:
+      kernel, stride, dilation: Of the convolution.
+      padding: Cells added at the left and above; by default those of PyTorch's ResNets,
+        dilation * (kernel - 1) // 2.
+
+    Example:
+      >>> PIXELS.after(7, 2).after(3, 2), PIXELS.after(2, 2, padding=0)
+      (Cells(stride=4, first=0.0), Cells(stride=2, first=0.5))
+    """
+    reach = dilation * (kernel - 1)
+    padding = reach // 2 if padding is None else padding
+    return Cells(self.stride * stride, self.first + self.stride * (reach / 2 - padding))
+
+  def at(self, points):
+    """Points f[...] in pixels -> in cells."""
+    return (points - self.first) / self.stride
+
+  def pixels(self, places):
+    """Places f[...] in cells -> in pixels."""
+    return self.first + self.stride * places
+
+
+PIXELS = Cells(1, 0.0)  # of the pictures themselves
+
+
+def resample(feature_map: Array, cells: Cells, size: tuple[int, int], new: Cells) -> Array:
+  """The map, bilinear, at the centres of other cells; beyond its border, the border repeats.
+
+  Args:
+    feature_map: f[b, h, w, c].
+    cells: Where its cells look.
+    size: (height, width) of the result.
+    new: Where the cells of the result look.
+
+  Returns:
+    f[b, height, width, c].
+  """
+  if (cells, feature_map.shape[1:3]) == (new, tuple(size)):
+    return feature_map
+
+  def shares(own, wanted):
+    """f[wanted, own]: the part that each own row or column has in a new one."""
+    places = np.clip(cells.at(new.pixels(np.arange(wanted))), 0, own - 1)
+    return np.maximum(1 - np.abs(places[:, None] - np.arange(own)), 0)
+
+  rows, columns = (
+    jnp.asarray(shares(*sides), feature_map.dtype)
+    for sides in zip(feature_map.shape[1:3], size, strict=True)
+  )
+  return jnp.einsum('yh,xw,bhwc->byxc', rows, columns, feature_map, precision='highest')
