@@ -20,6 +20,7 @@ from ferjax.training import loop
 
 BATCH, K, CLASSES, ROWS = 12, 3, 4, 20
 SMALL = {'neighbours': K, 'queue_size': 32}
+QUERY_KEY = ('query', 'key')
 
 
 def narrow(dtype=jnp.float32):
@@ -115,6 +116,29 @@ def test_keys_and_negatives_come_from_the_other_space():
       same = np.exp(k[label == label[i]] @ q[i] / 0.1)
       expected -= np.log(same / (same + others)).mean() / BATCH
   np.testing.assert_allclose(terms['contrastive'], expected, rtol=1e-4)
+
+
+def test_metrics_of_the_contrast_by_slow_loops():
+  method, params, extra = started(decay=0.6)
+  batch, outputs = drawn(spread=4.0)
+  _, aux = method.loss(params, extra, outputs, batch, 0)
+  q, k = ([np.asarray(outputs[f'{s}_{x}']) for s in ('expression', 'landmark')] for x in QUERY_KEY)
+  pairs = [q[0][i] @ q[0][j] for i in range(BATCH) for j in range(BATCH) if i != j]
+  np.testing.assert_allclose(aux['metrics']['query_cosine'], np.mean(pairs), rtol=1e-4)
+  sure = [label >= 0 for label in np.asarray(aux['label'])]
+  assert 0 < sum(sure) < BATCH
+  np.testing.assert_allclose(aux['metrics']['sure_share'], np.mean(sure), rtol=1e-6)
+  assert aux['metrics']['age_gap'] == 0  # of an empty queue
+
+  old = [drawn(seed)[1]['expression_key'][:5] for seed in (1, 2)]
+  extra['queue'] = memory.push(extra['queue'], *old, batch['label'][:5])
+  gaps = [
+    np.mean([a @ b for a in q[s] for b in k[1 - s]])
+    - np.mean([a @ np.asarray(b) for a in q[s] for b in old[1 - s]])
+    for s in (0, 1)
+  ]
+  _, aux = method.loss(params, extra, outputs, batch, 0)
+  np.testing.assert_allclose(aux['metrics']['age_gap'], np.mean(gaps), rtol=1e-4)
 
 
 def test_keys_come_from_the_momentum_encoder_in_training_mode():

@@ -42,6 +42,7 @@ def make(
   """Factory; the first four switches are the columns of the paper's table 2.
 
   Terms: `cross_entropy`, `landmarks`, `label_distribution`, `contrastive`, unweighted; 0 when off.
+  With the last, `query_cosine`, `sure_share` and `age_gap` are logged; see `terms.py`.
 
   Args:
     model: pictures f[b, h, w, 3], train -> feature maps of every stage; can be cloned with `first`
@@ -53,8 +54,8 @@ def make(
     contrastive: EL, the expression-landmark contrastive loss.
     pseudo_labels: PL, pair by estimated labels; without it by the given ones.
     shared_stem: Whether both branches have the stem and first stage in common.
-    landmark_head: `coordinates` or `heatmap`; the error of the second starts about thirty times
-      as high, so give it a smaller weight.
+    landmark_head: `coordinates` or `heatmap`. At equal weights the error of coordinates, on [0, 1],
+      has a gradient far below that of the cross-entropy, the error of heatmaps one of its order.
     neighbours: K in each space.
     decay: omega, share of the stored label distribution that each visit keeps.
     stop_gradient: What of the estimated distributions carries no gradient: `none`, `neighbours`
@@ -92,6 +93,7 @@ def make(
       values['contrastive'] = terms.contrastive(
         outputs, aux['label'], extra['queue'], temperature, in_batch_negatives
       )
+      aux['metrics'] = terms.contrast_metrics(outputs, aux['label'], extra['queue'])
     return values, aux
 
   return Method(

@@ -74,3 +74,32 @@ def contrastive(
       in_batch_negatives,
     ).mean()
   return losses
+
+
+def contrast_metrics(outputs: dict[str, Array], label: Array, queue: Queue) -> dict[str, Array]:
+  """What tells whether the contrastive loss has something to learn from.
+
+  Args:
+    outputs, label, queue: See `contrastive`.
+
+  Returns:
+    f[] each: `query_cosine`, the mean cosine of the expression queries of two different rows, 1
+    where all have become one; `sure_share`, the share of rows whose pseudo-label is a class;
+    `age_gap`, the mean cosine of queries with the keys of the batch less that with the keys of the
+    queue, which is large where old keys are told from new ones by their age (0 with an empty
+    queue).
+  """
+  query = outputs['expression_query']
+  count = len(query)
+  itself = (query**2).sum()
+  filled = queue.filled
+  held = jnp.maximum(filled.sum(), 1)
+  gap = 0
+  for name, key in (('expression', 'landmark'), ('landmark', 'expression')):
+    old = jnp.where(filled[:, None], getattr(queue, key), 0).sum(0) / held
+    gap += (outputs[f'{name}_query'].mean(0) * (outputs[f'{key}_key'].mean(0) - old)).sum() / 2
+  return {
+    'query_cosine': ((query.sum(0) ** 2).sum() - itself) / max(count * (count - 1), 1),
+    'sure_share': (label >= 0).mean(dtype=query.dtype),
+    'age_gap': jnp.where(filled.any(), gap, 0),
+  }
