@@ -15,6 +15,8 @@ from jax import Array
 
 from ferjax.errors import InputError
 from ferjax.ops import bilinear, homography, landmark_graph
+from ferjax.ops.erasing import check as check_erasing
+from ferjax.ops.erasing import erase
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's RGB values, which pretrained networks expect
 STDDEV = (0.229, 0.224, 0.225)
@@ -81,13 +83,12 @@ def make(
     InputError: a range is reversed or a probability lies outside 0..1.
   """
   limits = {'crop_scale': crop_scale, 'crop_ratio': crop_ratio, 'scale': scale}
-  limits |= {'erasing_scale': erasing_scale, 'erasing_ratio': erasing_ratio}
-  _check(limits, flip, perspective, erasing, views)
+  _check(limits, flip, perspective, views)
+  check_erasing('config.augment', erasing, erasing_scale, erasing_ratio)
   draw_matrix = partial(
     _output_to_input, flip, scale, rotation, translation, perspective, crop_scale, crop_ratio
   )
   jitter = partial(_jitter, brightness, contrast, saturation)
-  erase = partial(_erase, erasing, erasing_scale, erasing_ratio)
 
   def one_view(key, image, points):
     draws = jax.random.uniform(key, (25,), dtype)
@@ -97,7 +98,7 @@ def make(
     image = jitter(draws[17:20], image)
     image = (image - jnp.array(MEAN, dtype)) / jnp.array(STDDEV, dtype)
     if erasing:
-      image = erase(draws[20:25], image)
+      image = erase(draws[20:25], image, erasing, erasing_scale, erasing_ratio)
     if flip == 0:
       return {'image': image} | _moved(points, output_to_input)
     mirrored = _mirrored(_moved(points, output_to_input), flipped, flip_order, flip_poses)
@@ -124,16 +125,15 @@ def make(
   return augment
 
 
-def _check(limits, flip, perspective, erasing, views):
+def _check(limits, flip, perspective, views):
   for name, (low, high) in limits.items():
     if not 0 < low <= high:
       raise InputError(f'config.augment.{name}={(low, high)}: give (low, high), 0 < low <= high')
   if limits['crop_scale'][1] > 1:
     given = tuple(limits['crop_scale'])
     raise InputError(f'config.augment.crop_scale={given}: a crop is at most the picture')
-  for name, value in {'flip': flip, 'erasing': erasing}.items():
-    if not 0 <= value <= 1:
-      raise InputError(f'config.augment.{name}={value} lies outside 0..1')
+  if not 0 <= flip <= 1:
+    raise InputError(f'config.augment.flip={flip} lies outside 0..1')
   if not 0 <= perspective < 2 / 3:  # above that, corners can leave no convex picture
     raise InputError(f'config.augment.perspective={perspective}: it must lie within 0..2/3')
   if views < 1:
@@ -224,15 +224,3 @@ def _jitter(brightness, contrast, saturation, draws, image):
     factor = _between(draws[2], (1 - saturation, 1 + saturation))
     image = jnp.clip(grey + (image - grey) * factor, 0, 1)
   return image
-
-
-def _erase(probability, area_range, ratio_range, draws, image):
-  height, width = image.shape[:2]
-  area, ratio = _between(draws[0], area_range), _log_between(draws[1], ratio_range)
-  box_width = jnp.minimum(jnp.sqrt(area * ratio), 1) * width
-  box_height = jnp.minimum(jnp.sqrt(area / ratio), 1) * height
-  left, top = draws[2] * (width - box_width), draws[3] * (height - box_height)
-  points = bilinear.grid(height, width, image.dtype) + 0.5
-  inside = (points[..., 0] >= left) & (points[..., 0] < left + box_width)
-  inside &= (points[..., 1] >= top) & (points[..., 1] < top + box_height)
-  return jnp.where((inside & (draws[4] < probability))[..., None], 0, image)

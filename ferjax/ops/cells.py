@@ -79,3 +79,24 @@ def resample(feature_map: Array, cells: Cells, size: tuple[int, int], new: Cells
     for sides in zip(feature_map.shape[1:3], size, strict=True)
   )
   return jnp.einsum('yh,xw,bhwc->byxc', rows, columns, feature_map, precision='highest')
+
+
+def mirror(feature_map: Array, cells: Cells, width: int) -> tuple[Array, np.ndarray]:
+  """The map of a mirrored picture at the cells of the picture itself, linear between columns.
+
+  Args:
+    feature_map: f[b, h, w, c], the map of the mirror image.
+    cells: Where its cells look.
+    width: Of the pictures, in pixels.
+
+  Returns:
+    f[b, h, w, c], and bool[w]: which columns have a counterpart, at most half a cell outside the
+    centres of the map's outermost ones.
+  """
+  count = feature_map.shape[2]
+  places = cells.at(width - 1 - cells.pixels(np.arange(count)))
+  valid = (places >= -0.5) & (places <= count - 0.5)
+  inside = np.clip(places, 0, count - 1)
+  shares = np.maximum(1 - np.abs(inside[:, None] - np.arange(count)), 0)
+  shares = jnp.asarray(shares, feature_map.dtype)
+  return jnp.einsum('xw,bhwc->bhxc', shares, feature_map, precision='highest'), valid

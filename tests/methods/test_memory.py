@@ -33,9 +33,3 @@ def test_an_empty_row_of_the_bank_counts_as_the_label():
   bank = jnp.array([[0.25, 0.75], [0, 0]])
   recalled = memory.recall(bank, jnp.array([1, 0]), jnp.array([0, 0]))
   np.testing.assert_array_equal(recalled, [[1, 0], [0.25, 0.75]])
-
-
-def test_of_a_repeated_row_the_last_one_is_stored():
-  bank = memory.empty_bank(4, 1)
-  stored = memory.store(bank, jnp.array([2, 0, 2, 0, 3]), keys(1, 2, 3, 4, 5))
-  assert stored[:, 0].tolist() == [4, 0, 3, 5]

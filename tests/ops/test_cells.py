@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 from slow_loops import slow_sample
 
-from ferjax.ops.cells import PIXELS, Cells, resample
+from ferjax.ops.cells import PIXELS, Cells, mirror, resample
 
 
 def test_layers_move_the_first_centre_and_multiply_the_stride():
@@ -31,3 +31,20 @@ def test_maps_at_other_cells_by_a_slow_loop():
     ]
     np.testing.assert_allclose(one, expected, atol=1e-5)
   np.testing.assert_array_equal(resample(feature_map, old, (3, 4), old), feature_map)
+
+
+def test_maps_of_a_mirrored_picture_return_by_a_slow_loop():
+  feature_map = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype('f4')
+  for cells, width in ((Cells(8, 3.5), 32), (Cells(8, 0.0), 32), (Cells(16, 2.0), 62)):
+    found, valid = mirror(jnp.asarray(feature_map), cells, width)
+    for x in range(4):
+      pixel = width - 1 - (cells.first + cells.stride * x)  # of the mirror image
+      place = (pixel - cells.first) / cells.stride
+      assert valid[x] == (-0.5 <= place <= 3.5)
+      left = min(max(int(np.floor(place)), 0), 3)
+      right, share = min(left + 1, 3), min(max(place, 0), 3) - left
+      expected = (1 - share) * feature_map[:, :, left] + share * feature_map[:, :, right]
+      np.testing.assert_allclose(found[:, :, x], expected, atol=1e-6)
+  centred, valid = mirror(jnp.asarray(feature_map), Cells(8, 3.5), 32)
+  assert valid.all()
+  np.testing.assert_allclose(centred, feature_map[:, :, ::-1], atol=1e-6)

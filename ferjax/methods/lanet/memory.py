@@ -74,11 +74,3 @@ def recall(bank: Array, index: Array, label: Array) -> Array:
   stored = bank[index]
   one_hot = jnp.eye(bank.shape[1], dtype=bank.dtype)[label]
   return jnp.where(stored.any(-1, keepdims=True), stored, one_hot)
-
-
-def store(bank: Array, index: Array, distribution: Array) -> Array:
-  """The bank with distributions f[b, C] at rows i32[b]; of a repeated row the last one counts."""
-  later = index[:, None] == index[None]
-  later &= jnp.arange(len(index))[:, None] < jnp.arange(len(index))[None]
-  rows = jnp.where(later.any(1), len(bank), index)
-  return bank.at[rows].set(distribution.astype(bank.dtype), mode='drop')

@@ -14,6 +14,7 @@ from jax import Array
 from ferjax.core import Batch, PyTree
 from ferjax.methods.lanet import memory
 from ferjax.methods.lanet.networks import MAKES_KEYS, Networks
+from ferjax.ops.scatter import store
 
 
 def init(
@@ -66,7 +67,7 @@ def update(
   """
   extra = extra | {'batch_stats': carry['batch_stats']}
   if 'bank' in extra:
-    extra['bank'] = memory.store(extra['bank'], batch['index'], aux['distribution'])
+    extra['bank'] = store(extra['bank'], batch['index'], aux['distribution'])
   if 'queue' in extra:
     extra['momentum'] = jax.tree.map(
       lambda slow, fast: (momentum * slow + (1 - momentum) * fast).astype(slow.dtype),
