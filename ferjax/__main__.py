@@ -13,6 +13,7 @@ COMMANDS = {
   'report': 'shows one run, or compares several, on one HTML page',
   'export': 'writes a trained model that works without its run',
   'annotate': 'finds, aligns and crops faces, and writes a manifest',
+  'relabel': 'ranks the training rows of a run by how likely their label is wrong',
   'prepare': 'prepares data sets, graphs of neighbours, annotations, people and poses',
   'album': 'sums up a folder of faces in a few pictures',
   'check-loss': 'checks a loss of your own before you train with it',

@@ -88,8 +88,8 @@ def _new_workdir() -> str:
 
 
 def print_summary(summary) -> None:
-  """Prints the last result and the two best ones."""
-  for key in ('last', 'best_by_val', 'best_by_test'):
+  """Prints the last result, the mean of the last five, and the two best ones."""
+  for key in ('last', 'mean_last_5', 'best_by_val', 'best_by_test'):
     found = summary[key]
     if found:
       accuracies = '  '.join(

@@ -48,6 +48,7 @@ import watch
 
 RESULTS = {
   'last': 'last',
+  'mean_last_5': 'mean of the last five',
   'best_by_val': 'best by validation',
   'best_by_test': 'best by test',
 }

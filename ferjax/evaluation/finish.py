@@ -11,6 +11,7 @@ from ferjax.assembly.evaluations import Evaluations
 from ferjax.data import dataset
 from ferjax.losses.cross_entropy import cross_entropy
 from ferjax.losses.divergence import jensen_shannon
+from ferjax.metrics import suspects
 from ferjax.metrics.predictions import (
   Predictions,
   averages,
@@ -24,6 +25,7 @@ from ferjax.report.figures.labels import (
   confident_mistakes,
   cross_entropy_histogram,
   label_distributions,
+  score_histogram,
 )
 
 
@@ -175,7 +177,8 @@ def training_labels(
 
   `label_distributions.png` shows distributions next to pictures. `cross_entropy.png`, drawn if
   there is label noise, is the histogram of the final model's cross-entropy on the given labels
-  (LA-Net, figure 4).
+  (LA-Net, figure 4). With noise there are also histograms of the importance or uncertainty of the
+  rows, where the method has one.
 
   Args:
     folder: The folder for the pictures.
@@ -186,8 +189,11 @@ def training_labels(
   Returns:
     Metrics of the `given` label as a one-hot distribution, of the `predicted` and, if the method
     has them, of the `estimated` distributions: `acc`, the share of rows whose most probable class
-    is the label before the noise; and if true distributions or crowd votes are known,
-    `jensen_shannon`, the mean divergence from them (nats; LA-Net, table 6).
+    is the label before the noise; if true distributions or crowd votes are known,
+    `jensen_shannon`, the mean divergence from them (nats; LA-Net, table 6); and with label noise
+    `auc`, how well the distribution finds the wrong labels (`suspects.area_under_roc`). The last
+    one also of the method's `importance` or `uncertainty`, with their means of rows with a `right`
+    and a `wrong` label.
   """
   shares = probabilities(training.predictions)
   rows = len(shares)
@@ -204,9 +210,20 @@ def training_labels(
       measured[name]['jensen_shannon'] = float(divergence.mean())
   wrong = table['label'] != clean
   if wrong.any():
-    logits = training.predictions.outputs['logits'].astype(np.float32)
-    losses = np.asarray(cross_entropy(logits, table['label']))
+    outputs = training.predictions.outputs
+    losses = np.asarray(cross_entropy(outputs['logits'].astype(np.float32), table['label']))
     cross_entropy_histogram(folder / 'cross_entropy.png', losses, wrong)
+    for name in ('predicted', 'estimated'):
+      if name in found:
+        doubt = suspects.suspicion(found[name], table['label'])
+        measured[name]['auc'] = suspects.area_under_roc(doubt, wrong)
+    for name, score in suspects.row_scores(outputs).items():
+      score_histogram(folder / f'{name}.png', outputs[name], wrong, name)
+      measured[name] = {
+        'auc': suspects.area_under_roc(score, wrong),
+        'right': float(outputs[name][~wrong].mean()) if not wrong.all() else None,
+        'wrong': float(outputs[name][wrong].mean()),
+      }
   if pictures:
     what = 'estimated' if 'estimated' in found else 'predicted'
     path = folder / 'label_distributions.png'

@@ -186,6 +186,7 @@ def _results(lines):
     ('test: accuracy', 'last', 'test', 'acc'),
     ('test: mean recall of the classes', 'last', 'test', 'mean_class_acc'),
     ('test: macro F1', 'last', 'test', 'f1_macro'),
+    ('test: accuracy, mean of the last five', 'mean_last_5', 'test', 'acc'),
     ('test: accuracy, best by validation', 'best_by_val', 'test', 'acc'),
     ('test: accuracy, best by test', 'best_by_test', 'test', 'acc'),
     ('validation: accuracy', 'last', 'val', 'acc'),
@@ -376,6 +377,7 @@ def _labels(lines):
   for key, caption in (
     ('acc', 'Training rows whose most likely class is the label before the noise'),
     ('jensen_shannon', 'Training rows: divergence from the true or voted distributions (nats)'),
+    ('auc', 'Training rows: how well wrong labels are found (AUC, 0.5 is chance)'),
   ):
     columns = {name: _summarised('training_labels', name, key) for name in names}
     html += _table(lines, caption, columns, '') if columns else ''

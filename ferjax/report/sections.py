@@ -45,6 +45,8 @@ KINDS = (
     'Cross-entropy of the given labels, right and wrong ones',
     'two histograms of training rows',
   ),
+  Kind('importance', 'Labels', 'Importance of training rows', 'two histograms of training rows'),
+  Kind('uncertainty', 'Labels', 'Uncertainty of training rows', 'two histograms of training rows'),
   Kind(
     'label_distributions',
     'Labels',

@@ -19,11 +19,18 @@ from ferjax.runs.folder import Run, confusion, read, read_summary, tests_first
 DRAWN_AS_SVG = ('learning_curves', 'terms')
 LIMIT = 20e6  # bytes of pictures in a page; above it the largest become JPEG
 
-RESULTS = {'last': 'last', 'best_by_val': 'best by validation', 'best_by_test': 'best by test'}
+RESULTS = {
+  'last': 'last',
+  'mean_last_5': 'mean of the last five',
+  'best_by_val': 'best by validation',
+  'best_by_test': 'best by test',
+}
 LABELS = {
   'given': 'the given labels',
   'predicted': 'the predicted distributions',
   'estimated': "the method's estimated distributions",
+  'importance': 'the importance of the rows',
+  'uncertainty': 'the uncertainty of the rows',
 }
 
 
@@ -132,7 +139,7 @@ def _results(run):
       )
       for key in keys
     ]
-  note = HONEST if run.results['best_by_test'] else 'There is no test split.'
+  note = f'{HONEST} {_price(run)}' if run.results['best_by_test'] else 'There is no test split.'
   if any('jensen_shannon' in (run.results['last'].get(name) or {}) for name in ('val', 'test')):
     note += f' {DIVERGENCE}'
   html = page.table('The last and the best evaluations', ['', *found], groups, note=note)
@@ -140,6 +147,18 @@ def _results(run):
   if path.is_file():
     html += evaluation.sets(path)
   return html
+
+
+def _price(run):
+  """What choosing the step on the test set adds, in a sentence."""
+  best = run.results['best_by_test']['test']['acc']
+  gains = {
+    name: 100 * (best - run.results[key]['test']['acc'])
+    for key, name in RESULTS.items()
+    if key != 'best_by_test' and 'test' in (run.results[key] or {})
+  }
+  parts = [f'{gain:.1f} points above “{name}”' for name, gain in gains.items()]
+  return f'Here it is {", ".join(parts)}.'
 
 
 def _robustness(run):
@@ -212,18 +231,23 @@ def _labels(run):
       note='',
     )
   if measured:
-    divergence = any('jensen_shannon' in values for values in measured.values())
+    columns = {'jensen_shannon': MEASURES['jensen_shannon'], 'auc': 'finds wrong labels (AUC)'}
+    columns = {k: name for k, name in columns.items() if any(k in one for one in measured.values())}
     rows = [
       (
         LABELS.get(name, name),
         share(values.get('acc')),
-        *([evaluation.number(values.get('jensen_shannon'), '')] if divergence else []),
+        *(evaluation.number(values.get(key), '') for key in columns),
       )
       for name, values in ((name, numbers(values)) for name, values in measured.items())
     ]
-    head = ['', 'most likely class is the label before the noise']
-    head += [MEASURES['jensen_shannon']] if divergence else []
-    html += page.table('Training labels against what is known about them', head, rows)
+    head = ['', 'most likely class is the label before the noise', *columns.values()]
+    note = (
+      'AUC: the probability that a row with a wrong label is more suspicious than one with a right '
+      'label; 0.5 is chance. The command “ferjax relabel” lists the rows.'
+    )
+    note = note if 'auc' in columns else ''
+    html += page.table('Training labels against what is known about them', head, rows, note=note)
   return html
 
 

@@ -26,7 +26,8 @@ class Run(NamedTuple):
     record: Its `config.json`; `config` has all current keys.
     lines: The lines of its `metrics.jsonl`.
     summary: Its `summary.json`; empty if there is none yet.
-    results: `last best_by_val best_by_test`, each {'step', 'val', 'test', ...} or None.
+    results: `last mean_last_5 best_by_val best_by_test`, each {'step', 'val', 'test', ...} or
+      None; see `history.summarise`.
   """
 
   workdir: Path

@@ -1,4 +1,4 @@
-"""Reads `metrics.jsonl`, and finds its best evaluations."""
+"""Reads `metrics.jsonl`, and finds its last and best evaluations."""
 
 import contextlib
 import json
@@ -11,6 +11,8 @@ from ferjax import files
 from ferjax.errors import InputError
 
 LOGGER = logging.getLogger(__name__)
+
+FEW = 5  # evaluations, of which EAC and others report the mean
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -72,21 +74,43 @@ def summarise(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
   """The last and the best evaluations in the lines of metrics.jsonl.
 
   Returns:
-    `last`, `best_by_val` and `best_by_test`, each {'step', 'val', 'test', ...} or None; and a
-    `note`.
+    `last`, `best_by_val` and `best_by_test`, each {'step', 'val', 'test', ...} or None;
+    `mean_last_5`, the means over the last five evaluations or all if there are fewer, with the step
+    of the last one and their number, `evaluations`; and a `note`.
   """
   evaluations = {}
   for line in lines:
     if line['split'] != 'train':
-      values = {k: v for k, v in line.items() if k not in ('step', 'split')}
+      values = {k: v for k, v in line.items() if k not in ('step', 'split', 'mean_last_5')}
       evaluations.setdefault(line['step'], {'step': line['step']})[line['split']] = values
   found = list(evaluations.values())
   summary = {'last': found[-1] if found else None}
   for split, key in (('val', 'best_by_val'), ('test', 'best_by_test')):
     measured = [one for one in found if split in one]
     summary[key] = max(measured, key=lambda one: one[split]['acc']) if measured else None
+  summary['mean_last_5'] = _mean(found[-FEW:]) if found else None
   summary['note'] = 'best_by_test chooses on the test set, as in the literature: too good'
   return summary
+
+
+def _mean(evaluations):
+  """The means of the numbers that all evaluations have, by split."""
+  last, means = evaluations[-1], {}
+  for split in last.keys() - {'step'}:
+    measured = [one.get(split, {}) for one in evaluations]
+    means[split] = {
+      key: sum(one[key] for one in measured) / len(measured)
+      for key in last[split]
+      if all(one.get(key) is not None for one in measured)
+    }
+  return {'step': last['step'], 'evaluations': len(evaluations), **dict(sorted(means.items()))}
+
+
+def mean_last_5(lines: Iterable[Mapping[str, Any]], split: str, acc: float) -> float:
+  """The mean of an accuracy and of those of the last four evaluations of a split in the lines."""
+  earlier = [line['acc'] for line in lines if line['split'] == split]
+  found = [*earlier[1 - FEW :], acc]
+  return sum(found) / len(found)
 
 
 def cut_back(path: Path, step: int) -> list[dict[str, Any]]:

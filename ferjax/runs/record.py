@@ -1,5 +1,6 @@
 """Reads and writes `config.json`, the record of a run, and checks whether the run may continue."""
 
+import hashlib
 import importlib.metadata
 import json
 import logging
@@ -10,6 +11,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
 from ferjax.config import base, flat, plain
 from ferjax.errors import InputError
@@ -56,6 +58,11 @@ def make(config: ml_collections.ConfigDict, facts: Mapping[str, Any]) -> dict[st
     'device_kind': jax.devices()[0].device_kind,
     **facts,
   }
+
+
+def labels_sha256(label: np.ndarray) -> str:
+  """SHA-256 of labels int[N], in hexadecimal."""
+  return hashlib.sha256(label.tobytes()).hexdigest()
 
 
 def write(workdir: Path, record: Mapping[str, Any]) -> None:

@@ -172,6 +172,7 @@ def evaluate(
     values = measure(predicted, run.rows.data.classes)
     logs.check_finite([(step, {f'{name} loss': values['loss']})])
     accuracy = values['acc'] if name == 'val' else accuracy
+    values['mean_last_5'] = history.mean_last_5(log.lines, name, values['acc'])
     log.write(step, name, values)
   return predictions, accuracy
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -266,7 +265,7 @@ def _record(config, rows, steps, weights):
   facts = {
     'data': data.name,
     'fingerprint': data.fingerprint,
-    'labels_sha256': hashlib.sha256(table['label'].tobytes()).hexdigest(),
+    'labels_sha256': record.labels_sha256(table['label']),
     'classes': list(data.classes),
     'poses': list(data.poses),
     'landmark_scheme': data.landmark_scheme,

@@ -116,8 +116,8 @@ def test_the_table_by_hand(tmp_path, trainer):
   assert rows[1]['last'] == '23.00' and rows[1]['last, deviation'] == '2.65'
   assert rows[1]['best by validation'] == ''
   table = (tmp_path / 'out' / 'table.md').read_text().splitlines()
-  assert table[1] == '| --- | --- | --- | --- | --- |'
-  assert table[2] == '| a_optimizer.lr=10 | 3 of 3 | 13.00 ± 2.65 |  | 13.00 ± 2.65 |'
+  assert table[1] == '| --- | --- | --- | --- | --- | --- |'
+  assert table[2] == '| a_optimizer.lr=10 | 3 of 3 | 13.00 ± 2.65 |  |  | 13.00 ± 2.65 |'
   code, out = call(tmp_path, trainer, *flags, '--table', '--metric=loss')
   assert code == 0 and '1.0000 ± 0.0000' in out and len(started(tmp_path)) == 12
   code, out = call(tmp_path, trainer, *flags)

@@ -1,4 +1,4 @@
-"""Figures of labels: confident mistakes, label distributions, cross-entropy."""
+"""Figures of labels: confident mistakes, label distributions, cross-entropy, importance."""
 
 import math
 from collections.abc import Sequence
@@ -47,16 +47,29 @@ def confident_mistakes(
 def cross_entropy_histogram(path: Path, losses: np.ndarray, wrong: np.ndarray) -> None:
   """PNG of two histograms of cross-entropies f[n] (nats): of rows whose label is right, and of rows
   whose label is wrong, bool[n] (LA-Net, figure 4)."""
+  edges = np.linspace(0, max(float(np.quantile(losses, 0.995)), 1e-3), 41)
+  what = 'cross-entropy of the given label (nats); the last bar holds all larger values'
+  _two_histograms(path, np.clip(losses, 0, edges[-1]), wrong, edges, what)
+
+
+def score_histogram(path: Path, score: np.ndarray, wrong: np.ndarray, what: str) -> None:
+  """PNG of two histograms of a method's score f[n], such as the importance: of rows whose label is
+  right, and of rows whose label is wrong, bool[n]."""
+  low, high = np.quantile(score, (0.0025, 0.9975))
+  edges = np.linspace(low, max(high, low + 1e-3), 41)
+  label = f'{what}; the first and the last bar hold all values beyond'
+  _two_histograms(path, np.clip(score, edges[0], edges[-1]), wrong, edges, label)
+
+
+def _two_histograms(path, values, wrong, edges, what):
   figure = Figure(figsize=(6.4, 3.8))
   axes = figure.add_subplot()
-  edges = np.linspace(0, max(float(np.quantile(losses, 0.995)), 1e-3), 41)
   for part, colour, name in ((~wrong, 'tab:blue', 'right'), (wrong, 'tab:red', 'wrong')):
     if not part.any():
       continue
-    label = f'{name} label: {part.sum()} rows, median {np.median(losses[part]):.2f}'
-    counts = np.clip(losses[part], 0, edges[-1])
-    axes.hist(counts, edges, color=colour, alpha=0.55, label=label)
-  axes.set_xlabel('cross-entropy of the given label (nats); the last bar holds all larger values')
+    label = f'{name} label: {part.sum()} rows, median {np.median(values[part]):.2f}'
+    axes.hist(values[part], edges, color=colour, alpha=0.55, label=label)
+  axes.set_xlabel(what)
   axes.set_ylabel('training rows')
   axes.legend(loc='lower center', bbox_to_anchor=(0.5, 1), ncols=2, fontsize=8)
   axes.grid(alpha=0.3)
