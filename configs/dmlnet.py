@@ -43,6 +43,7 @@ def get_config(arg: str = 'demo'):
     'pose_head': True,  # HPE
     'pose_triplets': True,  # JEFL
     'identity_triplets': True,  # JEFL
+    'region_boxes': 'landmarks',  # landmarks | picture
     'region_resize': False,
     'fusion_width': 512,
     'head_width': 512,
@@ -71,7 +72,7 @@ def get_config(arg: str = 'demo'):
     config.batch = 15
     config.ema = 0.9999
     config.ema_statistics = True
-    config.method.reduction = 'sum'
+    config.method.update(reduction='sum', region_boxes='picture')
     config.model.name = 'resnet50'
     config.data.image_size = 224
     config.augment.update(flip=0.0, crop_scale=(1.0, 1.0))

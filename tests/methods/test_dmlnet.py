@@ -29,7 +29,7 @@ def narrow(dtype=jnp.float32):
 
 def started(**options):
   method = dmlnet.make(narrow(), num_classes=CLASSES, num_poses=POSES, **(SMALL | options))
-  example = {'image': jnp.zeros((1, 24, 24, 3))}
+  example = {'image': jnp.zeros((1, 24, 24, 3)), 'landmarks': jnp.zeros((1, 5, 2))}
   return method, *method.init(jax.random.key(0), example, {})
 
 
@@ -37,6 +37,7 @@ def drawn():
   rng = np.random.default_rng(0)
   batch = {
     'image': jnp.asarray(rng.normal(size=(10, 24, 24, 3)), jnp.float32),
+    'landmarks': jnp.asarray(rng.uniform(0, 23, (10, 5, 2)), jnp.float32),
     'label': jnp.asarray(rng.integers(0, CLASSES, 10)),
     'pose': jnp.asarray(rng.integers(0, POSES, 10)),
     'subject': jnp.asarray(rng.integers(0, 3, 10)),
@@ -56,7 +57,7 @@ TABLE_8 = [
     OFF | {'regions': True},
     {'face', 'eyes', 'mouth', 'local_fusion', 'fusion', 'expression_head'},
     {'expression'},
-    set(),
+    'l',
   ),
   (
     OFF | {'pose_head': True},
@@ -83,8 +84,9 @@ TABLE_8 = [
 def test_parts_of_table_8(options, parts, terms, needs):
   method, params, extra = started(**options)
   assert set(params) - {'features'} | set(params['features']) == parts
-  assert method.needs == {{'p': 'pose', 's': 'subject'}[name] for name in needs}
-  assert method.predict_needs == frozenset()
+  named = {'p': 'pose', 's': 'subject', 'l': 'landmarks'}
+  assert method.needs == {named[name] for name in needs}
+  assert method.predict_needs == frozenset() and method.predict_uses == method.needs & {'landmarks'}
   batch, outputs = drawn()
   assert set(method.loss(params, extra, outputs, batch, 0)[0]) == terms
   found = jax.jit(method.predict)(params, extra, batch)

@@ -6,6 +6,7 @@ import pytest
 
 from ferjax.methods.dmlnet import regions
 from ferjax.models import resnet
+from ferjax.ops import bilinear
 
 
 def test_thirds_of_a_picture():
@@ -21,6 +22,29 @@ def test_thirds_of_a_picture():
   assert eyes.shape == mouth.shape == image.shape
   np.testing.assert_allclose(eyes[:, 0], image[:, 0], rtol=1e-5)
   np.testing.assert_allclose(mouth[:, -1], image[:, -1], rtol=1e-5)
+
+
+def test_parts_of_the_box_of_the_landmarks():
+  """A picture that holds x in one channel and y in the other shows where its parts come from."""
+  points = jnp.stack([bilinear.grid(64, 48)[..., 0], bilinear.grid(64, 48)[..., 1]], -1)[None]
+  landmarks = jnp.array([[[10.0, 14.0], [34.0, 54.0], [20.0, 30.0]]])
+  for resize, rows in ((False, 21), (True, 64)):
+    eyes, mouth = regions.upper_and_lower_part(points, landmarks, resize)
+    assert eyes.shape == mouth.shape == (1, rows, 48, 2)
+    for part, top in ((eyes, 14), (mouth, 14 + 0.6 * 40)):  # 24 wide, 16 high
+      for row, column in ((0, 0), (rows - 1, 47), (rows // 2, 5)):
+        x, y = 10 + (column + 0.5) * 24 / 48 - 0.5, top + (row + 0.5) * 16 / rows - 0.5
+        np.testing.assert_allclose(part[0, row, column], [x, y], rtol=1e-5)
+
+
+def test_features_by_landmarks_are_those_of_the_parts():
+  model = resnet.ResNet(resnet.BasicBlock, (1, 1), 4)
+  network = regions.RegionFeatures(model, True, False, 6, nn.initializers.normal(0.3), jnp.float32)
+  image = jax.random.normal(jax.random.key(0), (3, 24, 24, 3))
+  landmarks = jax.random.uniform(jax.random.key(1), (3, 5, 2), maxval=23)
+  variables = jax.jit(network.init, static_argnums=2)(jax.random.key(1), image, False, landmarks)
+  found, thirds = (network.apply(variables, image, False, x)['features'] for x in (landmarks, None))
+  assert np.abs(found - thirds).max() > 1e-3
 
 
 @pytest.mark.parametrize('resize', [False, True])
@@ -53,7 +77,7 @@ def test_the_whole_face_alone():
   image = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
   variables = network.init(jax.random.key(1), image, False)
   assert set(variables['params']) == {'face'}
-  found = network.apply(variables, image, False, 1.0)
+  found = network.apply(variables, image, False, None, 1.0)
   np.testing.assert_allclose(found['features'], found['last_map'].mean((1, 2)), rtol=1e-5)
   plain = network.apply(variables, image, False)['features']
   np.testing.assert_allclose(found['features'], plain + 1, rtol=1e-5)

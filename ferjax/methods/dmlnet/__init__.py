@@ -28,6 +28,7 @@ def make(
   pose_head: bool = True,
   pose_triplets: bool = True,
   identity_triplets: bool = True,
+  region_boxes: str = 'landmarks',
   region_resize: bool = False,
   fusion_width: int = 512,
   head_width: int = 512,
@@ -58,6 +59,9 @@ def make(
     pose_head: HPE, a classifier of poses.
     pose_triplets: JEFL, triplets whose positive has another pose.
     identity_triplets: JEFL, triplets whose positive is another person.
+    region_boxes: Where eyes and mouth are: in the upper and lower part of the box around the
+      `landmarks`, or in thirds of the `picture` (for crops that the face fills). Without landmarks,
+      prediction takes the second.
     region_resize: Whether eyes and mouth are enlarged to the size of the picture.
     fusion_width: Of the fusion layers.
     head_width: Of the heads' hidden layers.
@@ -79,7 +83,7 @@ def make(
     InputError: an unknown name or a number out of range; from the functions: anchors of tuples,
       and a sampler that forms none.
   """
-  checks.names(heads_on, anchors, hinge, reduction, mining)
+  checks.names(heads_on, anchors, hinge, reduction, mining, region_boxes)
   checks.warmup(warmup_steps)
   checks.widths(fusion_width, head_width, embedding_width)
   checks.deviations(dense_stddev, softmax_stddev)
@@ -99,6 +103,7 @@ def make(
     heads_on=heads_on,
   )
 
+  landmarks = frozenset({'landmarks'} if regions and region_boxes == 'landmarks' else ())
   mined = partial(triplets, margins, hinge, reduction, anchors, mining, warmup_steps)
 
   def loss(params, extra, outputs, batch, step):
@@ -114,8 +119,9 @@ def make(
     return {'batch_stats': carry['batch_stats']}
 
   return Method(
-    needs=frozenset(margins) | ({'pose'} if pose_head else set()),
+    needs=frozenset(margins) | ({'pose'} if pose_head else set()) | landmarks,
     predict_needs=frozenset(),
+    predict_uses=landmarks,
     init=partial(networks.init, network),
     forward=partial(networks.forward, network),
     loss=loss,

@@ -3,16 +3,20 @@
 from ferjax.errors import InputError, choose
 from ferjax.losses import triplet
 from ferjax.methods.dmlnet.networks import HEADS_ON
+from ferjax.methods.dmlnet.regions import BOXES
 from ferjax.methods.dmlnet.terms import ANCHORS
 
 
-def names(heads_on: str, anchors: str, hinge: str, reduction: str, mining: str) -> None:
+def names(
+  heads_on: str, anchors: str, hinge: str, reduction: str, mining: str, region_boxes: str
+) -> None:
   """Raises an InputError for a name that does not exist; it suggests the nearest."""
   choose('config.method.heads_on', heads_on, HEADS_ON)
   choose('config.method.anchors', anchors, ANCHORS)
   choose('config.method.hinge', hinge, triplet.HINGES)
   choose('config.method.reduction', reduction, triplet.REDUCTIONS)
   choose('config.method.mining', mining, triplet.MINING)
+  choose('config.method.region_boxes', region_boxes, BOXES)
 
 
 def warmup(steps: int) -> None:

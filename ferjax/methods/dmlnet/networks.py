@@ -43,7 +43,7 @@ class Networks(nn.Module):
   """All networks of DML-Net; `pose_head` and `embedding` may be missing.
 
   Attributes:
-    features: pictures f[b, h, w, 3], train, delta -> `features` and `last_map`; see
+    features: pictures f[b, h, w, 3], train, landmarks, delta -> `features` and `last_map`; see
       `regions.RegionFeatures`.
     expression_head, pose_head: f[b, d] -> scores.
     embedding: f[b, d] -> f[b, e].
@@ -58,19 +58,20 @@ class Networks(nn.Module):
   normalise: bool
   heads_on: str
 
-  def __call__(self, image, train, delta=None):
+  def __call__(self, image, train, landmarks=None, delta=None):
     """The scores and the embedding of pictures.
 
     Args:
       image: f[b, h, w, 3].
       train: Whether BatchNorm uses the statistics of the batch.
+      landmarks: f[b, k, 2], pixels, by which regions are found; None for thirds of the picture.
       delta: Added to the last map of the whole face, or None.
 
     Returns:
       `logits` f[b, C], `embedding` f[b, e] (the features f[b, d] where there is none), `last_map`
       f[b, h', w', c], and with a head of poses `pose_logits` f[b, P].
     """
-    found = self.features(image, train, delta)
+    found = self.features(image, train, landmarks, delta)
     seen = embedding = found['features']
     if self.embedding is not None:
       embedding = self.embedding(seen)
@@ -89,7 +90,8 @@ class Networks(nn.Module):
 
 def init(network: Networks, rng: Array, batch: Batch, table) -> tuple[PyTree, PyTree]:
   """Parameters, and `batch_stats` as the other state; the table is not used."""
-  variables = jax.jit(network.init, static_argnums=2)(rng, batch['image'], False)
+  initialise = jax.jit(network.init, static_argnums=2)
+  variables = initialise(rng, batch['image'], False, batch.get('landmarks'))
   return variables['params'], {'batch_stats': variables['batch_stats']}
 
 
@@ -99,7 +101,8 @@ def forward(
   """The training pass: the outputs of `Networks` without the map, and the `batch_stats` that it
   moved; the keys are not used."""
   variables = {'params': params, **extra}
-  outputs, carry = network.apply(variables, batch['image'], True, mutable=['batch_stats'])
+  inputs = batch['image'], True, batch.get('landmarks')
+  outputs, carry = network.apply(variables, *inputs, mutable=['batch_stats'])
   del outputs['last_map']
   return outputs, carry
 
@@ -108,7 +111,8 @@ def predict(
   network: Networks, params: PyTree, extra: PyTree, batch: Batch, delta: Array | None = None
 ) -> dict[str, Array]:
   """The outputs of `Networks`, `last_map` with `delta` only."""
-  outputs = network.apply({'params': params, **extra}, batch['image'], False, delta)
+  inputs = batch['image'], False, batch.get('landmarks'), delta
+  outputs = network.apply({'params': params, **extra}, *inputs)
   if delta is None:
     del outputs['last_map']
   return outputs

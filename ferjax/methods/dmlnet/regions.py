@@ -10,9 +10,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from ferjax.ops import bilinear
+
+BOXES = ('landmarks', 'picture')
+SHARE = 0.4  # of the landmarks' box, which lacks the forehead: a third of the face
+
 
 def upper_and_lower_third(image: Array, resize: bool) -> tuple[Array, Array]:
-  """The eyes' and the mouth's part of a face: its top and bottom third.
+  """The eyes' and the mouth's part of a picture that the face fills: its top and bottom third.
 
   Args:
     image: f[b, h, w, 3].
@@ -27,6 +32,33 @@ def upper_and_lower_third(image: Array, resize: bool) -> tuple[Array, Array]:
   if resize:
     parts = tuple(jax.image.resize(part, image.shape, 'linear') for part in parts)
   return parts
+
+
+def upper_and_lower_part(image: Array, landmarks: Array, resize: bool) -> tuple[Array, Array]:
+  """The eyes' and the mouth's part of a face: the top and the bottom `SHARE` of the box around its
+  landmarks, bilinear.
+
+  Args:
+    image: f[b, h, w, 3].
+    landmarks: f[b, k, 2], pixels, from the brows to the chin or the lower lip. Places outside the
+      picture look like its border.
+    resize: Whether the parts are as large as the picture.
+
+  Returns:
+    f[b, round(h / 3), w, 3] twice, or like `image`.
+  """
+  height, width = image.shape[1:3]
+  rows = height if resize else max(1, round(height / 3))
+  low, high = landmarks.min(1), landmarks.max(1)
+  size = jnp.maximum(high - low, 1) * jnp.array([1, SHARE], low.dtype)
+  steps = size / jnp.array([width, rows], low.dtype)
+  offsets = bilinear.grid(rows, width, low.dtype) + 0.5
+
+  def part(start):
+    points = start[:, None, None] + offsets * steps[:, None, None] - 0.5
+    return jax.vmap(bilinear.sample)(image, points.astype(image.dtype))
+
+  return part(low), part(low + (high - low) * jnp.array([0, 1 - SHARE], low.dtype))
 
 
 class RegionFeatures(nn.Module):
@@ -60,14 +92,30 @@ class RegionFeatures(nn.Module):
         for _ in range(2)
       )
 
-  def __call__(self, image: Array, train: bool, delta: Array | None = None) -> dict[str, Array]:
-    """`features` f[b, d], and `last_map` f[b, h', w', c] of the whole face, `delta` added to it."""
+  def __call__(
+    self, image: Array, train: bool, landmarks: Array | None = None, delta: Array | None = None
+  ) -> dict[str, Array]:
+    """Fused features.
+
+    Args:
+      image: f[b, h, w, 3].
+      train: Whether BatchNorm uses the statistics of the batch.
+      landmarks: f[b, k, 2], pixels, by which eyes and mouth are found; None for thirds of the
+        picture.
+      delta: Added to the last map of the whole face, or None.
+
+    Returns:
+      `features` f[b, d], and `last_map` f[b, h', w', c] of the whole face.
+    """
     last_map = self.face(image, train)[-1]
     if delta is not None:
       last_map = last_map + delta
     features = self._pooled(last_map)
     if self.regions:
-      parts = upper_and_lower_third(image, self.resize)
+      if landmarks is None:
+        parts = upper_and_lower_third(image, self.resize)
+      else:
+        parts = upper_and_lower_part(image, landmarks, self.resize)
       found = [
         self._pooled(network(part, train)[-1])
         for network, part in zip((self.eyes, self.mouth), parts, strict=True)
