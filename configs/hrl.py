@@ -50,6 +50,8 @@ def get_config(arg: str = 'demo'):
     'rotation': 30.0,  # theta
     'perspective': 0.1,  # f
     'mask_outside': True,
+    'sifl_scaled': False,
+    'activations': False,
   }
   config.weights = {'aggregate': 1.0, 'naive': 1.0, 'sifl': 0.8}  # 1, 1, lambda
   config.data.landmarks = (*range(17, 27), *range(28, 68))  # 50: no jaw, no top of the nose

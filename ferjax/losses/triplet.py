@@ -40,6 +40,11 @@ def squared_distances(embedding: Array, where: Array | None = None) -> Array:
   return squares[:, None] + squares[None] - 2 * products
 
 
+def distances(squares: Array) -> Array:
+  """Euclidean distances f[B, B] of squared ones. Where embeddings are one, there is no gradient."""
+  return jnp.sqrt(jnp.maximum(squares, 1e-12))
+
+
 def class_masks(label: Array) -> tuple[Array, Array]:
   """Conventional triplets: positives have the anchor's label, negatives another.
 

@@ -1,10 +1,11 @@
-"""FaceNet's triplets on embeddings of length 1, classified by the nearest mean of a class.
+"""Triplets of embeddings, classified by the nearest mean of a class.
 
 Reference: Schroff et al., "FaceNet: A Unified Embedding for Face Recognition and Clustering", CVPR
 2015. The baseline of "Deep Metric Structured Learning for Facial Expression Recognition", 2022.
 """
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from ferjax.core import Method
 from ferjax.errors import choose
@@ -18,20 +19,26 @@ def make(
   num_classes: int,
   num_poses: int = 0,
   embedding_width: int = 64,
+  normalise: bool = True,
+  centre: bool = False,
+  squared: bool = True,
   margin: float = 0.2,
   mining: str = 'semi_hard',
   hinge: str = 'relu',
   sigma: float = 0.5,
 ) -> Method:
-  """Factory. Term: `triplet`, over the whole batch. `mean_distance` is logged, the mean squared
-  distance of its embeddings.
+  """Factory. Terms: `triplet`, over the whole batch, and where embeddings have no fixed length
+  `norm`, their mean length. `mean_distance` is logged, the mean squared distance of the embeddings.
 
   Args:
     model: pictures f[b, h, w, 3], train -> feature maps of every stage.
     num_classes: C.
     num_poses: Not used.
     embedding_width: d.
-    margin: Between squared distances, 0..4.
+    normalise: Whether embeddings have length 1 (FaceNet's).
+    centre: Whether they pass a BatchNorm without scale and shift before.
+    squared: Whether distances are squared.
+    margin: Between distances; squared ones of length 1 are within 0..4.
     mining: `semi_hard` (FaceNet's), `batch_hard` or `all_active`; see `losses/triplet.py`.
     hinge: See there.
     sigma: Of the Gaussians around the class means whose posterior is the prediction; the predicted
@@ -46,14 +53,19 @@ def make(
     model,
     num_classes=num_classes,
     embedding_width=embedding_width,
-    normalise=True,
+    normalise=normalise,
+    centre=centre,
     sigma=sigma,
   )
 
   def loss(params, extra, outputs, batch, step):
-    distance = triplet.squared_distances(outputs['embedding'])
+    embedding = outputs['embedding']
+    squares = triplet.squared_distances(embedding)
+    distance = squares if squared else triplet.distances(squares)
     masks = triplet.class_masks(batch['label'])
     terms = {'triplet': triplet.MINING[mining](distance, *masks, margin, hinge=hinge)}
-    return terms, {'metrics': {'mean_distance': triplet.mean_distance(distance)}}
+    if not normalise:
+      terms['norm'] = jnp.sqrt((embedding**2).sum(-1) + 1e-12).mean()
+    return terms, {'metrics': {'mean_distance': triplet.mean_distance(squares)}}
 
   return base._replace(loss=loss)

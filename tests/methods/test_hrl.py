@@ -160,8 +160,43 @@ def test_the_graph_in_training_and_at_inference(graph):
     predict(params, extra, batch | {'landmarks': batch['landmarks'][:, :4]})
 
 
+def test_sifl_of_maps_divided_by_their_deviation():
+  method, params, extra = started(sifl_scaled=True, flip=1.0, rotation=0.0, perspective=0.0)
+  batch = drawn()
+  scaled = forward(method, params, extra, batch)['sifl']
+  assert scaled.min() > 1e-4
+
+  def encode(images):
+    variables = {'params': params['encoder'], 'batch_stats': extra['batch_stats']['encoder']}
+    return narrow().apply(variables, images, True, mutable=['batch_stats'])[0][-1]
+
+  both = jnp.concatenate([batch['image'], batch['image'][:, :, ::-1]])
+  (found,) = np.asarray(jax.jit(jax.vmap(encode, axis_name=AXIS))(both[None]))
+  found = found / np.sqrt(found[:BATCH].var((0, 1, 2)) + 1e-6)
+  restored = 0.875 * found[BATCH:, :, :0:-1] + 0.125 * found[BATCH:, :, 2::-1]
+  expected = ((found[:BATCH, :, 1:] - restored) ** 2).mean((1, 2, 3))
+  np.testing.assert_allclose(scaled, expected, rtol=1e-3)
+
+
+def test_activations_follow_each_module_and_their_statistics_move():
+  method, params, extra = started(activations=True)
+  assert {'bn1', 'bn2'} <= set(params['branch'])
+  batch = drawn()
+
+  def run(batch, keys):
+    return method.forward(params, extra, batch, keys)[1]
+
+  share = jax.tree.map(
+    lambda x: x[None], (batch, example_keys(jax.random.key(1), jnp.arange(BATCH)))
+  )
+  carry = jax.jit(jax.vmap(run, axis_name=AXIS))(*share)
+  moved = carry['batch_stats']['branch']['bn2']['mean'][0]
+  assert np.abs(moved - extra['batch_stats']['branch']['bn2']['mean']).max() > 0
+
+
 def in_parallel(dtype):
-  return hrl.make(narrow(dtype), num_classes=7, **(SMALL | {'graph': 'random'}))
+  options = {'graph': 'random', 'sifl_scaled': True, 'activations': True}
+  return hrl.make(narrow(dtype), num_classes=7, **(SMALL | options))
 
 
 def test_the_same_on_any_number_of_devices():

@@ -92,6 +92,95 @@ def test_a_row_can_be_left_out_of_its_own_mean():
   np.testing.assert_allclose(terms['sgm'], np.mean(losses), rtol=1e-5)
 
 
+def test_running_means_by_hand():
+  method, params, extra = started(class_means='running', means_momentum=0.8)
+  sgm_of_batch, *_ = started()
+  batch, outputs = drawn()
+  z, label = np.asarray(outputs['embedding'], float), np.asarray(batch['label'])
+  first = {c: z[label == c].mean(0) for c in range(CLASSES)}
+  terms, aux = method.loss(params, extra, outputs, batch, 0)
+  plain, _ = sgm_of_batch.loss(params, extra, outputs, batch, 0)
+  np.testing.assert_allclose(terms['sgm'], plain['sgm'], rtol=1e-6)  # no mean was known
+  carry = {'batch_stats': extra['batch_stats']}
+  extra = method.update(extra, params, carry, outputs, batch, aux)
+
+  seen = np.flatnonzero(label != 2)  # a batch without class 2, which keeps its mean
+  other = {'embedding': outputs['embedding'][seen] + 0.5}
+  again = {name: column[seen] for name, column in batch.items()}
+  terms, aux = method.loss(params, extra, other, again, 1)
+  means = {c: 0.8 * first[c] + 0.2 * (first[c] + 0.5) for c in (0, 1)} | {2: first[2]}
+  pi = slow_posterior(z[seen] + 0.5, means, 0.5)
+  losses = [
+    sum((pi[c][i] - (c == own)) ** 2 for c in range(CLASSES)) for i, own in enumerate(label[seen])
+  ]
+  np.testing.assert_allclose(terms['sgm'], np.mean(losses), rtol=1e-5)
+  extra = method.update(extra, params, carry, other, again, aux)
+  found = extra['running']['means']
+  np.testing.assert_allclose(found, [means[c] for c in range(CLASSES)], rtol=1e-5)
+
+
+def test_a_classifier_beside_is_trained_and_measured_but_does_not_predict():
+  method, params, extra = started(cross_entropy=True)
+  batch, outputs = drawn()
+  scores = np.random.default_rng(0).normal(size=(BATCH, CLASSES)).astype(np.float32)
+  terms, _ = method.loss(params, extra, outputs | {'classifier_logits': scores}, batch, 0)
+  expected = np.log(np.exp(scores).sum(1)) - scores[np.arange(BATCH), batch['label']]
+  np.testing.assert_allclose(terms['cross_entropy'], expected.mean(), rtol=1e-5)
+  image = jnp.ones((2, 16, 16, 3))
+  extra |= {'means': jnp.eye(3, 5), 'rows': jnp.ones(3, jnp.int32)}
+  found = method.predict(params, extra, {'image': image})
+  by_hand = found['embedding'] @ params['classifier']['kernel']
+  np.testing.assert_allclose(found['classifier_logits'], by_hand, atol=1e-5)
+  plain = started()[0].predict(
+    {name: part for name, part in params.items() if name != 'classifier'}, extra, {'image': image}
+  )
+  np.testing.assert_allclose(found['logits'], plain['logits'], rtol=1e-5)
+
+
+def test_centred_embeddings_of_length_1_lie_apart():
+  """Features of a random network are positive: its embeddings nearly point the same way."""
+  image = jnp.asarray(np.random.default_rng(0).normal(size=(BATCH, 16, 16, 3)), jnp.float32)
+  found = []
+  for centre in (False, True):
+    method, params, extra = started(triplet.make, centre=centre)
+
+    def run(image, method=method, params=params, extra=extra):
+      return method.forward(params, extra, {'image': image}, None)[0]['embedding']
+
+    (z,) = np.asarray(jax.vmap(run, axis_name=parallel.AXIS)(image[None]), float)
+    np.testing.assert_allclose(np.linalg.norm(z, axis=1), 1, rtol=1e-5)
+    _, aux = method.loss(params, extra, {'embedding': jnp.asarray(z, jnp.float32)}, drawn()[0], 0)
+    pairs = [((a - b) ** 2).sum() for i, a in enumerate(z) for j, b in enumerate(z) if i != j]
+    np.testing.assert_allclose(aux['metrics']['mean_distance'], np.mean(pairs), rtol=1e-4)
+    found.append(np.mean(pairs))
+  assert found[1] > 2 * found[0]
+
+
+def test_triplets_of_any_length_and_plain_distances_by_a_slow_loop():
+  method, params, extra = started(
+    triplet.make, normalise=False, squared=False, mining='all_active', margin=1.0
+  )
+  batch, outputs = drawn(1, spread=2.0)
+  terms, _ = method.loss(params, extra, outputs, batch, 0)
+  z, label = np.asarray(outputs['embedding'], float), np.asarray(batch['label'])
+  distance = np.sqrt(((z[:, None] - z[None]) ** 2).sum(-1))
+  rows, losses = range(BATCH), []
+  for a in rows:
+    for p in rows:
+      for n in rows:
+        if p != a and label[p] == label[a] != label[n]:
+          losses.append(1 + distance[a, p] - distance[a, n])
+  losses = [loss for loss in losses if loss > 0]
+  np.testing.assert_allclose(terms['triplet'], np.mean(losses), rtol=1e-5)
+  np.testing.assert_allclose(terms['norm'], np.linalg.norm(z, axis=1).mean(), rtol=1e-5)
+  one = {'embedding': jnp.ones((BATCH, 5))}
+
+  def total(outputs):
+    return sum(method.loss(params, extra, outputs, batch, 0)[0].values())
+
+  assert np.isfinite(jax.grad(total)(one)['embedding']).all()
+
+
 def test_first_embeddings_grow_with_the_gain():
   image = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
   plain, larger = (
@@ -248,6 +337,12 @@ def test_dgms_is_the_same_on_any_number_of_devices():
   assert metrics[0]['sgm'] > 1e-3 and metrics[0]['l2_grads'] > 1e-3
 
 
+def test_running_means_and_a_classifier_are_the_same_on_any_number_of_devices():
+  options = {'class_means': 'running', 'cross_entropy': True, 'centre': True}
+  metrics, _ = check_ten_steps_in_float64([(8, 'pmap')], in_parallel(sgm.make, **options))
+  assert metrics[0]['sgm'] > 1e-3 and metrics[0]['cross_entropy'] > 1e-3
+
+
 def test_triplets_are_the_same_on_any_number_of_devices():
   metrics, _ = check_ten_steps_in_float64([(8, 'shard_map')], in_parallel(triplet.make))
   assert metrics[0]['triplet'] > 1e-3 and metrics[0]['l2_grads'] > 1e-3
@@ -262,6 +357,10 @@ def test_triplets_are_the_same_on_any_number_of_devices():
     (sgm.make, {'component_rows': 0}, 'component_rows=0: at least 1'),
     (triplet.make, {'mining': 'semihard'}, "Did you mean 'semi_hard'"),
     (triplet.make, {'hinge': 'max'}, "no hinge 'max'"),
+    (sgm.make, {'class_means': 'runing'}, "Did you mean 'running'"),
+    (sgm.make, {'class_means': 'running', 'levels': 2}, 'several levels change'),
+    (sgm.make, {'class_means': 'running', 'leave_one_out': True}, 'cannot be left out'),
+    (sgm.make, {'means_momentum': 1.0}, 'means_momentum=1.0 lies outside'),
     (sgm.make, {'seed': -1}, 'seed=-1: it must not be below 0'),
   ],
 )

@@ -41,6 +41,8 @@ def make(
   rotation: float = 30.0,
   perspective: float = 0.1,
   mask_outside: bool = True,
+  sifl_scaled: bool = False,
+  activations: bool = False,
 ) -> Method:
   """Factory; the first three switches are the columns of the paper's table 4.
 
@@ -68,6 +70,9 @@ def make(
     flip, rotation, perspective: The random transformation T: probability, degrees, share of half
       the side; see `sifl.random_transformation`.
     mask_outside: Whether cells that T moved outside do not count.
+    sifl_scaled: Whether SIFL compares maps divided by the deviation of each channel in the batch
+      (ours).
+    activations: Whether a BatchNorm and a ReLU follow each LGMP module (ours).
 
   Raises:
     InputError: an unknown name, a number out of range, no branch at all; from the functions: too
@@ -78,7 +83,9 @@ def make(
   checks.branches(branch, naive, groups, pool_size, widths)
   dtype, kinds = model.param_dtype, {'dtype': model.dtype, 'param_dtype': model.param_dtype}
   heads = {
-    'lgmp': LandmarkGraphHead(num_classes, tuple(widths), pool_size, offsets, normalise, **kinds),
+    'lgmp': LandmarkGraphHead(
+      num_classes, tuple(widths), pool_size, offsets, normalise, activations, **kinds
+    ),
     'dense': LandmarkDenseHead(
       num_classes, dense_reduction, tuple(dense_widths), pool_size, **kinds
     ),
@@ -109,7 +116,7 @@ def make(
     predict_uses=landmarks,
     derived=graphs.derived(graph, groups) if branch == 'lgmp' else {},
     init=partial(networks.init, network, edges),
-    forward=partial(networks.forward, network, edges, draw, mask_outside),
+    forward=partial(networks.forward, network, edges, draw, mask_outside, sifl_scaled),
     loss=loss,
     update=update,
     predict=partial(networks.predict, network, edges),

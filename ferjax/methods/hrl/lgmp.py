@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from ferjax.models.resnet import batch_norm
 from ferjax.ops import bilinear, landmark_graph
 from ferjax.ops.cells import Cells, resample
 
@@ -176,6 +177,7 @@ class LandmarkGraphHead(nn.Module):
 
   Attributes:
     widths: Features of the two modules and of the 1x1 convolutions before them.
+    activations: Whether a BatchNorm and a ReLU follow each module.
   """
 
   num_classes: int
@@ -183,12 +185,18 @@ class LandmarkGraphHead(nn.Module):
   pool_size: int
   offsets: str
   normalise: bool
+  activations: bool
   dtype: Any
   param_dtype: Any
 
   @nn.compact
   def __call__(
-    self, maps: Sequence[Array], cells: Sequence[Cells], landmarks: Array, graph: Array
+    self,
+    maps: Sequence[Array],
+    cells: Sequence[Cells],
+    landmarks: Array,
+    graph: Array,
+    train: bool,
   ) -> Array:
     """Logits f[b, C].
 
@@ -197,16 +205,25 @@ class LandmarkGraphHead(nn.Module):
       cells: Where the cells of every map look.
       landmarks: f[b, k, 2] in pixels of the pictures.
       graph: i32[b, k, d].
+      train: Whether BatchNorm uses the statistics of the batch.
     """
     kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
     options = {'pool_size': self.pool_size, 'offsets': self.offsets, 'normalise': self.normalise}
     merged = Merge(self.widths[0], name='merge1', **kinds)(maps[-3:-1], cells[-3:-1])
     points = cells[-3].at(landmarks)
     first = MessagePropagation(self.widths[0], pooled=False, name='lgmp1', **options, **kinds)
-    both = [first(merged, points, graph), maps[-1]]
+    both = [self.activated(first(merged, points, graph), train, 'bn1'), maps[-1]]
     merged = Merge(self.widths[1], name='merge2', **kinds)(both, [cells[-3], cells[-1]])
-    last = MessagePropagation(self.widths[1], pooled=True, name='lgmp2', **options, **kinds)
-    return _classifier(self)(last(merged, points, graph))
+    pooled = not self.activations
+    last = MessagePropagation(self.widths[1], pooled=pooled, name='lgmp2', **options, **kinds)
+    received = self.activated(last(merged, points, graph), train, 'bn2')
+    return _classifier(self)(received if pooled else received.mean((1, 2)))
+
+  def activated(self, feature_map, train, name):
+    if not self.activations:
+      return feature_map
+    kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
+    return nn.relu(batch_norm(train, name=name, **kinds)(feature_map))
 
 
 class LandmarkDenseHead(nn.Module):
@@ -226,7 +243,12 @@ class LandmarkDenseHead(nn.Module):
 
   @nn.compact
   def __call__(
-    self, maps: Sequence[Array], cells: Sequence[Cells], landmarks: Array, graph: Array
+    self,
+    maps: Sequence[Array],
+    cells: Sequence[Cells],
+    landmarks: Array,
+    graph: Array,
+    train: bool,
   ) -> Array:
     """As `LandmarkGraphHead`; the graph is not used."""
     kinds = {'dtype': self.dtype, 'param_dtype': self.param_dtype}

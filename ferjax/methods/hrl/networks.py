@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ferjax.core import Batch, PyTree
-from ferjax.methods.hrl.sifl import spatial_invariance
+from ferjax.methods.hrl.sifl import deviation, spatial_invariance
 from ferjax.ops import landmark_graph
 
 
@@ -21,7 +21,7 @@ class Networks(nn.Module):
 
   Attributes:
     encoder: pictures f[b, h, w, 3], train -> feature maps of every stage.
-    branch: maps, their cells, landmarks, graph -> f[b, C], or None.
+    branch: maps, their cells, landmarks, graph, train -> f[b, C], or None.
     naive: f[b, d] -> f[b, C], or None.
     dtype: Type of the embedding.
   """
@@ -58,7 +58,8 @@ class Networks(nn.Module):
     if self.naive is not None:
       scores.append(self.naive(outputs['embedding']))
     if self.branch is not None and landmarks is not None:
-      scores.append(self.branch(maps, self.encoder.cells(image.shape[1]), landmarks, graph))
+      cells = self.encoder.cells(image.shape[1])
+      scores.append(self.branch(maps, cells, landmarks, graph, train))
     if len(scores) > 1:
       outputs['naive_logits'] = scores[0]
     return outputs | {'logits': sum(scores)}
@@ -86,6 +87,7 @@ def forward(
   edges: Callable,
   transform: Callable | None,
   mask_outside: bool,
+  scaled: bool,
   params: PyTree,
   extra: PyTree,
   batch: Batch,
@@ -98,6 +100,7 @@ def forward(
     edges: batch, keys -> i32[b, k, d] or None; see `graphs.edges`.
     transform: keys, image -> T(I), its matrices; see `sifl.transform`. None without SIFL.
     mask_outside: See `sifl.spatial_invariance`.
+    scaled: Whether both maps are divided by `sifl.deviation` before.
     params: Of the networks.
     extra: `batch_stats`.
     batch: `image` f[b, h, w, 3], and where a branch needs them `landmarks` f[b, k, 2] (pixels).
@@ -124,6 +127,9 @@ def forward(
   outputs['sifl'] = jnp.zeros(len(image), network.dtype)
   if transform is not None:
     other = outputs.pop('transformed_map').astype(network.dtype)
+    if scaled:
+      unit = deviation(last_map)
+      last_map, other = last_map / unit, other / unit
     size = image.shape[1:3]
     distance = jax.vmap(spatial_invariance, (0, 0, 0, None, None, None))
     last_cells = network.encoder.cells(size[0])[-1]

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
+from ferjax.distributed import parallel
 from ferjax.ops import bilinear, homography
 from ferjax.ops.cells import Cells
 
@@ -81,6 +82,15 @@ def back(
 def _within(points, size):
   edge = jnp.array(size[::-1], points.dtype) - 0.5
   return ((points >= -0.5) & (points <= edge)).all(-1)
+
+
+def deviation(feature_map: Array) -> Array:
+  """The standard deviation f[c] of each channel of f[b, h, w, c], over the cells of the global
+  batch; no gradient. Maps that are divided by it do not become more alike by becoming smaller."""
+  feature_map = lax.stop_gradient(feature_map)
+  mean = parallel.mean(feature_map.mean((0, 1, 2)))
+  variance = parallel.mean(jnp.square(feature_map - mean).mean((0, 1, 2)))
+  return jnp.sqrt(variance + 1e-6)
 
 
 def spatial_invariance(

@@ -2,7 +2,7 @@
 
 `batch_stats`; the `subclass` i32[N] of every training row and the `level` i32[], which change
 between epochs; the `means` f[C L, d] of the sub-classes and the numbers of their `rows` i32[C L],
-which change before every evaluation and save.
+which change before every evaluation and save; and where the loss has running means, `running`.
 
 Reference: Marrero-Fernandez et al., "Deep Metric Structured Learning for Facial Expression
 Recognition", 2022.
@@ -25,6 +25,7 @@ def init(
   network: Embedder,
   num_classes: int,
   levels: int,
+  has_running: bool,
   rng: Array,
   batch: Batch,
   table: Mapping[str, np.ndarray],
@@ -35,6 +36,7 @@ def init(
     network: See `networks.Embedder`.
     num_classes: C.
     levels: L.
+    has_running: Whether the loss has running means.
     rng: key[].
     batch: `image` f[b, h, w, 3].
     table: `label` int[N] of the training rows.
@@ -50,20 +52,46 @@ def init(
     )
   variables = jax.jit(network.init, static_argnums=2)(rng, batch['image'], False)
   slots = num_classes * levels
-  return variables['params'], {
+  means = jnp.zeros((slots, network.width), network.dtype)
+  extra = {
     'batch_stats': variables['batch_stats'],
     'subclass': jnp.asarray(table['label'] * levels, jnp.int32),
     'level': jnp.ones((), jnp.int32),
-    'means': jnp.zeros((slots, network.width), network.dtype),
+    'means': means,
     'rows': jnp.zeros(slots, jnp.int32),
   }
+  if has_running:
+    extra['running'] = {'means': jnp.zeros_like(means), 'known': jnp.zeros(slots, bool)}
+  return variables['params'], extra
+
+
+def running(
+  before: dict[str, Array], means: Array, present: Array, momentum: float
+) -> tuple[Array, Array]:
+  """Running means of the classes after a batch.
+
+  Args:
+    before: `means` f[C, d] and `known` bool[C], the state before it.
+    means: f[C, d], those of the batch; they carry gradient.
+    present: bool[C], the classes of the batch.
+    momentum: The share of the mean before that is kept.
+
+  Returns:
+    f[C, d], and bool[C], the classes that have been in a batch. The first mean of a class is that
+    of its first batch.
+  """
+  moved = momentum * before['means'] + (1 - momentum) * means
+  moved = jnp.where(before['known'][:, None], moved, means)
+  after = jnp.where(present[:, None], moved, before['means'])
+  return after, present | before['known']
 
 
 def update(
   extra: PyTree, params: PyTree, carry: PyTree, outputs: PyTree, batch: Batch, aux: PyTree
 ) -> PyTree:
-  """The state after a step: the `batch_stats` are those of `carry`."""
-  return extra | {'batch_stats': carry['batch_stats']}
+  """The state after a step: `batch_stats` are those of `carry`, running means those of `aux`."""
+  kept = {'running': aux['running']} if 'running' in extra else {}
+  return extra | {'batch_stats': carry['batch_stats']} | kept
 
 
 def enroll(
