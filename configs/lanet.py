@@ -38,6 +38,7 @@ def get_config(arg: str = 'demo'):
     'queue_size': 8192,  # 64 batches of the paper's 128
     'in_batch_negatives': False,
     'key_view': 'same',  # same | other
+    'centre': False,
   }
   config.weights = {
     'cross_entropy': 1.0,

@@ -10,6 +10,7 @@ from drawn_faces import strip_landmarks, write_manifest
 
 from ferjax import models
 from ferjax.assembly import restore
+from ferjax.distributed.parallel import AXIS
 from ferjax.errors import InputError
 from ferjax.losses.divergence import jensen_shannon
 from ferjax.methods import lanet, softmax
@@ -141,6 +142,27 @@ def test_metrics_of_the_contrast_by_slow_loops():
   np.testing.assert_allclose(aux['metrics']['age_gap'], np.mean(gaps), rtol=1e-4)
 
 
+def test_centred_queries_and_keys_do_not_all_point_the_same_way():
+  """Those of a random network nearly do: its features are positive."""
+  image = jnp.asarray(np.random.default_rng(0).normal(size=(BATCH, 16, 16, 3)), jnp.float32)
+  batch = drawn()[0] | {'image': image, 'landmarks': jnp.ones((BATCH, 5, 2))}
+  cosines = []
+  for centre in (False, True):
+    method, params, extra = started(centre=centre)
+
+    def run(batch, method=method, params=params, extra=extra):
+      return method.forward(params, extra, batch, None)
+
+    share = jax.tree.map(lambda x: x[None], batch)
+    outputs, carry = jax.tree.map(lambda x: x[0], jax.vmap(run, axis_name=AXIS)(share))
+    _, aux = method.loss(params, extra, outputs, batch, 0)
+    cosines.append(float(aux['metrics']['query_cosine']))
+    for name in ('expression_query', 'landmark_query', 'expression_key', 'landmark_key'):
+      np.testing.assert_allclose(np.linalg.norm(outputs[name], axis=1), 1, rtol=1e-4)
+    assert ('expression_projection' in carry['batch_stats']) == centre
+  assert cosines[0] > 0.5 and abs(cosines[1]) < 0.3
+
+
 def test_keys_come_from_the_momentum_encoder_in_training_mode():
   method, params, extra = started()
   rng = np.random.default_rng(0)
@@ -248,7 +270,7 @@ def test_the_same_on_any_number_of_devices():
 
 
 def test_heatmaps_and_a_second_view_on_any_number_of_devices():
-  options = {'landmark_head': 'heatmap', 'key_view': 'other', 'shared_stem': False}
+  options = {'landmark_head': 'heatmap', 'key_view': 'other', 'shared_stem': False, 'centre': True}
   check_ten_steps_in_float64([(2, 'shard_map')], in_parallel(**options), WEIGHTS)
 
 

@@ -38,6 +38,7 @@ def make(
   queue_size: int = 8192,
   in_batch_negatives: bool = False,
   key_view: str = 'same',
+  centre: bool = False,
 ) -> Method:
   """Factory; the first four switches are the columns of the paper's table 2.
 
@@ -66,6 +67,8 @@ def make(
     queue_size: Keys that the queue holds.
     in_batch_negatives: Whether keys of the batch are negatives too.
     key_view: `same`, or `other` for keys from a second augmented view.
+    centre: Whether queries and keys pass a BatchNorm without scale and shift before they get
+      length 1 (ours).
 
   Raises:
     InputError: an unknown name, a number out of range, or `landmarks` or `pseudo_labels` without
@@ -75,7 +78,7 @@ def make(
   checks.numbers(neighbours, decay, threshold, temperature, momentum, queue_size)
   checks.switches(label_distribution, landmarks, contrastive, pseudo_labels)
   two_branches = landmarks or contrastive
-  network = networks.make(model, num_classes, landmark_head, two_branches, shared_stem)
+  network = networks.make(model, num_classes, landmark_head, two_branches, shared_stem, centre)
   spaces = ('expression', 'landmark')[: 1 + landmarks] if label_distribution else ()
   views = 2 if contrastive and key_view == 'other' else 1
   estimate = partial(estimation.estimate, network, spaces, neighbours, decay, stop_gradient)

@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from ferjax.core import Batch, PyTree
+from ferjax.distributed.parallel import AXIS
 from ferjax.methods.lanet.landmarks import CoordinateHead, HeatmapHead
+from ferjax.models.resnet import EPSILON
 from ferjax.ops.distances import unit_length
 
 EMBEDDINGS = {'expression': 'embedding', 'landmark': 'landmark_embedding'}
@@ -27,15 +29,33 @@ MAKES_KEYS = {  # the parts of the networks that the momentum encoder follows
 
 
 class Projection(nn.Module):
-  """Two layers, then length 1: the heads of the contrastive loss."""
+  """Two layers, then length 1: the heads of the contrastive loss.
 
+  Attributes:
+    centre: Whether a BatchNorm without scale and shift precedes the length. Pooled features are
+      positive, so their projections point nearly the same way; it moves their mean to 0.
+    dtype: Type of the computation and of the parameters.
+  """
+
+  centre: bool
   dtype: Any
 
   @nn.compact
-  def __call__(self, x, features):
+  def __call__(self, x, features, train):
     """f[b, d] -> f[b, features]."""
     x = nn.relu(nn.Dense(x.shape[-1], dtype=self.dtype, param_dtype=self.dtype)(x))
     x = nn.Dense(features, dtype=self.dtype, param_dtype=self.dtype)(x)
+    if self.centre:
+      x = nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=EPSILON,
+        axis_name=AXIS if train else None,
+        use_scale=False,
+        use_bias=False,
+        dtype=self.dtype,
+        param_dtype=self.dtype,
+      )(x)
     return unit_length(x)
 
 
@@ -69,6 +89,7 @@ class Networks(nn.Module):
     landmark: The rest of the landmark branch, or None.
     landmark_head: What finds the landmarks on the maps of that branch.
     num_classes: C.
+    centre: See `Projection`.
     dtype: Type of everything after the encoders.
   """
 
@@ -77,12 +98,13 @@ class Networks(nn.Module):
   landmark: nn.Module | None
   landmark_head: nn.Module | None
   num_classes: int
+  centre: bool
   dtype: Any
 
   def setup(self):
     self.classifier = nn.Dense(self.num_classes, dtype=self.dtype, param_dtype=self.dtype)
-    self.expression_projection = Projection(self.dtype)
-    self.landmark_projection = Projection(self.dtype)
+    self.expression_projection = Projection(self.centre, self.dtype)
+    self.landmark_projection = Projection(self.centre, self.dtype)
     self.expression_score = ContributionScore(self.dtype)
     self.landmark_score = ContributionScore(self.dtype)
 
@@ -130,23 +152,23 @@ class Networks(nn.Module):
     features = self.encode(image, landmarks, train)
     return features | {'logits': self.classifier(features['embedding'])}
 
-  def project(self, outputs: dict[str, Array]) -> dict[str, Array]:
+  def project(self, outputs: dict[str, Array], train: bool) -> dict[str, Array]:
     """f[b, e] of both spaces; e is 64 for the 512 features of a ResNet-18, 256 for 2048."""
     u, v = outputs['embedding'], outputs['landmark_embedding']
     features = max(1, u.shape[-1] // 8)
     return {
-      'expression': self.expression_projection(u, features),
-      'landmark': self.landmark_projection(v, features),
+      'expression': self.expression_projection(u, features, train),
+      'landmark': self.landmark_projection(v, features, train),
     }
 
   def queries(self, image: Array, landmarks: Array, train: bool) -> dict[str, Array]:
     """As `both`, with `expression_query` and `landmark_query` f[b, e]."""
     outputs = self.both(image, landmarks, train)
-    return outputs | {f'{space}_query': q for space, q in self.project(outputs).items()}
+    return outputs | {f'{space}_query': q for space, q in self.project(outputs, train).items()}
 
   def keys(self, image: Array, landmarks: Array, train: bool) -> dict[str, Array]:
     """`expression_key` and `landmark_key` f[b, e]."""
-    projected = self.project(self.encode(image, landmarks, train))
+    projected = self.project(self.encode(image, landmarks, train), train)
     return {f'{space}_key': k for space, k in projected.items()}
 
   def initialise(
@@ -159,7 +181,7 @@ class Networks(nn.Module):
       features = outputs[EMBEDDINGS[space]]
       self.score(space, features, features[:, None])
     if projects:
-      self.project(outputs)
+      self.project(outputs, False)
 
   def score(self, space: str, features: Array, neighbour: Array) -> Array:
     """Contribution scores before the sigmoid, f[b, K], in the space `expression` or `landmark`, of
@@ -168,7 +190,12 @@ class Networks(nn.Module):
 
 
 def make(
-  model: nn.Module, num_classes: int, landmark_head: str, two_branches: bool, shared_stem: bool
+  model: nn.Module,
+  num_classes: int,
+  landmark_head: str,
+  two_branches: bool,
+  shared_stem: bool,
+  centre: bool,
 ) -> Networks:
   """The networks around a model; see `lanet.make`. One branch alone shares nothing."""
   shares = shared_stem and two_branches
@@ -179,6 +206,7 @@ def make(
     landmark=model.clone(first=first) if two_branches else None,
     landmark_head=HEADS[landmark_head](dtype=model.dtype, param_dtype=model.param_dtype),
     num_classes=num_classes,
+    centre=centre,
     dtype=model.param_dtype,
   )
 
