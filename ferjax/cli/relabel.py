@@ -4,15 +4,17 @@
 Any method with a classifier will do; those against label noise (LA-Net, SCN, RUL, EAC) find more.
 The table has a row for each training row, the most suspicious first:
 
-  name              the picture
-  given, proposed   its label, and the most probable class
-  suspicion         the probability of the proposed class less that of the given one
-  p_given           the probability of the given class
-  importance, uncertainty   of the row, where the method has one
-  wrong             1 if the given label is wrong, where the run added label noise
+  name               the picture
+  given, proposed    its label, and the class that the run proposes
+  suspicion          the highest probability less that of the given class
+  predicted, predicted_given    the class that the model predicts, and the probability of the given
+  estimated, estimated_given    the same of the distribution that the method has estimated in
+                     training; then the suspicion is the mean of both, and the proposed class is
+                     that of the higher one
+  importance, uncertainty    of the row, where the method has one
+  wrong              1 if the given label is wrong, where the run added label noise
 
-With --by=estimated, the probabilities are those that the method has estimated in training; with
---by=predicted, those of the model. Rows whose estimates are equal are ranked by the predictions.
+--by=predicted and --by=estimated take one of both distributions alone.
 """
 
 import argparse
@@ -35,7 +37,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   add = arguments.add_argument
   add('--workdir', type=Path, required=True, help='the folder of a run')
   add('--checkpoint', default='last', help='last, best, or a step')
-  add('--by', default='auto', help='auto (default: estimated if possible), estimated, predicted')
+  add(
+    '--by',
+    default='auto',
+    help='auto (default: both, if there are estimates), estimated, predicted',
+  )
   add('--out', type=Path, required=True, help='the table, FILE.csv')
   return arguments.parse_args(argv)
 
@@ -63,7 +69,9 @@ def summary(found: relabel.Suspects) -> list[str]:
   """What the command prints about the ranking, in lines."""
   given, proposed = found.columns['given'], found.columns['proposed']
   other, count = int((given != proposed).sum()), len(given)
-  lines = [f'{other} of {count} training rows have another most probable class ({found.by})']
+  lines = [
+    f'{other} of {count} training rows have another most probable class ({" and ".join(found.by)})'
+  ]
   if found.wrong is not None and found.wrong.any():
     for first in dict.fromkeys((min(100, count), int(found.wrong.sum()))):
       share = 100 * relabel.precision(found.wrong, first)

@@ -2,7 +2,7 @@
 
 import csv
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -22,25 +22,28 @@ class Suspects(NamedTuple):
   """The training rows of a run, the most suspicious first.
 
   Attributes:
-    columns: {name: n values}: `name`, the `given` and the `proposed` class, `suspicion` and the
-      probability of the given class, `p_given`, and what of `suspects.SIGNS` the method has.
+    columns: {name: n values}: `name`; the `given` and the `proposed` class; the `suspicion`; the
+      class that is `predicted` or `estimated` and the probability of the given class, `..._given`,
+      of each kind of distribution in `by`; and what of `suspects.SIGNS` the method has.
     wrong: bool[n], whether the given label is wrong; None unless the run added label noise.
-    by: `estimated` or `predicted`: the distributions.
+    by: `predicted`, `estimated` or both: the distributions.
   """
 
-  columns: dict[str, Any]
+  columns: dict[str, np.ndarray]
   wrong: np.ndarray | None
-  by: str
+  by: tuple[str, ...]
 
 
 def rank(workdir: Path, which: str = 'last', by: str = 'auto') -> Suspects:
-  """Ranks the training rows of a run; see `suspects.ranking`.
+  """Ranks the training rows of a run by suspicion: the highest probability less that of the given
+  class, the mean over the distributions. Equal rows stay in their order.
 
   Args:
     workdir: The run's folder.
     which: The checkpoint; see `restore.load`.
     by: The distributions: `estimated`, those that the method has estimated in training;
-      `predicted`, those of the model; or `auto`, the estimated ones if there are some.
+      `predicted`, those of the model; or `auto`, both if there are estimated ones. The proposed
+      class is that of the distribution with the higher suspicion.
 
   Raises:
     InputError: there is no such run or checkpoint, its method estimates no distributions, or its
@@ -48,6 +51,8 @@ def rank(workdir: Path, which: str = 'last', by: str = 'auto') -> Suspects:
   """
   choose('--by', by, BY)
   config, found = restore.config_of(workdir), record.read(workdir)
+  if config.noise.kind == 'file' and not Path(config.noise.file).is_file():
+    config.noise.update(file=str(workdir / 'noise.csv'), label_order=(), first_label=0)
   with jax.enable_x64(config.precision == 'float64'):
     model = restore.load(workdir, which)
     estimates = model.method.estimates
@@ -58,27 +63,32 @@ def rank(workdir: Path, which: str = 'last', by: str = 'auto') -> Suspects:
     data = sources.load(config, model.classes).data
     given = sources.derive(model.method, sources.corrupt_labels(config, data))
     clean, split = data.splits['train'].table['label'], given.splits['train']
-    _check_rows(workdir, found, given, split.table['label'])
+    label = split.table['label']
+    _check_rows(workdir, found, given, label)
     predictions = model.predict(model.state, split, limit=0)
-    label, predicted = split.table['label'], probabilities(predictions)
-    estimated = None
+    distributions = {'predicted': probabilities(predictions)}
     if by != 'predicted' and estimates is not None:
-      estimated = np.asarray(estimates(parallel.host(model.state.extra), label))
-  distribution = predicted if estimated is None else estimated
-  order = suspects.ranking(distribution, predicted, label)
-  classes = np.array(model.classes)
+      extra = parallel.host(model.state.extra)
+      distributions['estimated'] = np.asarray(estimates(extra, label), np.float64)
+  if by == 'estimated':
+    del distributions['predicted']
+  doubts = np.stack([suspects.suspicion(shares, label) for shares in distributions.values()])
+  likeliest = np.stack([shares.argmax(1) for shares in distributions.values()])
+  rows, classes = np.arange(len(label)), np.array(model.classes)
   columns = {
-    'name': split.table['name'],
+    'name': np.asarray(split.table['name']),
     'given': classes[label],
-    'proposed': classes[distribution.argmax(1)],
-    'suspicion': suspects.suspicion(distribution, label),
-    'p_given': distribution[np.arange(len(label)), label],
+    'proposed': classes[likeliest[doubts.argmax(0), rows]],
+    'suspicion': doubts.mean(0),
   }
+  for (kind, shares), most in zip(distributions.items(), likeliest, strict=True):
+    columns |= {kind: classes[most], f'{kind}_given': shares[rows, label]}
   columns |= {k: predictions.outputs[k] for k in suspects.row_scores(predictions.outputs)}
+  order = np.argsort(-columns['suspicion'], kind='stable')
   return Suspects(
-    {name: np.asarray(values)[order] for name, values in columns.items()},
+    {name: values[order] for name, values in columns.items()},
     (label != clean)[order] if config.noise.kind != 'none' else None,
-    'predicted' if estimated is None else 'estimated',
+    tuple(distributions),
   )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array, lax
 
 from ferjax.core import Method
-from ferjax.errors import InputError, choose
+from ferjax.errors import choose
 from ferjax.methods import softmax
 from ferjax.ops import erasing as erasings
 from ferjax.ops.cells import Cells, mirror
@@ -54,8 +54,7 @@ def make(
       noisy labels), or both the same.
 
   Raises:
-    InputError: an unknown name or a range that is reversed or too large; from `forward`: no cell
-      has a counterpart.
+    InputError: an unknown name, or a range that is reversed or too large.
   """
   choose('config.method.flip', flip, FLIPS)
   erasings.check('config.method', erasing, erasing_scale, erasing_ratio)
@@ -102,20 +101,11 @@ def disagreement(seen: Array, mirrored: Array, cells: Cells | None, width: int) 
 
   Returns:
     f[b], over the columns of cells that have a counterpart.
-
-  Raises:
-    InputError: there is no such column.
   """
   valid = np.ones(seen.shape[2], bool)
   if cells is None:
     back = mirrored[:, :, ::-1]
   else:
     back, valid = mirror(mirrored, cells, width)
-  if not valid.any():
-    raise InputError(
-      f'pictures of {width} px have a last map of {seen.shape[1]}x{seen.shape[2]} cells, none of '
-      'which lies where one lies in the mirror image: give a larger config.data.image_size, or '
-      'config.method.flip=grid'
-    )
   difference = jnp.square(seen - back)[:, :, np.flatnonzero(valid)]
   return difference.mean((1, 2, 3))

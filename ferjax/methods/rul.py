@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from ferjax.core import Method
@@ -43,7 +44,7 @@ class Branch(nn.Module):
     if train and self.dropout:
       kept = jax.vmap(lambda key, row: jax.random.bernoulli(key, 1 - self.dropout, row.shape))
       x = jnp.where(kept(keys, x), x / (1 - self.dropout), 0)
-    x = x.reshape(len(x), -1)
+    x = x.reshape(x.shape[0], -1)
     x = nn.Dense(self.features, dtype=self.dtype, param_dtype=self.dtype)(x)
     return self.normalised(x, train, scaled=True)
 
@@ -93,8 +94,8 @@ class Network(nn.Module):
       delta: Added to the last map, or None.
 
     Returns:
-      `logits` f[b, C], `embedding` f[b, features], `uncertainty` f[b], the mean variance of the
-      features; and with `delta` the `last_map`.
+      `logits` f[b, C], `embedding` f[b, features], `log_uncertainty` f[b], the logarithm of the
+      mean variance of the features; and with `delta` the `last_map`.
     """
     last_map = self.model(image, train)[-1]
     if delta is not None:
@@ -103,11 +104,12 @@ class Network(nn.Module):
     if keys is not None:
       own = [jax.vmap(jax.random.fold_in, (0, None))(keys, number) for number in (1, 2)]
     feature = self.feature(last_map, train, own[0])
-    variance = jnp.exp(self.log_variance(last_map, train, own[1]))
+    log_variance = self.log_variance(last_map, train, own[1])
+    log_uncertainty = jax.nn.logsumexp(log_variance, -1) - np.log(self.features)
     outputs = {
       'logits': self.classifier(feature),
       'embedding': feature,
-      'uncertainty': variance.mean(-1),
+      'log_uncertainty': log_uncertainty.astype(self.dtype),
     }
     return outputs if delta is None else outputs | {'last_map': last_map}
 
@@ -161,23 +163,24 @@ def make(
       raise InputError('rul mixes pairs of rows: set config.batch=2 or more')
     key = jax.random.fold_in(jax.random.key(extra['pair_seed']), step)
     other = jax.random.permutation(key, len(label))
-    mixed = mix(outputs['embedding'], outputs['uncertainty'], other)
+    mixed = mix(outputs['embedding'], outputs['log_uncertainty'], other)
     scores = apply(params, extra, mixed, method='classify')
     both = cross_entropy(scores, label) + cross_entropy(scores, label[other])
-    metrics = {'uncertainty': outputs['uncertainty'].mean()}
+    metrics = {'uncertainty': jnp.exp(outputs['log_uncertainty']).mean()}
     return {'cross_entropy': both.mean() / 2}, {'metrics': metrics}
 
   def update(extra, params, carry, outputs, batch, aux):
     return extra | {'batch_stats': carry['batch_stats']}
 
   def predict(params, extra, batch, delta=None):
-    return apply(params, extra, batch['image'], False, delta=delta)
+    outputs = apply(params, extra, batch['image'], False, delta=delta)
+    return outputs | {'uncertainty': jnp.exp(outputs.pop('log_uncertainty'))}
 
   return Method(frozenset(), frozenset(), init, forward, loss, update, predict)
 
 
-def mix(feature: Array, uncertainty: Array, other: Array) -> Array:
-  """Each feature f[B, d] with that of row `other` i32[B], each by its share of both uncertainties
-  f[B]: the less certain one counts more."""
-  share = uncertainty / (uncertainty + uncertainty[other])
+def mix(feature: Array, log_uncertainty: Array, other: Array) -> Array:
+  """Each feature f[B, d] with that of row `other` i32[B], each by its share of both uncertainties,
+  whose logarithms are f[B]: the less certain one counts more."""
+  share = jax.nn.sigmoid(log_uncertainty - log_uncertainty[other])
   return share[:, None] * feature + (1 - share)[:, None] * feature[other]

@@ -71,7 +71,7 @@ def make(
     num_poses: Not used.
     high_share: beta, the share of the batch that is the group of high importance.
     rank_margin: delta1, by which the mean importance of that group shall exceed that of the rest.
-    relabel_from: The epoch, counted from 0, from which on rows get new labels.
+    relabel_from: The epoch, counted from 1, from which on rows get new labels.
     relabel_margin: delta2, by which the highest probability must exceed that of the present label.
     relabel_group: Which rows can get a new label: `low` importance (the paper's), or `any` (the
       authors' code).
@@ -110,17 +110,20 @@ def make(
     can_change = low if relabel_group == 'low' else jnp.ones_like(low)
     changed = relabelled(scores, label, relabel_margin) & can_change & extra['relabels']
     new = jnp.where(changed, scores.argmax(-1), label)
-    return terms, {'label': new, 'metrics': {'importance_gap': gap, 'relabelled': changed.mean()}}
+    metrics = {'importance_gap': gap, 'relabelled': changed.mean()}
+    return terms, {'label': new, 'changed': changed, 'metrics': metrics}
 
   def update(extra, params, carry, outputs, batch, aux):
-    label = store(extra['label'], batch['index'], aux['label'])
+    nowhere = len(extra['label'])
+    index = jnp.where(aux['changed'], batch['index'], nowhere)
+    label = store(extra['label'], index, aux['label'])
     return extra | {'batch_stats': carry['batch_stats'], 'label': label}
 
   def predict(params, extra, batch, delta=None):
     return apply(params, extra, batch['image'], False, delta)
 
   def refresh(epoch, params, extra, table, embed):
-    return extra | {'relabels': np.asarray(epoch >= relabel_from)}
+    return extra | {'relabels': np.asarray(epoch + 1 >= relabel_from)}
 
   def estimates(extra, label):
     return jax.nn.one_hot(extra['label'], num_classes)
@@ -179,5 +182,5 @@ def _check(high_share, rank_margin, relabel_from, relabel_margin):
   for name, value in {'high_share': high_share, **shares}.items():
     if not 0 <= value <= 1:
       raise InputError(f'config.method.{name}={value} lies outside 0..1')
-  if relabel_from < 0:
-    raise InputError(f'config.method.relabel_from={relabel_from}: an epoch, counted from 0')
+  if relabel_from < 1:
+    raise InputError(f'config.method.relabel_from={relabel_from}: an epoch, counted from 1')

@@ -16,24 +16,13 @@ def suspicion(distribution: np.ndarray, label: np.ndarray) -> np.ndarray:
   return shares.max(1) - shares[np.arange(len(label)), label]
 
 
-def ranking(distribution: np.ndarray, predicted: np.ndarray, label: np.ndarray) -> np.ndarray:
-  """int[n]: the rows, the most suspicious first.
-
-  Args:
-    distribution: f[n, C], by which rows are ranked.
-    predicted: f[n, C], the predicted distributions, which decide between equal rows. Rows that are
-      still equal stay in their order.
-    label: int[n], the given labels.
-  """
-  return np.lexsort((-suspicion(predicted, label), -suspicion(distribution, label)))
-
-
 def area_under_roc(score: np.ndarray, wrong: np.ndarray) -> float | None:
   """The probability that a row with a wrong label has a higher score f[n] than a row with a right
   one, 0.5 for chance; None unless bool[n] has both kinds."""
   from sklearn.metrics import roc_auc_score  # imported here, so that training starts without it
 
-  return float(roc_auc_score(wrong, score)) if 0 < wrong.sum() < len(wrong) else None
+  both = 0 < wrong.sum() < len(wrong)
+  return float(roc_auc_score(wrong, np.nan_to_num(score))) if both else None
 
 
 def row_scores(outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

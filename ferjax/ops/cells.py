@@ -91,11 +91,11 @@ def mirror(feature_map: Array, cells: Cells, width: int) -> tuple[Array, np.ndar
 
   Returns:
     f[b, h, w, c], and bool[w]: which columns have a counterpart, at most half a cell outside the
-    centres of the map's outermost ones.
+    centres of the map's outermost ones. The only column of a map is its own.
   """
   count = feature_map.shape[2]
   places = cells.at(width - 1 - cells.pixels(np.arange(count)))
-  valid = (places >= -0.5) & (places <= count - 0.5)
+  valid = (count == 1) | (places >= -0.5) & (places <= count - 0.5)
   inside = np.clip(places, 0, count - 1)
   shares = np.maximum(1 - np.abs(inside[:, None] - np.arange(count)), 0)
   shares = jnp.asarray(shares, feature_map.dtype)

@@ -25,9 +25,9 @@ def check(where: str, probability: float, area: Sequence[float], ratio: Sequence
   """
   if not 0 <= probability <= 1:
     raise InputError(f'{where}.erasing={probability} lies outside 0..1')
-  for name, (low, high) in {'erasing_scale': area, 'erasing_ratio': ratio}.items():
-    if not 0 < low <= high:
-      raise InputError(f'{where}.{name}={(low, high)}: give (low, high), 0 < low <= high')
+  for name, limits in {'erasing_scale': area, 'erasing_ratio': ratio}.items():
+    if len(limits) != 2 or not 0 < limits[0] <= limits[1]:
+      raise InputError(f'{where}.{name}={tuple(limits)}: give (low, high), 0 < low <= high')
   if area[1] > 1:
     raise InputError(
       f'{where}.erasing_scale={tuple(area)}: the rectangle is at most the whole picture, 1'

@@ -5,7 +5,8 @@ from jax import Array
 
 
 def store(bank: Array, index: Array, values: Array) -> Array:
-  """The bank [N, ...] with values [b, ...] at rows i32[b]; of a repeated row the last counts."""
+  """The bank [N, ...] with values [b, ...] at rows i32[b]. Of a repeated row the last counts; rows
+  from N on are left out."""
   later = index[:, None] == index[None]
   later &= jnp.arange(len(index))[:, None] < jnp.arange(len(index))[None]
   rows = jnp.where(later.any(1), len(bank), index)

@@ -380,6 +380,11 @@ def _labels(lines):
     ('auc', 'Training rows: how well wrong labels are found (AUC, 0.5 is chance)'),
   ):
     columns = {name: _summarised('training_labels', name, key) for name in names}
+    columns = {
+      name: column
+      for name, column in columns.items()
+      if _has(column[1](run) for line in lines for run in line.counted)
+    }
     html += _table(lines, caption, columns, '') if columns else ''
   return html
 

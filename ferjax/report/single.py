@@ -153,12 +153,12 @@ def _price(run):
   """What choosing the step on the test set adds, in a sentence."""
   best = run.results['best_by_test']['test']['acc']
   gains = {
-    name: 100 * (best - run.results[key]['test']['acc'])
+    name: max(0.0, 100 * (best - run.results[key]['test']['acc']))
     for key, name in RESULTS.items()
     if key != 'best_by_test' and 'test' in (run.results[key] or {})
   }
   parts = [f'{gain:.1f} points above “{name}”' for name, gain in gains.items()]
-  return f'Here it is {", ".join(parts)}.'
+  return f'Here “best by test” is {", ".join(parts)}.'
 
 
 def _robustness(run):

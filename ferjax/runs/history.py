@@ -94,10 +94,10 @@ def summarise(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _mean(evaluations):
-  """The means of the numbers that all evaluations have, by split."""
+  """The means of the numbers that all evaluations have, by the splits that all have."""
   last, means = evaluations[-1], {}
-  for split in last.keys() - {'step'}:
-    measured = [one.get(split, {}) for one in evaluations]
+  for split in set.intersection(*(set(one) for one in evaluations)) - {'step'}:
+    measured = [one[split] for one in evaluations]
     means[split] = {
       key: sum(one[key] for one in measured) / len(measured)
       for key in last[split]

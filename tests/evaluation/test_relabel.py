@@ -1,4 +1,5 @@
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -11,14 +12,9 @@ from ferjax.runs import history
 from ferjax.training import loop
 
 
-def test_rows_are_ranked_by_hand():
-  estimated = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.2, 0.5, 0.3]])
-  predicted = np.array([[0.1, 0.7, 0.2], [0.2, 0.4, 0.4], [0.1, 0.2, 0.7], [0.4, 0.3, 0.3]])
-  label = np.array([0, 0, 1, 0])
-  np.testing.assert_allclose(suspects.suspicion(estimated, label), [0, 1, 1, 0.3])
-  np.testing.assert_allclose(suspects.suspicion(predicted, label), [0.6, 0.2, 0.5, 0])
-  # 1 and 2 are equal by the estimates: the predictions decide
-  assert suspects.ranking(estimated, predicted, label).tolist() == [2, 1, 3, 0]
+def test_the_suspicion_by_hand():
+  shares = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.2, 0.5, 0.3]])
+  np.testing.assert_allclose(suspects.suspicion(shares, np.array([0, 0, 1, 0])), [0, 1, 1, 0.3])
 
 
 def test_the_area_under_the_roc_curve_by_counting_pairs():
@@ -43,7 +39,9 @@ def rows_of(path):
   'name, score', [('scn', 'importance'), ('rul', 'uncertainty'), ('softmax', None)]
 )
 def test_the_table_of_a_run(noisy, name, score, tmp_path, capsys):
-  noisy.method = {'name': name} | ({'relabel_from': 0} if name == 'scn' else {})
+  noisy.method = {'name': name} | (
+    {'relabel_from': 1, 'relabel_margin': 0.02, 'relabel_group': 'any'} if name == 'scn' else {}
+  )
   summary = loop.train(noisy, tmp_path / 'run')
   command.main([f'--workdir={tmp_path / "run"}', f'--out={tmp_path / "suspects.csv"}'])
   rows = rows_of(tmp_path / 'suspects.csv')
@@ -54,6 +52,8 @@ def test_the_table_of_a_run(noisy, name, score, tmp_path, capsys):
     wrong = truth[row['name']]['label'] != truth[row['name']]['clean_label']
     assert row['wrong'] == str(int(wrong))
     assert (float(row['suspicion']) > 0) == (row['given'] != row['proposed'])
+    assert row['proposed'] in (row['predicted'], row.get('estimated'))
+    assert 0 <= float(row['predicted_given']) <= 1
     assert score is None or float(row[score]) > 0
   doubts = [float(row['suspicion']) for row in rows]
   assert doubts == sorted(doubts, reverse=True)
@@ -61,7 +61,14 @@ def test_the_table_of_a_run(noisy, name, score, tmp_path, capsys):
   count = sum(row['wrong'] == '1' for row in rows)
   first = np.mean([row['wrong'] == '1' for row in rows[:count]])
   assert f'of the first {count} rows, {100 * first:.1f} % have a wrong label' in out
-  assert ('(estimated)' in out) == (name == 'scn')
+  assert ('(predicted and estimated)' in out) == (name == 'scn')
+  if name == 'scn':  # rows with a new label come first
+    changed = [row['estimated'] != row['given'] for row in rows]
+    assert any(changed) and changed == sorted(changed, reverse=True)
+    for row in rows:
+      agrees = row['estimated'] == row['given']
+      doubt = float(row['suspicion']) * 2 - (0 if agrees else 1)
+      assert 0 <= doubt <= 1 and float(row['estimated_given']) == agrees
   measured = summary['training_labels']
   assert 0 <= measured['predicted']['auc'] <= 1
   if score:
@@ -77,11 +84,39 @@ def test_what_cannot_be_ranked_is_refused(noisy, tmp_path):
     relabel.rank(tmp_path / 'run', by='estimate')
   with pytest.raises(InputError, match='its name must end in .csv'):
     command.main([f'--workdir={tmp_path / "run"}', f'--out={tmp_path / "suspects"}'])
+  with pytest.raises(InputError, match='give the folder of a run'):
+    relabel.rank(tmp_path / 'none')
   path = tmp_path / 'run' / 'config.json'
   path.write_text(path.read_text().replace('"labels_sha256": "', '"labels_sha256": "0'))
   with pytest.raises(InputError, match='are not those of the run any more'):
     relabel.rank(tmp_path / 'run')
   assert not (tmp_path / 'suspects').exists()
+
+
+def test_a_noise_file_that_was_moved_and_a_run_without_noise(small_config, tmp_path):
+  small_config.steps = 2
+  loop.train(small_config, tmp_path / 'clean')
+  found = relabel.rank(tmp_path / 'clean')
+  assert found.wrong is None and found.by == ('predicted',)
+  relabel.write(tmp_path / 'clean.csv', found)
+  assert 'wrong' not in rows_of(tmp_path / 'clean.csv')[0]
+  small_config.noise.update(kind='symmetric', rate=0.4)
+  loop.train(small_config, tmp_path / 'noisy')
+  shutil.copy(tmp_path / 'noisy' / 'noise.csv', tmp_path / 'labels.csv')
+  small_config.noise.update(kind='file', file=str(tmp_path / 'labels.csv'))
+  loop.train(small_config, tmp_path / 'run')
+  before = relabel.rank(tmp_path / 'run')
+  (tmp_path / 'labels.csv').unlink()
+  after = relabel.rank(tmp_path / 'run')
+  assert before.wrong.any() and (before.wrong == after.wrong).all()
+
+
+def test_an_evaluation_that_was_lost_has_no_mean():
+  lines = [{'step': s, 'split': 'val', 'acc': 0.5} for s in (1, 2)]
+  lines.append({'step': 2, 'split': 'test', 'acc': 0.5})
+  found = history.summarise(lines)
+  assert set(found['mean_last_5']) == {'step', 'evaluations', 'val'}
+  assert found['best_by_test']['step'] == 2
 
 
 def test_the_mean_of_the_last_five_evaluations():

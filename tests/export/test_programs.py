@@ -56,6 +56,8 @@ MODELS = {
   'dgms': ('sgm', {'levels': 3, 'normalise': True}),
   'lanet': ('lanet', {'network': {'output_stride': 8}}),
   'dmlnet': ('dmlnet', {'region_resize': True, 'heads_on': 'embedding'}),
+  'rul': ('rul', {}),
+  'scn': ('scn', {}),
   'hrl-naive': ('hrl', HRL | {'features': ()}),
   'hrl-dense': ('hrl', HRL | {'branch': 'dense', 'dense_widths': (8, 8), 'naive': False}),
   'hrl-rank': ('hrl', HRL),

@@ -106,6 +106,7 @@ def test_the_same_on_any_number_of_devices():
     ({'flip': 'exakt'}, "Did you mean 'exact'"),
     ({'erasing': 1.2}, 'config.method.erasing=1.2 lies outside'),
     ({'erasing_scale': (0.3, 0.1)}, 'give \\(low, high\\)'),
+    ({'erasing_scale': (0.02,)}, 'give \\(low, high\\)'),
     ({'erasing_scale': (0.1, 1.5)}, 'at most the whole picture'),
   ],
 )
@@ -114,6 +115,7 @@ def test_options_that_cannot_work_are_refused(options, message):
     started(**options)
 
 
-def test_maps_without_a_counterpart_are_refused():
-  with pytest.raises(InputError, match='larger config.data.image_size'):
-    eac.disagreement(jnp.ones((1, 1, 1, 2)), jnp.ones((1, 1, 1, 2)), Cells(16, 0.0), 32)
+def test_the_only_cell_of_a_map_is_its_own_counterpart():
+  seen, other = jnp.array([[[[1.0, 2.0]]]]), jnp.array([[[[4.0, 2.0]]]])
+  for size in (32, 64, 96):
+    assert eac.disagreement(seen, other, Cells(64, 33.0), size).tolist() == [4.5]

@@ -25,7 +25,7 @@ def drawn():
   rng = np.random.default_rng(0)
   outputs = {
     'embedding': jnp.asarray(rng.normal(size=(BATCH, 5)), jnp.float32),
-    'uncertainty': jnp.asarray(rng.uniform(0.1, 2, BATCH), jnp.float32),
+    'log_uncertainty': jnp.log(jnp.asarray(rng.uniform(0.1, 2, BATCH), jnp.float32)),
   }
   return outputs, {'label': jnp.asarray(rng.integers(0, CLASSES, BATCH))}
 
@@ -41,7 +41,8 @@ def test_the_loss_by_a_slow_loop():
   outputs, batch = drawn()
   terms, _ = method.loss(params, extra, outputs, batch, 7)
   feature, s, label = (
-    np.asarray(x) for x in (outputs['embedding'], outputs['uncertainty'], batch['label'])
+    np.asarray(x)
+    for x in (outputs['embedding'], jnp.exp(outputs['log_uncertainty']), batch['label'])
   )
   kernel, bias = (np.asarray(params['classifier'][name]) for name in ('kernel', 'bias'))
   losses = []
@@ -54,8 +55,15 @@ def test_the_loss_by_a_slow_loop():
 
 
 def test_the_less_certain_row_counts_more():
-  mixed = rul.mix(jnp.array([[1.0], [5.0]]), jnp.array([3.0, 1.0]), jnp.array([1, 0]))
-  np.testing.assert_allclose(mixed, [[2.0], [2.0]])
+  mixed = rul.mix(jnp.array([[1.0], [5.0]]), jnp.log(jnp.array([3.0, 1.0])), jnp.array([1, 0]))
+  np.testing.assert_allclose(mixed, [[2.0], [2.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize('size', [-1e4, 1e4])
+def test_extreme_uncertainties_have_finite_gradients(size):
+  grads = jax.grad(lambda s: rul.mix(jnp.ones((2, 3)), s, jnp.array([1, 0])).sum())
+  assert np.isfinite(grads(jnp.full(2, size))).all()
+  assert np.isfinite(grads(jnp.array([size, 0.0]))).all()
 
 
 def test_partners_change_with_the_step_and_the_seed():
@@ -101,6 +109,6 @@ def test_options_that_cannot_work_are_refused(options, message):
 
 def test_a_batch_of_one_row_is_refused():
   method, params, extra = started()
-  outputs = {'embedding': jnp.ones((1, 5)), 'uncertainty': jnp.ones(1)}
+  outputs = {'embedding': jnp.ones((1, 5)), 'log_uncertainty': jnp.ones(1)}
   with pytest.raises(InputError, match='config.batch=2 or more'):
     method.loss(params, extra, outputs, {'label': jnp.zeros(1, jnp.int32)}, 0)

@@ -46,11 +46,11 @@ def test_both_terms_by_hand():
 @pytest.mark.parametrize('group, expected', [('low', [0, 2, 0, 1]), ('any', [0, 2, 0, 1])])
 def test_doubtful_rows_get_new_labels_from_an_epoch_on(group, expected):
   method, params, extra = started(high_share=0.5, relabel_from=3, relabel_group=group)
-  for epoch in (0, 2):
+  for epoch in (0, 1):
     extra = method.refresh(epoch, params, extra, {}, None)
     terms, aux = method.loss(params, extra, OUTPUTS, BATCH, 0)
     assert aux['metrics']['relabelled'] == 0 and aux['label'].tolist() == [0, 1, 0, 2]
-  extra = method.refresh(3, params, extra, {}, None)
+  extra = method.refresh(2, params, extra, {}, None)
   _, aux = method.loss(params, extra, OUTPUTS, BATCH, 0)
   assert aux['label'].tolist() == expected and aux['metrics']['relabelled'] == 0.5
   carry = {'batch_stats': extra['batch_stats']}
@@ -64,10 +64,25 @@ def test_doubtful_rows_get_new_labels_from_an_epoch_on(group, expected):
 def test_only_rows_of_low_importance_are_relabelled_as_in_the_paper():
   sure = OUTPUTS | {'importance': jnp.array([0.2, 0.9, 0.3, 0.8])}
   for group, count in (('low', 0), ('any', 2)):
-    method, params, extra = started(high_share=0.5, relabel_from=0, relabel_group=group)
+    method, params, extra = started(high_share=0.5, relabel_from=1, relabel_group=group)
     extra = method.refresh(0, params, extra, {}, None)
     _, aux = method.loss(params, extra, sure, BATCH, 0)
     assert aux['metrics']['relabelled'] * 4 == count
+
+
+def test_of_a_repeated_row_the_copy_that_changes_counts():
+  method, params, extra = started(high_share=0.5, relabel_from=1)
+  extra = method.refresh(0, params, extra, {}, None)
+  batch = {'index': jnp.array([0, 0, 2, 3]), 'label': jnp.array([0, 0, 2, 0])}
+  outputs = {
+    'logits': jnp.array([[0.0, 9, 0]] * 2 + [[0.0, 0, 9], [9.0, 0, 0]]),
+    'importance': jnp.array([0.5, 0.9, 0.9, 0.4]),
+  }
+  _, aux = method.loss(params, extra, outputs, batch, 0)
+  carry = {'batch_stats': extra['batch_stats']}
+  assert aux['metrics']['relabelled'] == 0.25
+  extra = method.update(extra, params, carry, outputs, batch, aux)
+  assert extra['label'].tolist() == [1, 1, 2, 0, 1, 2]
 
 
 def test_equal_importances_have_finite_gradients():
@@ -81,7 +96,7 @@ def test_equal_importances_have_finite_gradients():
 
 
 def in_parallel(dtype):
-  method = scn.make(narrow(dtype), num_classes=CLASSES, relabel_from=0, relabel_margin=0.01)
+  method = scn.make(narrow(dtype), num_classes=CLASSES, relabel_from=1, relabel_margin=0.01)
 
   def init(rng, batch, table):
     params, extra = method.init(rng, batch, table)
@@ -101,7 +116,7 @@ def test_the_same_on_any_number_of_devices():
   [
     ({'relabel_group': 'lwo'}, "Did you mean 'low'"),
     ({'high_share': 1.5}, 'high_share=1.5 lies outside'),
-    ({'relabel_from': -1}, 'relabel_from=-1: an epoch'),
+    ({'relabel_from': 0}, 'relabel_from=0: an epoch'),
   ],
 )
 def test_options_that_cannot_work_are_refused(options, message):
