@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import chex
 import cv2
 import jax
 import numpy as np
@@ -21,7 +22,7 @@ from ferjax.assembly import restore
 from ferjax.errors import InputError
 from ferjax.evaluation import evaluate
 from ferjax.runs import history
-from ferjax.training import logs, loop
+from ferjax.training import logs, loop, setup
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
@@ -62,6 +63,20 @@ def test_a_second_process_on_one_folder_is_refused(small_config, tmp_path):
     with pytest.raises(InputError, match='another process trains in .*give another --workdir'):
       loop.train(small_config, tmp_path)
   assert [path.name for path in tmp_path.iterdir()] == ['train.lock']
+
+
+@pytest.mark.parametrize('method', [{'name': 'softmax'}, {'name': 'scn', 'relabel_from': 2}])
+def test_a_run_traces_its_step_once(method, small_config, tmp_path, monkeypatch):
+  """Over epochs, evaluations, and a state that is refreshed on the host."""
+  make = setup.make_train_step
+
+  def counted(*args):
+    chex.clear_trace_counter()
+    return chex.assert_max_traces(make(*args), n=1)
+
+  monkeypatch.setattr(setup, 'make_train_step', counted)
+  small_config.method = method
+  assert loop.train(small_config, tmp_path)['step'] == 10
 
 
 def test_killed_three_times_and_the_same_to_the_bit(small_config, tmp_path):
