@@ -55,6 +55,9 @@ METHODS = {  # name of a case's method: config.method
   'sgm': {'name': 'sgm'},
   'dgms': {'name': 'sgm', 'levels': 5},
   'triplet': {'name': 'triplet'},
+  'scn': {'name': 'scn'},
+  'rul': {'name': 'rul'},
+  'eac': {'name': 'eac'},
 }
 
 
