@@ -16,7 +16,7 @@
       --config.data.name=manifest --config.data.path=faces/manifest.csv
 
 Rows of the paper's tables 1 and 2 (and figures 2, 3 and 5), all with the same pictures, steps and
-network; other networks are `model.name` = vgg13, alexnet, preact_resnet18:
+network; other networks are `model.name` = vgg13, alexnet, fmpnet, preact_resnet18:
   CNN:     python -m ferjax.main --config=configs/softmax.py DATA RECIPE
   triplet: python -m ferjax.main --config=configs/triplet.py:paper DATA RECIPE
   SGM:     python -m ferjax.main --config=configs/sgm.py:paper DATA RECIPE

@@ -7,6 +7,7 @@ of `ops.cells.Cells`, one for each map.
 from ferjax.models.face_resnet import face_resnet29 as face_resnet29
 from ferjax.models.mobilenet import mobilenet_v2 as mobilenet_v2
 from ferjax.models.plain import alexnet as alexnet
+from ferjax.models.plain import fmpnet as fmpnet
 from ferjax.models.plain import vgg13 as vgg13
 from ferjax.models.preact_resnet import preact_resnet18 as preact_resnet18
 from ferjax.models.resnet import resnet10 as resnet10

@@ -1,6 +1,6 @@
-"""Networks without shortcuts: VGG-13 in the variant of FER+, and AlexNet.
+"""Networks without shortcuts: VGG-13 in the variant of FER+, AlexNet, and FMPNet.
 
-Both end with the last convolution. Their last max-pooling and fully connected layers are missing:
+They end with the last convolution. Their last max-pooling and fully connected layers are missing:
 the methods pool the last map. Unlike in the papers, each convolution has BatchNorm instead of a
 bias, and there is no dropout.
 """
@@ -94,6 +94,12 @@ ALEXNET = (
   (Layer(6), Layer(4), Layer(4)),
 )
 
+FMPNET = (
+  (Layer(1, kernel=5, padding=2),),
+  (Layer(1), Layer(1)),
+  (Layer(2), Layer(2)),
+)
+
 
 def vgg13(
   *, width: int = 64, output_stride: int = 32, dtype=jnp.float32, param_dtype=jnp.float32
@@ -124,6 +130,20 @@ def alexnet(
   """
   _check('alexnet', 16, output_stride)
   return PlainNetwork(ALEXNET, 3, width, dtype, param_dtype)
+
+
+def fmpnet(
+  *, width: int = 64, output_stride: int = 32, dtype=jnp.float32, param_dtype=jnp.float32
+) -> PlainNetwork:
+  """FMPNet, five convolutions, of the paper on structured Gaussian manifolds; its layers are those
+  of the authors' public library. Fractional max-pooling of random windows, by a factor of 2, is
+  ordinary max-pooling here. Reference: Yu and Zhang, "Image based Static Facial Expression
+  Recognition with Multiple Deep Network Learning", ICMI 2015.
+
+  The arguments and errors are those of `vgg13`. The last map has 4 input pixels to a cell.
+  """
+  _check('fmpnet', 4, output_stride)
+  return PlainNetwork(FMPNET, 3, width, dtype, param_dtype)
 
 
 def _check(name, own, output_stride):

@@ -36,6 +36,7 @@ def with_kernels(variables, change):
     ('mobilenet_v2', {}, 1100),
     ('vgg13', {}, 200),
     ('alexnet', {}, 300),
+    ('fmpnet', {}, 100),
     ('face_resnet29', {}, 1600),
     ('face_resnet29', {}, 1601),
   ],
@@ -73,6 +74,7 @@ def test_known_cells():
   assert models.resnet18(output_stride=16).clone(first=2).cells(113) == [Cells(16, 0)] * 2
   assert models.vgg13().cells(64) == [Cells(1, 0), Cells(2, 0.5), Cells(4, 1.5), Cells(8, 3.5)]
   assert models.alexnet().cells(64) == [Cells(4, 3), Cells(8, 7), Cells(16, 15)]
+  assert models.fmpnet().cells(48) == [Cells(1, 0), Cells(2, 1), Cells(4, 3)]
   large = [Cells(4, 5), Cells(8, 9), Cells(16, 17), Cells(32, 33), Cells(64, 65)]
   assert models.face_resnet29().cells(150) == large
   # At 64 px the maps have 14, 7, 3, 1 and 1 cells; a map of one cell is padded on both sides.

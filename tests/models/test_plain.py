@@ -9,7 +9,7 @@ from ferjax import models
 from ferjax.distributed.parallel import AXIS
 from ferjax.errors import InputError
 
-NETWORKS = ('vgg13', 'alexnet', 'preact_resnet18')
+NETWORKS = ('vgg13', 'alexnet', 'fmpnet', 'preact_resnet18')
 
 # The known numbers of parameters of CNTK's VGG-13 of FER+ (grey pictures, eight classes) and of
 # torchvision's AlexNet, and those of their fully connected layers.
@@ -31,6 +31,9 @@ def test_parameter_counts_are_the_known_ones():
   assert count('vgg13') == whole - dense + 2 * 9 * 64 + features  # RGB pictures
   whole, dense = FULLY_CONNECTED['alexnet']
   assert count('alexnet') == whole - dense + 64 + 192 + 384 + 256 + 256
+  # FMPNet: kernels of 5x5 on RGB pictures, then 3x3; BatchNorm in place of biases.
+  kernels = 25 * 3 * 64 + 9 * (64 * 64 * 2 + 64 * 128 + 128 * 128)
+  assert count('fmpnet') == kernels + 2 * (3 * 64 + 2 * 128)
   # The usual PreActResNet-18 for CIFAR-10 has 11,171,146: a 3x3 stem, ten classes, and no BatchNorm
   # at its end.
   stem, classes, end = (7 * 7 - 3 * 3) * 3 * 64, 512 * 10 + 10, 2 * 512
@@ -42,6 +45,7 @@ def test_parameter_counts_are_the_known_ones():
   [
     ('vgg13', 32, [(64, 8), (32, 16), (16, 32), (8, 32)]),
     ('alexnet', 32, [(15, 8), (7, 24), (3, 32)]),
+    ('fmpnet', 32, [(64, 8), (31, 8), (15, 16)]),
     ('preact_resnet18', 32, [(16, 8), (8, 16), (4, 32), (2, 64)]),
     ('preact_resnet18', 8, [(16, 8), (8, 16), (8, 32), (8, 64)]),
   ],
@@ -119,6 +123,7 @@ FORWARD = {
     [same, same, (1, 1, True), same, (1, 1, True), same, same, (1, 1, True), same, same], 2
   ),
   'alexnet': plain_forward([(4, 2, False), (1, 2, True), (1, 1, True), same, same], 3),
+  'fmpnet': plain_forward([(1, 2, False), (1, 1, True), same, (1, 1, True), same], 3),
   'preact_resnet18': preact_forward,
 }
 
@@ -143,7 +148,9 @@ def test_the_last_map_is_that_of_a_plain_loop(name):
   np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * expected.max())
 
 
-@pytest.mark.parametrize('name, stride', [('vgg13', 4), ('alexnet', 8), ('preact_resnet18', 4)])
+@pytest.mark.parametrize(
+  'name, stride', [('vgg13', 4), ('alexnet', 8), ('fmpnet', 2), ('preact_resnet18', 4)]
+)
 def test_other_output_strides_are_refused(name, stride):
   with pytest.raises(InputError, match=f'output_stride={stride}'):
     getattr(models, name)(output_stride=stride)
