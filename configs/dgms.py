@@ -28,6 +28,8 @@ def get_config(arg: str = 'demo'):
     'embedding_width': 64,
     'embedding_gain': 1.0,
     'normalise': False,
+    'centre': False,
+    'cross_entropy': False,
     'sigma': 0.5,
     'gradient_through_means': True,
     'leave_one_out': False,

@@ -11,7 +11,8 @@
   python -m ferjax.main --config=configs/dmlnet.py:paper \
       --config.data.name=manifest --config.data.path=faces/manifest.csv
 
-The data set must know `subject` and `yaw_bin`. The rows of the paper's table 8, on one such:
+The data set must know `subject`, `yaw_bin` and landmarks (without these:
+--config.method.region_boxes=picture). The rows of the paper's table 8, on one such:
   DATA="--config.data.name=manifest --config.data.path=faces/manifest.csv"
   NO_TRIPLETS="--config.method.pose_triplets=False --config.method.identity_triplets=False"
   python -m ferjax.main --config=configs/dmlnet.py $DATA --config.weighting.name=constant \
@@ -64,7 +65,7 @@ def get_config(arg: str = 'demo'):
   config.sampler.name = 'five_tuples'
   config.batch = 80
   if arg == 'demo':
-    config.augment.crop_scale = (0.9, 1.0)  # eyes and mouth stay in their thirds
+    config.augment.crop_scale = (0.9, 1.0)
     config.weights = {'pose': 0.1, 'triplet': 0.1}  # at 1 no expression is learned in eight epochs
     return config
   if arg == 'paper':

@@ -48,9 +48,9 @@ def get_config(arg: str = 'demo'):
   }
   if arg == 'demo':
     # The paper's shares: 8 neighbours of a batch of 128, a queue of 64 batches, and a half-life of
-    # the momentum of 9 % of the steps (79 of 872).
+    # the momentum of 9 % of the steps (77 of 872).
     config.method.update(neighbours=2, queue_size=2048, momentum=0.991, centre=True)
-    config.weights.landmarks = 100.0  # see docs/methods/lanet.md
+    config.weights.landmarks = 100.0  # of coordinates; 1 for heatmaps: docs/methods/lanet.md
     config.noise.update(kind='symmetric', rate=0.3)
     return config
   if arg == 'paper':

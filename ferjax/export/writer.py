@@ -39,6 +39,9 @@ WHAT = {
   'embedding': "the network's features of the face",
   'pose_logits': 'score of each pose class, in nats',
   'naive_logits': 'score of each class without landmarks, in nats',
+  'classifier_logits': 'score of each class by a layer that does not predict, in nats',
+  'uncertainty': 'of the face: mean variance of its features',
+  'importance': 'of the face, 0 to 1',
   'edge_length': 'mean length of the edges of the landmark graph, in pixels of the resized picture',
   'subclass_log_posterior': 'log-probability of each sub-class, those of a class side by side',
 }

@@ -1,7 +1,7 @@
 """Triplet losses over a whole batch, with the hardest or semi-hard triplets of label masks.
 
-Distances are squared Euclidean. An anchor (or pair) without a positive or a negative does not
-count, and a batch without triplets has the loss 0.
+Distances are squared Euclidean unless `distances` is applied. An anchor (or pair) without a
+positive or a negative does not count, and a batch without triplets has the loss 0.
 """
 
 import jax

@@ -27,8 +27,8 @@ def make(
   hinge: str = 'relu',
   sigma: float = 0.5,
 ) -> Method:
-  """Factory. Terms: `triplet`, over the whole batch, and where embeddings have no fixed length
-  `norm`, their mean length. `mean_distance` is logged, the mean squared distance of the embeddings.
+  """Factory. Terms: `triplet`, over the whole batch, and `norm`, the mean length of embeddings that
+  have no fixed one, else 0. `mean_distance` is logged, the mean squared distance of the embeddings.
 
   Args:
     model: pictures f[b, h, w, 3], train -> feature maps of every stage.
@@ -64,8 +64,8 @@ def make(
     distance = squares if squared else triplet.distances(squares)
     masks = triplet.class_masks(batch['label'])
     terms = {'triplet': triplet.MINING[mining](distance, *masks, margin, hinge=hinge)}
-    if not normalise:
-      terms['norm'] = jnp.sqrt((embedding**2).sum(-1) + 1e-12).mean()
+    length = jnp.sqrt((embedding**2).sum(-1) + 1e-12).mean()
+    terms['norm'] = jnp.zeros_like(length) if normalise else length
     return terms, {'metrics': {'mean_distance': triplet.mean_distance(squares)}}
 
   return base._replace(loss=loss)

@@ -54,7 +54,7 @@ OFF = {'regions': False, 'pose_head': False, 'pose_triplets': False, 'identity_t
 TABLE_8 = [
   (OFF, {'face', 'expression_head'}, {'expression'}, set()),
   (
-    OFF | {'regions': True},
+    OFF | {'regions': True, 'region_boxes': 'landmarks'},
     {'face', 'eyes', 'mouth', 'local_fusion', 'fusion', 'expression_head'},
     {'expression'},
     'l',
@@ -144,6 +144,16 @@ def test_all_active_triplets_count_before_the_hardest():
   z = np.asarray(outputs['embedding'], np.float64)
   pairs = [((a - b) ** 2).sum() for i, a in enumerate(z) for j, b in enumerate(z) if i != j]
   np.testing.assert_allclose(aux['metrics']['mean_distance'], np.mean(pairs), rtol=1e-5)
+
+
+def test_thirds_of_the_picture_take_no_notice_of_landmarks():
+  batch, _ = drawn()
+  for boxes in ('picture', 'landmarks'):
+    method, params, extra = started(region_boxes=boxes)
+    assert method.predict_uses == ({'landmarks'} if boxes == 'landmarks' else set())
+    without = {name: column for name, column in batch.items() if name != 'landmarks'}
+    found, blind = (method.predict(params, extra, b)['logits'] for b in (batch, without))
+    assert (np.abs(found - blind).max() > 1e-6) == (boxes == 'landmarks')
 
 
 def test_heads_see_fused_features_or_the_embedding():

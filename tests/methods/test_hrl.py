@@ -172,7 +172,7 @@ def test_sifl_of_maps_divided_by_their_deviation():
 
   both = jnp.concatenate([batch['image'], batch['image'][:, :, ::-1]])
   (found,) = np.asarray(jax.jit(jax.vmap(encode, axis_name=AXIS))(both[None]))
-  found = found / np.sqrt(found[:BATCH].var((0, 1, 2)) + 1e-6)
+  found = found / np.sqrt(found.var((0, 1, 2)) + 1e-6)
   restored = 0.875 * found[BATCH:, :, :0:-1] + 0.125 * found[BATCH:, :, 2::-1]
   expected = ((found[:BATCH, :, 1:] - restored) ** 2).mean((1, 2, 3))
   np.testing.assert_allclose(scaled, expected, rtol=1e-3)
@@ -180,7 +180,7 @@ def test_sifl_of_maps_divided_by_their_deviation():
 
 def test_activations_follow_each_module_and_their_statistics_move():
   method, params, extra = started(activations=True)
-  assert {'bn1', 'bn2'} <= set(params['branch'])
+  assert {'lgmp1_bn', 'lgmp2_bn'} <= set(params['branch'])
   batch = drawn()
 
   def run(batch, keys):
@@ -190,8 +190,8 @@ def test_activations_follow_each_module_and_their_statistics_move():
     lambda x: x[None], (batch, example_keys(jax.random.key(1), jnp.arange(BATCH)))
   )
   carry = jax.jit(jax.vmap(run, axis_name=AXIS))(*share)
-  moved = carry['batch_stats']['branch']['bn2']['mean'][0]
-  assert np.abs(moved - extra['batch_stats']['branch']['bn2']['mean']).max() > 0
+  moved = carry['batch_stats']['branch']['lgmp2_bn']['mean'][0]
+  assert np.abs(moved - extra['batch_stats']['branch']['lgmp2_bn']['mean']).max() > 0
 
 
 def in_parallel(dtype):

@@ -33,8 +33,18 @@ def test_parts_of_the_box_of_the_landmarks():
     assert eyes.shape == mouth.shape == (1, rows, 48, 2)
     for part, top in ((eyes, 14), (mouth, 14 + 0.6 * 40)):  # 24 wide, 16 high
       for row, column in ((0, 0), (rows - 1, 47), (rows // 2, 5)):
-        x, y = 10 + (column + 0.5) * 24 / 48 - 0.5, top + (row + 0.5) * 16 / rows - 0.5
+        x, y = 10 + (column + 0.5) * 24 / 48, top + (row + 0.5) * 16 / rows
         np.testing.assert_allclose(part[0, row, column], [x, y], rtol=1e-5)
+
+
+def test_parts_of_a_mirrored_face_are_mirrored():
+  image = jax.random.normal(jax.random.key(0), (2, 64, 48, 3))
+  landmarks = jax.random.uniform(jax.random.key(1), (2, 9, 2), maxval=40)
+  mirrored = landmarks.at[..., 0].set(47 - landmarks[..., 0])
+  parts = regions.upper_and_lower_part(image, landmarks, False)
+  others = regions.upper_and_lower_part(image[:, :, ::-1], mirrored, False)
+  for part, other in zip(parts, others, strict=True):
+    np.testing.assert_allclose(other, part[:, :, ::-1], atol=1e-4)
 
 
 def test_features_by_landmarks_are_those_of_the_parts():

@@ -28,7 +28,7 @@ def make(
   pose_head: bool = True,
   pose_triplets: bool = True,
   identity_triplets: bool = True,
-  region_boxes: str = 'landmarks',
+  region_boxes: str = 'picture',
   region_resize: bool = False,
   fusion_width: int = 512,
   head_width: int = 512,
@@ -59,9 +59,10 @@ def make(
     pose_head: HPE, a classifier of poses.
     pose_triplets: JEFL, triplets whose positive has another pose.
     identity_triplets: JEFL, triplets whose positive is another person.
-    region_boxes: Where eyes and mouth are: in the upper and lower part of the box around the
-      `landmarks`, or in thirds of the `picture` (for crops that the face fills). Without landmarks,
-      prediction takes the second.
+    region_boxes: Where eyes and mouth are: in thirds of the `picture` (the paper's; for crops that
+      the face fills), or in the upper and lower part of the box around the `landmarks`, which go
+      from the brows to the chin or the lower lip; five points are too few. Without landmarks,
+      prediction takes the first.
     region_resize: Whether eyes and mouth are enlarged to the size of the picture.
     fusion_width: Of the fusion layers.
     head_width: Of the heads' hidden layers.
@@ -122,10 +123,10 @@ def make(
     needs=frozenset(margins) | ({'pose'} if pose_head else set()) | landmarks,
     predict_needs=frozenset(),
     predict_uses=landmarks,
-    init=partial(networks.init, network),
-    forward=partial(networks.forward, network),
+    init=partial(networks.init, network, bool(landmarks)),
+    forward=partial(networks.forward, network, bool(landmarks)),
     loss=loss,
     update=update,
-    predict=partial(networks.predict, network),
+    predict=partial(networks.predict, network, bool(landmarks)),
     encoder=('features/face',),
   )

@@ -55,7 +55,7 @@ def upper_and_lower_part(image: Array, landmarks: Array, resize: bool) -> tuple[
   offsets = bilinear.grid(rows, width, low.dtype) + 0.5
 
   def part(start):
-    points = start[:, None, None] + offsets * steps[:, None, None] - 0.5
+    points = start[:, None, None] + offsets * steps[:, None, None]
     return jax.vmap(bilinear.sample)(image, points.astype(image.dtype))
 
   return part(low), part(low + (high - low) * jnp.array([0, 1 - SHARE], low.dtype))

@@ -212,11 +212,11 @@ class LandmarkGraphHead(nn.Module):
     merged = Merge(self.widths[0], name='merge1', **kinds)(maps[-3:-1], cells[-3:-1])
     points = cells[-3].at(landmarks)
     first = MessagePropagation(self.widths[0], pooled=False, name='lgmp1', **options, **kinds)
-    both = [self.activated(first(merged, points, graph), train, 'bn1'), maps[-1]]
+    both = [self.activated(first(merged, points, graph), train, 'lgmp1_bn'), maps[-1]]
     merged = Merge(self.widths[1], name='merge2', **kinds)(both, [cells[-3], cells[-1]])
     pooled = not self.activations
     last = MessagePropagation(self.widths[1], pooled=pooled, name='lgmp2', **options, **kinds)
-    received = self.activated(last(merged, points, graph), train, 'bn2')
+    received = self.activated(last(merged, points, graph), train, 'lgmp2_bn')
     return _classifier(self)(received if pooled else received.mean((1, 2)))
 
   def activated(self, feature_map, train, name):

@@ -100,7 +100,7 @@ def forward(
     edges: batch, keys -> i32[b, k, d] or None; see `graphs.edges`.
     transform: keys, image -> T(I), its matrices; see `sifl.transform`. None without SIFL.
     mask_outside: See `sifl.spatial_invariance`.
-    scaled: Whether both maps are divided by `sifl.deviation` before.
+    scaled: Whether both maps are divided by the `sifl.deviation` of both before.
     params: Of the networks.
     extra: `batch_stats`.
     batch: `image` f[b, h, w, 3], and where a branch needs them `landmarks` f[b, k, 2] (pixels).
@@ -128,7 +128,7 @@ def forward(
   if transform is not None:
     other = outputs.pop('transformed_map').astype(network.dtype)
     if scaled:
-      unit = deviation(last_map)
+      unit = deviation(jnp.concatenate([last_map, other]))
       last_map, other = last_map / unit, other / unit
     size = image.shape[1:3]
     distance = jax.vmap(spatial_invariance, (0, 0, 0, None, None, None))

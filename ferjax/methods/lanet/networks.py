@@ -33,7 +33,8 @@ class Projection(nn.Module):
 
   Attributes:
     centre: Whether a BatchNorm without scale and shift precedes the length. Pooled features are
-      positive, so their projections point nearly the same way; it moves their mean to 0.
+      positive, so their projections point nearly the same way; it moves their mean to 0 and their
+      deviation along each axis to 1.
     dtype: Type of the computation and of the parameters.
   """
 

@@ -15,7 +15,8 @@ class Embedder(nn.Module):
   """A network, global average pooling and a linear layer, to length 1 where `normalise` is set.
 
   Embeddings of random networks, whose features are positive, all point the same way. `centre` moves
-  their mean to 0, so that at length 1 they do not lie in one place from the start.
+  their mean to 0 and their deviation along each axis to 1, so that at length 1 they do not lie in
+  one place from the start.
 
   Attributes:
     model: pictures f[b, h, w, 3], train -> feature maps of every stage.
