@@ -99,6 +99,8 @@ def print_summary(summary) -> None:
       )
       note = '  (chosen on the test set, as in the literature)' if key == 'best_by_test' else ''
       print(f'{key:12}  step {found["step"]:6}  {accuracies}{note}')
+    elif key == 'best_by_val' and summary['last']:
+      print(f'{key:12}  none: there are no validation rows')
   print_sets(summary)
 
 

@@ -140,6 +140,8 @@ def _results(run):
       for key in keys
     ]
   note = f'{HONEST} {_price(run)}' if run.results['best_by_test'] else 'There is no test split.'
+  if not run.results['best_by_val']:
+    note += ' There are no validation rows, so nothing is “best by validation”.'
   if any('jensen_shannon' in (run.results['last'].get(name) or {}) for name in ('val', 'test')):
     note += f' {DIVERGENCE}'
   html = page.table('The last and the best evaluations', ['', *found], groups, note=note)

@@ -17,10 +17,11 @@ import pytest
 from drawn_faces import write_manifest
 from shipped_configs import CONFIGS, lines_of, smoke
 
-from ferjax import files
+from ferjax import files, main
 from ferjax.assembly import restore
 from ferjax.errors import InputError
 from ferjax.evaluation import evaluate
+from ferjax.report import single
 from ferjax.runs import history
 from ferjax.training import logs, loop, setup
 
@@ -177,6 +178,18 @@ def test_a_trained_model_is_evaluated_on_another_manifest(small_config, tmp_path
   with (folders[1] / 'report' / 'expression_by_pose_test.csv').open() as file:
     header, *lines = csv.reader(file)
   assert header == ['expression', '-45', '0', '30', 'mean'] and lines[2] == ['surprise', *[''] * 4]
+
+
+def test_a_run_on_all_rows_has_no_best_by_validation(small_config, tmp_path, capsys):
+  path = write_manifest(tmp_path / 'faces', {'train': 35, 'test': 14}, seed=3)
+  small_config.data.update(path=str(path), val_fraction=0.0)
+  tmp_path = tmp_path / 'run'
+  summary = loop.train(small_config, tmp_path)
+  assert summary['best_by_val'] is None and 'val' not in summary['mean_last_5']
+  main.print_summary(summary)
+  assert 'best_by_val   none: there are no validation rows' in capsys.readouterr().out
+  single.write([tmp_path], tmp_path / 'report.html')
+  assert 'There are no validation rows' in (tmp_path / 'report.html').read_text()
 
 
 def test_other_kinds_of_numbers(small_config, tmp_path):
