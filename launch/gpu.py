@@ -108,7 +108,7 @@ def steps(bench, tiny, of_landmark_graphs) -> dict[str, Any]:
 
   PyTorch takes part where softmax is asked for.
   """
-  from ferjax.benchmark import measure, profile, step
+  from ferjax.benchmark import measure, profiler, step
 
   rows = []
   for group in step_groups(tiny):
@@ -116,7 +116,7 @@ def steps(bench, tiny, of_landmark_graphs) -> dict[str, Any]:
     if group:
       asked = any(case.method == 'softmax' for case in group)
       rows += step.run(bench._replace(torch=bench.torch if asked else None), group)
-  tables = [step.table(rows), *map(profile.table, rows)]
+  tables = [step.table(rows), *map(profiler.table, rows)]
   return {'rows': rows, 'tables': [measure.markdown(table) for table in tables]}
 
 

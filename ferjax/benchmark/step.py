@@ -33,7 +33,7 @@ from jax import lax
 from ferjax import config as configs
 from ferjax import core
 from ferjax.assembly import build
-from ferjax.benchmark import measure, profile
+from ferjax.benchmark import measure, profiler
 from ferjax.distributed import parallel
 from ferjax.images import augment
 from ferjax.ops import conv
@@ -127,7 +127,7 @@ def run(bench: measure.Bench, cases: Sequence[Case] | None = None) -> list[dict[
   memory is that of XLA's plan; for PyTorch it is the peak of allocated memory, and on a CPU the
   growth of its process. The sides of ferjax have `compile_s` (tracing and compilation, without any
   cache), `flops`, `parameters` and `share_of_peak`; with `bench.profile` also `operations`, as
-  from `profile.operations`.
+  from `profiler.operations`.
 
   A row compares with PyTorch, with native convolutions, and with softmax: `time_to_softmax`,
   `flops_to_softmax` and `time_to_flops`, the first divided by the second.
@@ -171,7 +171,7 @@ def _rows(cases, bench):
       side |= steps[name].facts
       side['share_of_peak'] = side['flops'] / side['median_ms'] / peak
       if bench.profile:
-        side['operations'] = profile.operations(steps[name].turn, PROFILED)
+        side['operations'] = profiler.operations(steps[name].turn, PROFILED)
   if torch:
     timed['torch']['memory_mib'] = torch.ask(do='memory')['bytes'] / measure.MIB
   return [_row(case, timed) for case in cases]

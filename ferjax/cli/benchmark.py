@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ferjax.benchmark import measure, profile, torch_process
+from ferjax.benchmark import measure, profiler, torch_process
 from ferjax.cli import console
 from ferjax.errors import InputError, nearest
 from ferjax.files import write_json
@@ -89,7 +89,7 @@ def main(argv: list[str]) -> dict | list[dict]:
       results[file] = rows
       print(f'\n## {file}\n\n{measure.markdown(benchmark.table(rows))}', flush=True)
       for row in rows if options.profile and file == 'step' else ():
-        print(f'\n{measure.markdown(profile.table(row))}', flush=True)
+        print(f'\n{measure.markdown(profiler.table(row))}', flush=True)
       if options.out:
         write_json(options.out, results)
   if not results.keys() & set(files):

@@ -1,6 +1,7 @@
 import contextlib
 import json
 import mmap
+import pathlib
 import pkgutil
 import re
 import subprocess
@@ -23,7 +24,7 @@ from ferjax.benchmark import (
   losses,
   measure,
   predict,
-  profile,
+  profiler,
   start,
   step,
   torch_process,
@@ -241,6 +242,12 @@ def fake_python(tmp_path, script):
   path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path}/script.py" 2>/dev/null\n')
   path.chmod(0o755)
   return str(path)
+
+
+def test_no_module_hides_one_of_python():
+  """PyTorch's side is a script: its folder comes first on the path of its imports."""
+  folder = pathlib.Path(step.__file__).parent
+  assert not {path.stem for path in folder.glob('*.py')} & sys.stdlib_module_names
 
 
 @pytest.mark.parametrize(
@@ -508,11 +515,11 @@ def test_prediction_from_files_and_from_memory(monkeypatch, tmp_path):
 
 def test_costs_of_operations_beside_and_inside_each_other():
   def event(name, start, end):
-    return profile.Event(name, start * 1e6, (end - start) * 1e6)
+    return profiler.Event(name, start * 1e6, (end - start) * 1e6)
 
   thread = [event('while.1', 0, 10), event('dot.4', 1, 4), event('dot.5', 4, 8)]
   other = [event('fusion', 2, 4), event('dot.4', 20, 23)]
-  assert profile.costs([thread, other], calls=2) == [
+  assert profiler.costs([thread, other], calls=2) == [
     {'name': 'dot', 'ms': 5.0, 'share': 10 / 15, 'count': 1.5},
     {'name': 'while', 'ms': 1.5, 'share': 3 / 15, 'count': 0.5},
     {'name': 'fusion', 'ms': 1.0, 'share': 2 / 15, 'count': 0.5},
@@ -523,7 +530,7 @@ def test_operations_of_a_program():
   a = jnp.ones((60, 60))
   multiply = jax.jit(lambda a: jnp.sort(a @ a, axis=0))
   multiply(a).block_until_ready()
-  found = profile.operations(
+  found = profiler.operations(
     lambda calls: [multiply(a).block_until_ready() for _ in range(calls)], 3
   )
   assert {part['name']: part['count'] for part in found}['sort'] == 1
