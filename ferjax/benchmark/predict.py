@@ -17,7 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ferjax import core, labels, models
+from ferjax import config as configs
+from ferjax import core, labels
+from ferjax.assembly import build
 from ferjax.benchmark import input as files
 from ferjax.benchmark import measure
 from ferjax.distributed import parallel
@@ -83,7 +85,9 @@ def _row(case, bench):
 def _model(case) -> tuple[predictor.Predictor, int]:
   """A softmax method with random weights, and the number of its parameters."""
   devices = parallel.make(devices=1)
-  network = getattr(models, case.model)(width=case.width)
+  config = configs.base()
+  config.model.update(name=case.model, width=case.width)
+  network = build.make_model(config)
   method = softmax.make(network, num_classes=case.num_classes)
   example = {'image': jnp.zeros((1, case.size, case.size, 3))}
   params, extra = method.init(jax.random.key(0), example, {})

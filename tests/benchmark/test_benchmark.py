@@ -490,10 +490,10 @@ def test_a_start_that_fails_is_an_error(monkeypatch, tmp_path):
 
 
 def test_prediction_from_files_and_from_memory(monkeypatch, tmp_path):
-  def one_block(width):
-    return resnet.ResNet(resnet.BasicBlock, (1,), width)
+  def one_block(*, width, output_stride, **kinds):
+    return resnet.ResNet(resnet.BasicBlock, (1,), width, **kinds)
 
-  monkeypatch.setattr(predict.models, 'resnet10', one_block)
+  monkeypatch.setattr(models, 'resnet10', one_block)
   alone = predict.Case(8, model='resnet10', batch=4, width=4, pictures=9)
   cases = alone, alone._replace(stored=24)
   # stem 7 x 7 x 3 x 4, two 3 x 3 x 4 x 4, three BatchNorms, 4 x 7 weights and biases
