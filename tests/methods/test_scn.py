@@ -1,12 +1,16 @@
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from device_counts import check_ten_steps_in_float64
 
+from ferjax.assembly import restore
 from ferjax.errors import InputError
 from ferjax.methods import scn
 from ferjax.models import resnet
+from ferjax.training import loop, setup
 
 CLASSES, ROWS = 3, 6
 
@@ -109,6 +113,27 @@ def test_the_same_on_any_number_of_devices():
   metrics, state = check_ten_steps_in_float64([(8, 'pmap'), (4, 'shard_map')], in_parallel)
   assert sum(float(one['relabelled']) for one in metrics) > 0
   assert state['extra']['label'].any()  # all were 0
+
+
+def test_a_run_with_new_labels_resumes_to_the_bit(small_config, tmp_path):
+  small_config.method = {
+    'name': 'scn',
+    'relabel_from': 1,
+    'relabel_margin': 0.02,
+    'relabel_group': 'any',
+  }
+  small_config.noise.update(kind='symmetric', rate=0.4)
+  small_config.checkpoint.update(every=3, keep=100)
+  whole = loop.train(small_config, tmp_path / 'whole')
+  shutil.copytree(tmp_path / 'whole', tmp_path / 'cut')
+  for step in (9, 10):
+    shutil.rmtree(tmp_path / 'cut' / 'checkpoints' / str(step))
+  again = loop.train(small_config, tmp_path / 'cut')
+  assert again['state_sha256'] == whole['state_sha256']
+  assert again['mean_last_5'] == whole['mean_last_5']
+  label = np.asarray(restore.load(tmp_path / 'cut').state.extra['label'])
+  given = setup.prepare(small_config, tmp_path / 'other')[0].rows.split.table['label']
+  assert (label != given).any()
 
 
 @pytest.mark.parametrize(
