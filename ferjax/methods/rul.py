@@ -18,10 +18,9 @@ import numpy as np
 from jax import Array
 
 from ferjax.core import Method
-from ferjax.distributed.parallel import AXIS
 from ferjax.errors import InputError
 from ferjax.losses.cross_entropy import cross_entropy
-from ferjax.models.resnet import EPSILON
+from ferjax.models.resnet import batch_norm
 
 
 class Branch(nn.Module):
@@ -40,26 +39,15 @@ class Branch(nn.Module):
   @nn.compact
   def __call__(self, last_map: Array, train: bool, keys: Array | None) -> Array:
     """f[b, h, w, d], keys [b] in training -> f[b, features]."""
-    x = self.normalised(last_map.astype(self.dtype), train, scaled=False)
+    kinds = {'dtype': self.dtype, 'param_dtype': self.dtype}
+    x = last_map.astype(self.dtype)
+    x = batch_norm(train, affine=False, name='map_norm', **kinds)(x)
     if train and self.dropout:
       kept = jax.vmap(lambda key, row: jax.random.bernoulli(key, 1 - self.dropout, row.shape))
       x = jnp.where(kept(keys, x), x / (1 - self.dropout), 0)
     x = x.reshape(x.shape[0], -1)
-    x = nn.Dense(self.features, dtype=self.dtype, param_dtype=self.dtype)(x)
-    return self.normalised(x, train, scaled=True)
-
-  def normalised(self, x, train, scaled):
-    norm = nn.BatchNorm(
-      use_running_average=not train,
-      momentum=0.9,
-      epsilon=EPSILON,
-      axis_name=AXIS if train else None,
-      use_scale=scaled,
-      use_bias=scaled,
-      dtype=self.dtype,
-      param_dtype=self.dtype,
-    )
-    return norm(x)
+    x = nn.Dense(self.features, **kinds)(x)
+    return batch_norm(train, name='feature_norm', **kinds)(x)
 
 
 class Network(nn.Module):

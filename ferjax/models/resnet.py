@@ -59,14 +59,19 @@ def convolution(
   )
 
 
-def batch_norm(train: bool, *, dtype, param_dtype, name, scale_init=nn.initializers.ones):
-  """BatchNorm. In training, its statistics are those of the global batch, over all devices."""
+def batch_norm(
+  train: bool, *, dtype, param_dtype, name, scale_init=nn.initializers.ones, affine=True
+):
+  """BatchNorm, with scale and shift if `affine`. In training, its statistics are those of the
+  global batch, over all devices."""
   return nn.BatchNorm(
     use_running_average=not train,
     momentum=0.9,
     epsilon=EPSILON,
     axis_name=AXIS if train else None,
     scale_init=scale_init,
+    use_scale=affine,
+    use_bias=affine,
     dtype=dtype,
     param_dtype=param_dtype,
     name=name,

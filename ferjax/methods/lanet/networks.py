@@ -11,9 +11,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from ferjax.core import Batch, PyTree
-from ferjax.distributed.parallel import AXIS
 from ferjax.methods.lanet.landmarks import CoordinateHead, HeatmapHead
-from ferjax.models.resnet import EPSILON
+from ferjax.models.resnet import batch_norm
 from ferjax.ops.distances import unit_length
 
 EMBEDDINGS = {'expression': 'embedding', 'landmark': 'landmark_embedding'}
@@ -47,16 +46,8 @@ class Projection(nn.Module):
     x = nn.relu(nn.Dense(x.shape[-1], dtype=self.dtype, param_dtype=self.dtype)(x))
     x = nn.Dense(features, dtype=self.dtype, param_dtype=self.dtype)(x)
     if self.centre:
-      x = nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,
-        epsilon=EPSILON,
-        axis_name=AXIS if train else None,
-        use_scale=False,
-        use_bias=False,
-        dtype=self.dtype,
-        param_dtype=self.dtype,
-      )(x)
+      kinds = {'dtype': self.dtype, 'param_dtype': self.dtype}
+      x = batch_norm(train, affine=False, name='centre', **kinds)(x)
     return unit_length(x)
 
 

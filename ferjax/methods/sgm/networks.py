@@ -6,8 +6,7 @@ import flax.linen as nn
 from jax import Array
 
 from ferjax.core import Batch, PyTree
-from ferjax.distributed.parallel import AXIS
-from ferjax.models.resnet import EPSILON
+from ferjax.models.resnet import batch_norm
 from ferjax.ops.distances import unit_length
 
 
@@ -52,17 +51,8 @@ class Embedder(nn.Module):
       name='embedding',
     )(x)
     if self.centre:
-      x = nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,
-        epsilon=EPSILON,
-        axis_name=AXIS if train else None,
-        use_scale=False,
-        use_bias=False,
-        dtype=self.dtype,
-        param_dtype=self.dtype,
-        name='centre',
-      )(x)
+      kinds = {'dtype': self.dtype, 'param_dtype': self.dtype}
+      x = batch_norm(train, affine=False, name='centre', **kinds)(x)
     outputs = {'embedding': unit_length(x) if self.normalise else x}
     if self.num_classes:
       scores = nn.Dense(
