@@ -1,4 +1,7 @@
+import re
+
 import pytest
+from shipped_configs import CONFIGS, module_of
 
 from ferjax import config as configs
 from ferjax.assembly import build
@@ -23,6 +26,21 @@ def test_unknown_keys_and_values_are_named(key, value, message):
     config[key] = value
   with pytest.raises(InputError, match=message):
     configs.check(config)
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
+def test_every_variant_that_a_config_describes_builds(path):
+  module = module_of(path)
+  names = re.findall(r'^`:(\w+)`', module.__doc__, re.M)
+  assert {'demo', 'paper', 'smoke'} <= set(names)
+  for name in names:
+    config = module.get_config(name)
+    configs.check(config)
+    method = build.make_method(config, 7, 5)
+    assert callable(method.loss)
+  with pytest.raises(InputError) as refused:
+    module.get_config('none')
+  assert set(re.findall(r'\w+', str(refused.value).rpartition('use ')[2])) - {'or'} == set(names)
 
 
 def test_a_section_may_only_hold_its_factorys_arguments():
