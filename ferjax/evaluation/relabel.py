@@ -61,10 +61,10 @@ def rank(workdir: Path, which: str = 'last', by: str = 'auto') -> Suspects:
         f'{workdir}: {config.method.name} estimates no label distributions; give --by=predicted'
       )
     data = sources.load(config, model.classes).data
-    given = sources.derive(model.method, sources.corrupt_labels(config, data))
-    clean, split = data.splits['train'].table['label'], given.splits['train']
+    clean = data.splits['train'].table['label']
+    split = sources.corrupt_labels(config, data).splits['train']
     label = split.table['label']
-    _check_rows(workdir, found, given, label)
+    _check_rows(workdir, found, data, label)
     predictions = model.predict(model.state, split, limit=0)
     distributions = {'predicted': probabilities(predictions)}
     if by != 'predicted' and estimates is not None:

@@ -68,15 +68,9 @@ def resample(feature_map: Array, cells: Cells, size: tuple[int, int], new: Cells
   """
   if (cells, feature_map.shape[1:3]) == (new, tuple(size)):
     return feature_map
-
-  def shares(own, wanted):
-    """f[wanted, own]: the part that each own row or column has in a new one."""
-    places = np.clip(cells.at(new.pixels(np.arange(wanted))), 0, own - 1)
-    return np.maximum(1 - np.abs(places[:, None] - np.arange(own)), 0)
-
   rows, columns = (
-    jnp.asarray(shares(*sides), feature_map.dtype)
-    for sides in zip(feature_map.shape[1:3], size, strict=True)
+    jnp.asarray(_shares(cells.at(new.pixels(np.arange(wanted))), own), feature_map.dtype)
+    for own, wanted in zip(feature_map.shape[1:3], size, strict=True)
   )
   return jnp.einsum('yh,xw,bhwc->byxc', rows, columns, feature_map, precision='highest')
 
@@ -96,7 +90,12 @@ def mirror(feature_map: Array, cells: Cells, width: int) -> tuple[Array, np.ndar
   count = feature_map.shape[2]
   places = cells.at(width - 1 - cells.pixels(np.arange(count)))
   valid = (count == 1) | (places >= -0.5) & (places <= count - 0.5)
-  inside = np.clip(places, 0, count - 1)
-  shares = np.maximum(1 - np.abs(inside[:, None] - np.arange(count)), 0)
-  shares = jnp.asarray(shares, feature_map.dtype)
+  shares = jnp.asarray(_shares(places, count), feature_map.dtype)
   return jnp.einsum('xw,bhwc->bhxc', shares, feature_map, precision='highest'), valid
+
+
+def _shares(places, count):
+  """f[n, count]: the part that each of `count` cells has at places f[n], linear between them;
+  beyond the first and the last, these repeat."""
+  places = np.clip(places, 0, count - 1)
+  return np.maximum(1 - np.abs(places[:, None] - np.arange(count)), 0)

@@ -49,7 +49,9 @@ def test_parts_of_a_mirrored_face_are_mirrored():
 
 def test_features_by_landmarks_are_those_of_the_parts():
   model = resnet.ResNet(resnet.BasicBlock, (1, 1), 4)
-  network = regions.RegionFeatures(model, True, False, 6, nn.initializers.normal(0.3), jnp.float32)
+  network = regions.RegionFeatures(
+    model, True, 'landmarks', False, 6, nn.initializers.normal(0.3), jnp.float32
+  )
   image = jax.random.normal(jax.random.key(0), (3, 24, 24, 3))
   landmarks = jax.random.uniform(jax.random.key(1), (3, 5, 2), maxval=23)
   variables = jax.jit(network.init, static_argnums=2)(jax.random.key(1), image, False, landmarks)
@@ -62,7 +64,7 @@ def test_fusion_by_hand(resize):
   """Algorithm 2, with the pooled maps of three networks with separate parameters."""
   model = resnet.ResNet(resnet.BasicBlock, (1, 1), 4)
   init = nn.initializers.normal(0.3)
-  network = regions.RegionFeatures(model, True, resize, 6, init, jnp.float32)
+  network = regions.RegionFeatures(model, True, 'picture', resize, 6, init, jnp.float32)
   image = jax.random.normal(jax.random.key(0), (3, 24, 24, 3))
   variables = jax.jit(network.init, static_argnums=2)(jax.random.key(1), image, False)
   params = variables['params']
@@ -83,7 +85,7 @@ def test_fusion_by_hand(resize):
 
 def test_the_whole_face_alone():
   model = resnet.ResNet(resnet.BasicBlock, (1,), 4)
-  network = regions.RegionFeatures(model, False, False, 6, None, jnp.float32)
+  network = regions.RegionFeatures(model, False, 'picture', False, 6, None, jnp.float32)
   image = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
   variables = network.init(jax.random.key(1), image, False)
   assert set(variables['params']) == {'face'}

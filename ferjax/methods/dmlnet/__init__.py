@@ -96,7 +96,9 @@ def make(
   head = partial(networks.Head, width=head_width, dtype=dtype, **inits)
   embedding = nn.Dense(embedding_width, kernel_init=dense_init, dtype=dtype, param_dtype=dtype)
   network = networks.Networks(
-    features=RegionFeatures(model, regions, region_resize, fusion_width, dense_init, dtype),
+    features=RegionFeatures(
+      model, regions, region_boxes, region_resize, fusion_width, dense_init, dtype
+    ),
     expression_head=head(num_classes),
     pose_head=head(num_poses) if pose_head else None,
     embedding=embedding if margins or heads_on == 'embedding' else None,
@@ -123,10 +125,10 @@ def make(
     needs=frozenset(margins) | ({'pose'} if pose_head else set()) | landmarks,
     predict_needs=frozenset(),
     predict_uses=landmarks,
-    init=partial(networks.init, network, bool(landmarks)),
-    forward=partial(networks.forward, network, bool(landmarks)),
+    init=partial(networks.init, network),
+    forward=partial(networks.forward, network),
     loss=loss,
     update=update,
-    predict=partial(networks.predict, network, bool(landmarks)),
+    predict=partial(networks.predict, network),
     encoder=('features/face',),
   )

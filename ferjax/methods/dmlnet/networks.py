@@ -64,7 +64,7 @@ class Networks(nn.Module):
     Args:
       image: f[b, h, w, 3].
       train: Whether BatchNorm uses the statistics of the batch.
-      landmarks: f[b, k, 2], pixels, by which regions are found; None for thirds of the picture.
+      landmarks: f[b, k, 2], pixels, or None; see `regions.RegionFeatures`.
       delta: Added to the last map of the whole face, or None.
 
     Returns:
@@ -88,42 +88,30 @@ class Networks(nn.Module):
     return outputs
 
 
-def init(
-  network: Networks, by_landmarks: bool, rng: Array, batch: Batch, table
-) -> tuple[PyTree, PyTree]:
-  """Parameters, and `batch_stats` as the other state; the table is not used. Regions are found
-  `by_landmarks`, or are thirds of the picture."""
+def init(network: Networks, rng: Array, batch: Batch, table) -> tuple[PyTree, PyTree]:
+  """Parameters, and `batch_stats` as the other state; the table is not used."""
   initialise = jax.jit(network.init, static_argnums=2)
-  variables = initialise(rng, batch['image'], False, _points(batch, by_landmarks))
+  variables = initialise(rng, batch['image'], False, batch.get('landmarks'))
   return variables['params'], {'batch_stats': variables['batch_stats']}
 
 
-def _points(batch, by_landmarks):
-  return batch.get('landmarks') if by_landmarks else None
-
-
 def forward(
-  network: Networks, by_landmarks: bool, params: PyTree, extra: PyTree, batch: Batch, keys: Array
+  network: Networks, params: PyTree, extra: PyTree, batch: Batch, keys: Array
 ) -> tuple[PyTree, PyTree]:
   """The training pass: the outputs of `Networks` without the map, and the `batch_stats` that it
   moved; the keys are not used."""
   variables = {'params': params, **extra}
-  inputs = batch['image'], True, _points(batch, by_landmarks)
+  inputs = batch['image'], True, batch.get('landmarks')
   outputs, carry = network.apply(variables, *inputs, mutable=['batch_stats'])
   del outputs['last_map']
   return outputs, carry
 
 
 def predict(
-  network: Networks,
-  by_landmarks: bool,
-  params: PyTree,
-  extra: PyTree,
-  batch: Batch,
-  delta: Array | None = None,
+  network: Networks, params: PyTree, extra: PyTree, batch: Batch, delta: Array | None = None
 ) -> dict[str, Array]:
   """The outputs of `Networks`, `last_map` with `delta` only."""
-  inputs = batch['image'], False, _points(batch, by_landmarks), delta
+  inputs = batch['image'], False, batch.get('landmarks'), delta
   outputs = network.apply({'params': params, **extra}, *inputs)
   if delta is None:
     del outputs['last_map']

@@ -70,6 +70,8 @@ class RegionFeatures(nn.Module):
   Attributes:
     model: pictures f[b, h, w, 3], train -> feature maps of every stage; each region has its own.
     regions: Whether there are networks for eyes and mouth; without, the features are v1.
+    boxes: One of `BOXES`: parts of the box of the landmarks where there are some, or thirds of the
+      picture.
     resize: Whether their parts are enlarged to the size of the picture.
     width: Of both fusion layers.
     kernel_init: Their initialiser.
@@ -78,6 +80,7 @@ class RegionFeatures(nn.Module):
 
   model: nn.Module
   regions: bool
+  boxes: str
   resize: bool
   width: int
   kernel_init: Any
@@ -100,8 +103,7 @@ class RegionFeatures(nn.Module):
     Args:
       image: f[b, h, w, 3].
       train: Whether BatchNorm uses the statistics of the batch.
-      landmarks: f[b, k, 2], pixels, by which eyes and mouth are found; None for thirds of the
-        picture.
+      landmarks: f[b, k, 2], pixels, or None.
       delta: Added to the last map of the whole face, or None.
 
     Returns:
@@ -112,10 +114,10 @@ class RegionFeatures(nn.Module):
       last_map = last_map + delta
     features = self._pooled(last_map)
     if self.regions:
-      if landmarks is None:
-        parts = upper_and_lower_third(image, self.resize)
-      else:
+      if self.boxes == 'landmarks' and landmarks is not None:
         parts = upper_and_lower_part(image, landmarks, self.resize)
+      else:
+        parts = upper_and_lower_third(image, self.resize)
       found = [
         self._pooled(network(part, train)[-1])
         for network, part in zip((self.eyes, self.mouth), parts, strict=True)
